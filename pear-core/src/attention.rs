@@ -1,0 +1,345 @@
+//! Grouped-query attention whose heads can be re-weighted.
+
+use std::ops::Range;
+
+use burn::module::{Module, Param};
+use burn::nn::{Linear, LinearConfig};
+use burn::prelude::*;
+use burn::tensor::activation::softmax;
+use burn::tensor::{Bool, DType};
+
+use crate::coefficients::LayerCoefficients;
+use crate::model::{HeadAttention, Positions, Projected};
+use crate::position::{PositionEmbedding, PositionEmbeddingConfig};
+use crate::{Error, Result};
+
+/// How scores are made from queries and keys, in this order: scale, soft cap, bias, mask, softmax.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct ScoreOptions {
+    /// Multiplies `q kᵀ`; `1 / √head_dim` if `None`.
+    pub scale: Option<f64>,
+    /// `cap · tanh(score / cap)` (`attn_logit_softcapping`).
+    pub soft_cap: Option<f64>,
+    /// Each position sees itself and the `window − 1` before it (`sliding_window`).
+    pub window: Option<usize>,
+}
+
+/// Scores that may stand in memory at once; larger attention is computed a tile of queries at a time.
+const SCORES_IN_MEMORY: usize = 1 << 25;
+/// Queries in a tile: a causal tile skips the keys after it, so that smaller tiles also do less work.
+const QUERY_TILE: usize = 256;
+
+/// Causal softmax attention, the first half of a layer: head outputs `[batch, heads, queries, head_dim]`.
+///
+/// `query` is `[batch, heads, queries, head_dim]`; `key` and `value` are `[batch, key_value_heads, keys, head_dim]`. The queries are the last
+/// ones of the `keys` positions, so that a cache may stand before them. Keys and values are shared between the query heads of a
+/// group without being copied, on every backend and under autodiff alike; softmax is taken in f32.
+pub fn attend<A: HeadAttention>(attention: &A, query: Tensor<4>, key: Tensor<4>, value: Tensor<4>) -> Tensor<4> {
+    let [batch, heads, queries, head_dim] = query.dims();
+    let keys = key.dims()[2];
+    let options = attention.score_options();
+    let fits = (SCORES_IN_MEMORY / (batch * heads * keys).max(1)).max(1);
+    // An autodiff graph keeps every tile, so that tiling would save work but no memory; it does the former all the same.
+    let tile = QUERY_TILE.min(fits);
+    if queries <= tile {
+        return attend_tile(attention, options, query, key, value);
+    }
+    let tiles = (0..queries)
+        .step_by(tile)
+        .map(|start| {
+            let len = tile.min(queries - start);
+            let end = keys - queries + start + len;
+            let first = options.window.map_or(0, |window| (end - len + 1).saturating_sub(window));
+            let seen = |x: &Tensor<4>| x.clone().narrow(2, first, end - first);
+            let query = query.clone().slice([0..batch, 0..heads, start..start + len, 0..head_dim]);
+            attend_span(attention, options, query, seen(&key), seen(&value), first..end)
+        })
+        .collect();
+    Tensor::cat(tiles, 2)
+}
+
+fn attend_tile<A: HeadAttention>(
+    attention: &A, options: ScoreOptions, query: Tensor<4>, key: Tensor<4>, value: Tensor<4>,
+) -> Tensor<4> {
+    let keys = key.dims()[2];
+    attend_span(attention, options, query, key, value, 0..keys)
+}
+
+/// `span`: the positions of the keys; the queries are its last ones.
+fn attend_span<A: HeadAttention>(
+    attention: &A, options: ScoreOptions, query: Tensor<4>, key: Tensor<4>, value: Tensor<4>, span: Range<usize>,
+) -> Tensor<4> {
+    let [batch, heads, queries, head_dim] = query.dims();
+    let [_, key_value_heads, keys, _] = key.dims();
+    let group = heads / key_value_heads;
+    let dtype = query.dtype();
+    let scale = options.scale.unwrap_or_else(|| (head_dim as f64).sqrt().recip());
+
+    // The query heads of a group are rows against one key head: one batched product, nothing repeated.
+    let rows = query.reshape([batch, key_value_heads, group * queries, head_dim]);
+    let scores = rows.matmul(key.swap_dims(2, 3)).reshape([batch, heads, queries, keys]);
+    let mut scores = scores.cast(DType::F32) * scale;
+    if let Some(cap) = options.soft_cap {
+        scores = (scores / cap).tanh() * cap;
+    }
+    let first_query = span.end - queries;
+    if let Some(bias) = attention.score_bias(first_query..span.end, span.clone()) {
+        scores = scores + bias;
+    }
+    if let Some(mask) = causal_mask(first_query..span.end, span, options.window, &scores.device()) {
+        scores = scores.mask_fill(mask.unsqueeze::<4>(), f32::NEG_INFINITY);
+    }
+    let weights = softmax(scores, 3).cast(dtype).reshape([batch, key_value_heads, group * queries, keys]);
+    weights.matmul(value).reshape([batch, heads, queries, head_dim])
+}
+
+/// `[queries, keys]`, `true` where a query must not look; `None` where every query may look everywhere.
+fn causal_mask(queries: Range<usize>, keys: Range<usize>, window: Option<usize>, device: &Device) -> Option<Tensor<2, Bool>> {
+    let hides_past = window.is_some_and(|window| keys.start + window < queries.end);
+    if queries.len() == 1 && !hides_past {
+        return None;
+    }
+    let positions = |range: &Range<usize>| Tensor::<1, Int>::arange(range.start as i64..range.end as i64, device);
+    let (query, key) = (positions(&queries).reshape([queries.len(), 1]), positions(&keys).reshape([1, keys.len()]));
+    let distance = query - key;
+    let future = distance.clone().lower_elem(0);
+    Some(match window {
+        Some(window) if hides_past => future.bool_or(distance.greater_equal_elem(window as i64)),
+        _ => future,
+    })
+}
+
+/// A norm of queries and keys, one weight for each channel of a head (`q_norm`, `k_norm` of Qwen3).
+#[derive(Module, Debug)]
+pub struct HeadNorm {
+    /// `[head_dim]`.
+    weight: Param<Tensor<1>>,
+    eps: f64,
+}
+
+impl HeadNorm {
+    fn new(head_dim: usize, eps: f64, device: &Device) -> Self {
+        Self { weight: burn::module::Initializer::Ones.init([head_dim], device), eps }
+    }
+
+    /// Root-mean-square norm over the last dimension, in f32.
+    fn forward(&self, x: Tensor<4>) -> Tensor<4> {
+        let dtype = x.dtype();
+        let x = x.cast(DType::F32);
+        let scale = (x.clone().square().mean_dim(3) + self.eps).sqrt().recip();
+        (x * scale).cast(dtype) * self.weight.val().unsqueeze::<4>()
+    }
+}
+
+/// Sizes and options of an attention layer; fields are named as in `config.json`.
+#[derive(Clone, Debug, PartialEq)]
+pub struct AttentionConfig {
+    /// Width of the residual stream.
+    pub hidden_size: usize,
+    /// Query heads.
+    pub num_attention_heads: usize,
+    /// Key/value heads: `num_attention_heads`, or a divisor of it.
+    pub num_key_value_heads: usize,
+    /// Channels of a head; need not be `hidden_size / num_attention_heads`.
+    pub head_dim: usize,
+    /// Whether `q_proj`, `k_proj` and `v_proj` have biases.
+    pub qkv_bias: bool,
+    /// Whether `o_proj` has a bias.
+    pub output_bias: bool,
+    /// Epsilon of the norms of queries and keys, if they are normed.
+    pub qk_norm_eps: Option<f64>,
+    /// Queries, keys and values are clamped to `±clip_qkv`.
+    pub clip_qkv: Option<f64>,
+    /// Scale, soft cap and sliding window.
+    pub scores: ScoreOptions,
+    /// Positions, where they act within attention.
+    pub position_embedding: PositionEmbeddingConfig,
+}
+
+impl AttentionConfig {
+    /// Plain multi-head attention: no biases, no norms, no positions.
+    pub fn new(hidden_size: usize, num_attention_heads: usize) -> Self {
+        Self {
+            hidden_size,
+            num_attention_heads,
+            num_key_value_heads: num_attention_heads,
+            head_dim: hidden_size / num_attention_heads.max(1),
+            qkv_bias: false,
+            output_bias: false,
+            qk_norm_eps: None,
+            clip_qkv: None,
+            scores: ScoreOptions::default(),
+            position_embedding: PositionEmbeddingConfig::None,
+        }
+    }
+
+    /// Sets the number of key/value heads.
+    pub fn with_num_key_value_heads(mut self, num_key_value_heads: usize) -> Self {
+        self.num_key_value_heads = num_key_value_heads;
+        self
+    }
+
+    /// Sets the position embedding.
+    pub fn with_position_embedding(mut self, position_embedding: PositionEmbeddingConfig) -> Self {
+        self.position_embedding = position_embedding;
+        self
+    }
+
+    /// # Errors
+    /// [`Error::Config`] for sizes that are zero or do not divide, an odd rotary dimension, or one wider than a head.
+    pub fn validate(&self) -> Result<()> {
+        let sizes = [
+            ("hidden_size", self.hidden_size),
+            ("num_attention_heads", self.num_attention_heads),
+            ("num_key_value_heads", self.num_key_value_heads),
+            ("head_dim", self.head_dim),
+        ];
+        if let Some(&(field, value)) = sizes.iter().find(|(_, value)| *value == 0) {
+            return Err(Error::config(field, value, "expected at least 1"));
+        }
+        if !self.num_attention_heads.is_multiple_of(self.num_key_value_heads) {
+            let expected = format!("expected a divisor of num_attention_heads = {}", self.num_attention_heads);
+            return Err(Error::config("num_key_value_heads", self.num_key_value_heads, expected));
+        }
+        if self.scores.window == Some(0) {
+            return Err(Error::config("sliding_window", 0, "expected at least 1"));
+        }
+        self.position_embedding.validate()?;
+        match &self.position_embedding {
+            PositionEmbeddingConfig::Rotary(rotary) if rotary.rotary_dim > self.head_dim => {
+                Err(Error::config("rotary_dim", rotary.rotary_dim, format!("expected at most head_dim = {}", self.head_dim)))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// The layer, its weights drawn at random when they are first used.
+    ///
+    /// # Errors
+    /// As [`validate`](Self::validate).
+    pub fn init(&self, device: &Device) -> Result<Attention> {
+        let position_embedding = self.position_embedding.init(device)?;
+        self.init_with(position_embedding, device)
+    }
+
+    /// As [`init`](Self::init), sharing the position embedding (and its tables) with other layers.
+    ///
+    /// # Errors
+    /// As [`validate`](Self::validate).
+    pub fn init_with(&self, position_embedding: PositionEmbedding, device: &Device) -> Result<Attention> {
+        self.validate()?;
+        let linear = |from: usize, to: usize, bias: bool| LinearConfig::new(from, to).with_bias(bias).init(device);
+        let (query, key_value) = (self.num_attention_heads * self.head_dim, self.num_key_value_heads * self.head_dim);
+        let norm = || self.qk_norm_eps.map(|eps| HeadNorm::new(self.head_dim, eps, device));
+        Ok(Attention {
+            q_proj: linear(self.hidden_size, query, self.qkv_bias),
+            k_proj: linear(self.hidden_size, key_value, self.qkv_bias),
+            v_proj: linear(self.hidden_size, key_value, self.qkv_bias),
+            o_proj: linear(query, self.hidden_size, self.output_bias),
+            q_norm: norm(),
+            k_norm: norm(),
+            coefficients: None,
+            position_embedding,
+            num_attention_heads: self.num_attention_heads,
+            num_key_value_heads: self.num_key_value_heads,
+            head_dim: self.head_dim,
+            clip_qkv: self.clip_qkv,
+            scores: self.scores,
+        })
+    }
+}
+
+/// Multi-head, grouped-query or multi-query attention, made by [`AttentionConfig::init`].
+///
+/// Weights are burn `Linear`s: `[in, out]`.
+#[derive(Module, Debug)]
+pub struct Attention {
+    q_proj: Linear,
+    k_proj: Linear,
+    v_proj: Linear,
+    o_proj: Linear,
+    q_norm: Option<HeadNorm>,
+    k_norm: Option<HeadNorm>,
+    /// Absent, not ones, where nothing is re-weighted.
+    coefficients: Option<LayerCoefficients>,
+    position_embedding: PositionEmbedding,
+    num_attention_heads: usize,
+    num_key_value_heads: usize,
+    head_dim: usize,
+    clip_qkv: Option<f64>,
+    #[module(skip)]
+    scores: ScoreOptions,
+}
+
+impl Attention {
+    /// With these coefficients on its heads from now on, or with none.
+    pub fn with_coefficients(mut self, coefficients: Option<LayerCoefficients>) -> Self {
+        self.coefficients = coefficients;
+        self
+    }
+
+    /// The coefficients on its heads.
+    pub fn coefficients(&self) -> Option<&LayerCoefficients> {
+        self.coefficients.as_ref()
+    }
+
+    /// The same function with the coefficients multiplied into the output projection's weight, and none left to apply.
+    pub fn fold(mut self) -> Self {
+        if let Some(coefficients) = self.coefficients.take() {
+            self.o_proj.weight = self.o_proj.weight.map(|weight| coefficients.fold(weight));
+        }
+        self
+    }
+
+    /// Both halves for a whole sequence: `[batch, seq, hidden]` to `[batch, seq, hidden]`.
+    pub fn forward(&self, input: Tensor<3>, positions: Positions) -> Tensor<3> {
+        let Projected { query, key, value } = self.project(input, positions);
+        self.merge_heads(attend(self, query, key, value))
+    }
+
+    /// `[batch, seq, heads * head_dim]` to `[batch, heads, seq, head_dim]`.
+    fn split_heads(&self, x: Tensor<3>, heads: usize) -> Tensor<4> {
+        let [batch, seq, _] = x.dims();
+        let x = match self.clip_qkv {
+            Some(limit) => x.clamp(-limit, limit),
+            None => x,
+        };
+        x.reshape([batch, seq, heads, self.head_dim]).swap_dims(1, 2)
+    }
+}
+
+impl HeadAttention for Attention {
+    fn project(&self, input: Tensor<3>, positions: Positions) -> Projected {
+        let query = self.split_heads(self.q_proj.forward(input.clone()), self.num_attention_heads);
+        let key = self.split_heads(self.k_proj.forward(input.clone()), self.num_key_value_heads);
+        let value = self.split_heads(self.v_proj.forward(input), self.num_key_value_heads);
+        let normed = |norm: &Option<HeadNorm>, x: Tensor<4>| match norm {
+            Some(norm) => norm.forward(x),
+            None => x,
+        };
+        let (query, key) = (normed(&self.q_norm, query), normed(&self.k_norm, key));
+        Projected {
+            query: self.position_embedding.rotate(query, positions),
+            key: self.position_embedding.rotate(key, positions),
+            value,
+        }
+    }
+
+    fn merge_heads(&self, heads: Tensor<4>) -> Tensor<3> {
+        let heads = match &self.coefficients {
+            Some(coefficients) => coefficients.scale(heads),
+            None => heads,
+        };
+        let [batch, num_heads, seq, head_dim] = heads.dims();
+        self.o_proj.forward(heads.swap_dims(1, 2).reshape([batch, seq, num_heads * head_dim]))
+    }
+
+    fn score_options(&self) -> ScoreOptions {
+        self.scores
+    }
+
+    fn score_bias(&self, queries: Range<usize>, keys: Range<usize>) -> Option<Tensor<4>> {
+        let device = self.o_proj.weight.val().device().inner();
+        self.position_embedding.score_bias(queries, keys, &device)
+    }
+}

@@ -1,0 +1,96 @@
+//! What can go wrong, named precisely.
+
+use std::path::PathBuf;
+
+use crate::head::{HeadId, ModelShape};
+
+/// Everything in this crate that can fail on input.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// A file could not be read or written.
+    #[error("{path}: cannot {action}: {source}", path = path.display())]
+    Io {
+        /// What was tried: `read`, `write`.
+        action: &'static str,
+        /// The file.
+        path: PathBuf,
+        /// The system's reason.
+        source: std::io::Error,
+    },
+    /// A file holds something else than it should.
+    #[error("{path}: {problem}", path = path.display())]
+    Malformed {
+        /// The file.
+        path: PathBuf,
+        /// What was found and what was expected.
+        problem: String,
+    },
+    /// A head that the model does not have.
+    #[error("head {head} does not exist: the model has {num_layers} layers of {num_heads} heads (both counted from 0)")]
+    HeadOutOfRange {
+        /// The head.
+        head: HeadId,
+        /// Layers of the model.
+        num_layers: usize,
+        /// Query heads of each layer.
+        num_heads: usize,
+    },
+    /// The same head twice where each may stand once.
+    #[error("head {0} is listed twice")]
+    DuplicateHead(HeadId),
+    /// A head written otherwise than `layer.head`.
+    #[error("`{0}` is not a head: expected `layer.head`, such as `26.28`")]
+    NotAHead(String),
+    /// A coefficient that is not a finite number.
+    #[error("the coefficient of head {head} is {value}: expected a finite number")]
+    CoefficientNotFinite {
+        /// The head.
+        head: HeadId,
+        /// Its coefficient.
+        value: f64,
+    },
+    /// A file made for a model of another shape.
+    #[error("made for {found}, but the model is {expected}")]
+    ShapeMismatch {
+        /// The model at hand.
+        expected: ModelShape,
+        /// The model named in the file.
+        found: ModelShape,
+    },
+    /// Sizes of an attention layer or a position embedding that cannot be.
+    #[error("`{field}` = {value}: {expected}")]
+    Config {
+        /// The field, by the name it has in `config.json` where it has one.
+        field: &'static str,
+        /// What it holds.
+        value: String,
+        /// What it should hold.
+        expected: String,
+    },
+    /// A proxy sequence that is not the same tokens twice, or holds a token that the model does not know.
+    #[error("proxy sequence {index}: {problem}")]
+    ProxySequence {
+        /// Which sequence, from 0.
+        index: usize,
+        /// What is wrong with it.
+        problem: String,
+    },
+    /// A proxy task that cannot be drawn.
+    #[error("proxy task: {0}")]
+    ProxyTask(String),
+    /// More positions than the model has.
+    #[error("a sequence of {length} tokens is longer than the {max_positions} positions of the model")]
+    TooLong {
+        /// Length of the sequence.
+        length: usize,
+        /// Positions of the model.
+        max_positions: usize,
+    },
+}
+
+impl Error {
+    pub(crate) fn config(field: &'static str, value: impl ToString, expected: impl Into<String>) -> Self {
+        Self::Config { field, value: value.to_string(), expected: expected.into() }
+    }
+}

@@ -1,0 +1,83 @@
+//! Results as JSON files: [`Scores`] (which heads suppress) and [`Profile`] (what their coefficients are).
+
+mod profile;
+mod scores;
+
+use std::fs::File;
+use std::io::{Read, Write};
+use std::path::Path;
+
+use serde::{Serialize, de::DeserializeOwned};
+
+pub use profile::{Coefficient, Profile, TrainingRecord};
+pub use scores::{Ablation, HeadScore, LengthScores, Metric, Mode, ScoreSettings, Scores};
+
+use crate::{Error, Result};
+
+/// No file of ours comes near this; a larger one is something else.
+const MAX_FILE_BYTES: u64 = 256 << 20;
+
+/// The first two fields of every file.
+#[derive(serde::Deserialize)]
+struct Header {
+    format: String,
+    version: u32,
+}
+
+fn read<T: DeserializeOwned>(path: &Path, format: &str) -> Result<T> {
+    let io = |source| Error::Io { action: "read", path: path.into(), source };
+    let malformed = |problem: String| Error::Malformed { path: path.into(), problem };
+    let mut file = File::open(path).map_err(io)?;
+    let size = file.metadata().map_err(io)?.len();
+    if size > MAX_FILE_BYTES {
+        return Err(malformed(format!("{size} bytes: expected a {format} file")));
+    }
+    let mut text = Vec::new();
+    file.read_to_end(&mut text).map_err(io)?;
+    let not_ours = |problem| malformed(format!("not a {format} file: {problem}"));
+    let header: Header = serde_json::from_slice(&text).map_err(|e| not_ours(e.to_string()))?;
+    if header.format != format {
+        return Err(not_ours(format!("its format is `{}`", header.format)));
+    }
+    if header.version != 1 {
+        return Err(malformed(format!("version {} of {format}: this release reads version 1", header.version)));
+    }
+    serde_json::from_slice(&text).map_err(|e| malformed(e.to_string()))
+}
+
+/// Writes JSON beside `path` and renames it into place, so that no reader ever sees half a file.
+///
+/// # Errors
+/// [`Error::Io`] with the path.
+pub fn write_json<T: Serialize>(path: &Path, value: &T) -> Result<()> {
+    let io = |source| Error::Io { action: "write", path: path.into(), source };
+    let text = serde_json::to_vec(value).map_err(|e| io(e.into()))?;
+    write_atomic(path, |file| {
+        file.write_all(&text)?;
+        file.write_all(b"\n")
+    })
+    .map_err(io)
+}
+
+/// Lets `fill` write a new file beside `path`, then renames it there.
+///
+/// # Errors
+/// Whatever the file system or `fill` says; `path` is then as it was.
+pub fn write_atomic(path: &Path, fill: impl FnOnce(&mut File) -> std::io::Result<()>) -> std::io::Result<()> {
+    let folder = match path.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent,
+        _ => Path::new("."),
+    };
+    let mut builder = tempfile::Builder::new();
+    #[cfg(unix)]
+    let builder = {
+        use std::os::unix::fs::PermissionsExt;
+        // What a plain `File::create` asks for; the umask takes its share.
+        builder.permissions(std::fs::Permissions::from_mode(0o666))
+    };
+    let mut file = builder.prefix(".pear-").tempfile_in(folder)?;
+    fill(file.as_file_mut())?;
+    file.as_file_mut().sync_all()?;
+    file.persist(path).map_err(|e| e.error)?;
+    Ok(())
+}

@@ -1,0 +1,98 @@
+//! What the coefficients are, and how they were learned.
+
+use std::path::Path;
+
+use burn::prelude::*;
+use serde::{Deserialize, Serialize};
+
+use crate::coefficients::HeadCoefficients;
+use crate::head::{HeadId, ModelShape};
+use crate::{Error, Result};
+
+/// One head's coefficient.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Coefficient {
+    /// The head.
+    #[serde(flatten)]
+    pub head: HeadId,
+    /// What its output is multiplied by.
+    pub value: f32,
+}
+
+/// How coefficients were learned.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct TrainingRecord {
+    /// The loss before each step.
+    pub loss: Vec<f64>,
+    /// Steps taken.
+    pub steps: usize,
+    /// Sequences a step.
+    pub batch_size: usize,
+    /// Tokens repeated in a sequence (n).
+    pub length: usize,
+    /// The highest learning rate.
+    pub learning_rate: f64,
+}
+
+/// A profile file: heads that are not listed have coefficient 1.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Profile {
+    format: String,
+    version: u32,
+    /// The model it is for.
+    pub model: ModelShape,
+    /// The re-weighted heads.
+    pub coefficients: Vec<Coefficient>,
+    /// How they were learned, if they were.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub training: Option<TrainingRecord>,
+}
+
+impl Profile {
+    const FORMAT: &str = "pear-profile";
+
+    /// A profile of these coefficients.
+    ///
+    /// # Errors
+    /// A head that the model has not or that is listed twice, or a value that is not finite.
+    pub fn new(model: ModelShape, coefficients: &HeadCoefficients, training: Option<TrainingRecord>) -> Result<Self> {
+        let values = coefficients.values();
+        let coefficients = coefficients.heads().into_iter().zip(values).map(|(head, value)| Coefficient { head, value });
+        let profile = Self { format: Self::FORMAT.into(), version: 1, model, coefficients: coefficients.collect(), training };
+        profile.check()?;
+        Ok(profile)
+    }
+
+    /// The coefficients, fixed, for a model of this shape.
+    ///
+    /// # Errors
+    /// [`Error::ShapeMismatch`] if the profile was made for another.
+    pub fn for_model(&self, model: &ModelShape, device: &Device) -> Result<HeadCoefficients> {
+        model.check_same(&self.model)?;
+        let pairs: Vec<_> = self.coefficients.iter().map(|c| (c.head, c.value)).collect();
+        HeadCoefficients::new(&pairs, model.num_heads, device)
+    }
+
+    /// # Errors
+    /// [`Error::Io`], or [`Error::Malformed`] for a file that is no profile, lists a head twice or beyond the model it names, or
+    /// holds a value that is not finite.
+    pub fn read(path: &Path) -> Result<Self> {
+        let profile: Self = super::read(path, Self::FORMAT)?;
+        profile.check().map_err(|e| Error::Malformed { path: path.into(), problem: e.to_string() })?;
+        Ok(profile)
+    }
+
+    /// # Errors
+    /// [`Error::Io`].
+    pub fn write(&self, path: &Path) -> Result<()> {
+        super::write_json(path, self)
+    }
+
+    fn check(&self) -> Result<()> {
+        self.model.check_heads(self.coefficients.iter().map(|c| c.head))?;
+        match self.coefficients.iter().find(|c| !c.value.is_finite()) {
+            Some(c) => Err(Error::CoefficientNotFinite { head: c.head, value: f64::from(c.value) }),
+            None => Ok(()),
+        }
+    }
+}

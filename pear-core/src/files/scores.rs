@@ -1,0 +1,178 @@
+//! Which heads suppress, and how that was found out.
+
+use std::fmt;
+use std::path::Path;
+
+use serde::{Deserialize, Serialize};
+
+use crate::head::{HeadId, ModelShape};
+use crate::{Error, Result};
+
+/// What reacts when a head is replaced.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Mode {
+    /// Everything downstream: activation patching.
+    #[default]
+    Activation,
+    /// Norms and MLPs on the residual stream only; all other heads keep their outputs. Path patching to the logits.
+    Path,
+}
+
+/// What a head's output is replaced by at the probe position.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Ablation {
+    /// The mean of its own output over all positions of the same sequence.
+    #[default]
+    SequenceMean,
+    /// The mean of its output at the probe position over the samples.
+    BatchMean,
+    /// Zero.
+    Zero,
+}
+
+/// How normal and patched run are compared. `π` is the logit of the right token in the normal run, `π̃` in the patched one.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Metric {
+    /// `mean(π̃) / mean(π) − 1`, the paper's.
+    #[default]
+    LogitRatio,
+    /// `mean(π̃ − π)`.
+    LogitDiff,
+    /// `mean(π̃ − π)`, the mean logit over the vocabulary subtracted from each first.
+    CentredLogitDiff,
+    /// `mean(log p̃ − log p)` of the right token.
+    LogProbDiff,
+}
+
+macro_rules! display_as_in_files {
+    ($($type:ty),*) => {$(
+        impl fmt::Display for $type {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                self.serialize(f)
+            }
+        }
+    )*};
+}
+display_as_in_files!(Mode, Ablation, Metric);
+
+/// How scores were computed.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ScoreSettings {
+    /// What reacted.
+    pub mode: Mode,
+    /// What stood in for a head.
+    pub ablation: Ablation,
+    /// How runs were compared.
+    pub metric: Metric,
+    /// Seed of the proxy sequences.
+    pub seed: u64,
+}
+
+/// One head's score.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct HeadScore {
+    /// The head.
+    #[serde(flatten)]
+    pub head: HeadId,
+    /// High: the model predicts the right token better without this head.
+    pub score: f64,
+}
+
+/// The scores from sequences of one length.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct LengthScores {
+    /// Tokens that were repeated.
+    pub n: usize,
+    /// Number of sequences.
+    pub samples: usize,
+    /// Mean logit of the right token in the normal run.
+    pub base_logit: f64,
+    /// Share of second-half tokens that the model predicts.
+    pub accuracy: f64,
+    /// `scores[layer][head]`.
+    pub scores: Vec<Vec<f64>>,
+}
+
+/// A scores file.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Scores {
+    format: String,
+    version: u32,
+    /// The model they belong to.
+    pub model: ModelShape,
+    /// How they were computed.
+    pub settings: ScoreSettings,
+    /// Every head, highest score first.
+    heads: Vec<HeadScore>,
+    /// The same for each length.
+    pub by_length: Vec<LengthScores>,
+}
+
+impl Scores {
+    const FORMAT: &str = "pear-scores";
+
+    /// The plain mean over lengths, ranked; heads of equal score by layer and head.
+    ///
+    /// # Errors
+    /// [`Error::ProxyTask`] if there is no length.
+    ///
+    /// # Panics
+    /// If a grid of `by_length` is not of the model's shape.
+    pub fn new(model: ModelShape, settings: ScoreSettings, by_length: Vec<LengthScores>) -> Result<Self> {
+        if by_length.is_empty() {
+            return Err(Error::ProxyTask("scores of no length at all".into()));
+        }
+        let mean = |head: HeadId| by_length.iter().map(|l| l.scores[head.layer][head.head]).sum::<f64>() / by_length.len() as f64;
+        let mut heads: Vec<_> = model.heads().map(|head| HeadScore { head, score: mean(head) }).collect();
+        rank(&mut heads);
+        Ok(Self { format: Self::FORMAT.into(), version: 1, model, settings, heads, by_length })
+    }
+
+    /// Every head, highest score first.
+    pub fn heads(&self) -> &[HeadScore] {
+        &self.heads
+    }
+
+    /// The `k` heads with the highest scores: the suppression heads.
+    pub fn top(&self, k: usize) -> Vec<HeadId> {
+        self.heads.iter().take(k).map(|scored| scored.head).collect()
+    }
+
+    /// The scores as a grid, `[layer][head]`.
+    pub fn grid(&self) -> Vec<Vec<f64>> {
+        let mut grid = vec![vec![f64::NAN; self.model.num_heads]; self.model.num_layers];
+        for scored in &self.heads {
+            grid[scored.head.layer][scored.head.head] = scored.score;
+        }
+        grid
+    }
+
+    /// # Errors
+    /// [`Error::Io`], or [`Error::Malformed`] for a file that is no scores file, or lists a head twice or beyond the model it names.
+    pub fn read(path: &Path) -> Result<Self> {
+        let mut scores: Self = super::read(path, Self::FORMAT)?;
+        let malformed = |problem: String| Error::Malformed { path: path.into(), problem };
+        scores.model.check_heads(scores.heads.iter().map(|s| s.head)).map_err(|e| malformed(e.to_string()))?;
+        let right = |l: &LengthScores| {
+            l.scores.len() == scores.model.num_layers && l.scores.iter().all(|row| row.len() == scores.model.num_heads)
+        };
+        if let Some(wrong) = scores.by_length.iter().find(|l| !right(l)) {
+            return Err(malformed(format!("the scores of n = {} are not a grid for {}", wrong.n, scores.model)));
+        }
+        rank(&mut scores.heads);
+        Ok(scores)
+    }
+
+    /// # Errors
+    /// [`Error::Io`].
+    pub fn write(&self, path: &Path) -> Result<()> {
+        super::write_json(path, self)
+    }
+}
+
+fn rank(heads: &mut [HeadScore]) {
+    heads.sort_by(|a, b| b.score.total_cmp(&a.score).then(a.head.cmp(&b.head)));
+}

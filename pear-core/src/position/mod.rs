@@ -1,0 +1,173 @@
+//! Position embeddings behind one interface.
+//!
+//! A position embedding may act in three places, and attention never asks which kind it has:
+//!
+//! | place | method | kinds |
+//! | --- | --- | --- |
+//! | added to the token embeddings | [`PositionEmbedding::add`] | learned, sinusoidal |
+//! | rotating queries and keys | [`PositionEmbedding::rotate`] | rotary: full, partial, scaled |
+//! | added to the attention scores | [`PositionEmbedding::score_bias`] | ALiBi, T5-style relative bias |
+//!
+//! Each method leaves its input alone for the other kinds.
+
+mod alibi;
+mod relative;
+mod rotary;
+mod sinusoidal;
+
+use std::ops::Range;
+use std::sync::Arc;
+
+use burn::module::{Initializer, Module, Param};
+use burn::prelude::*;
+
+pub use alibi::alibi_slopes;
+pub use relative::{RelativeConfig, relative_bucket};
+pub use rotary::{RotaryConfig, RotaryLayout, RotaryScaling};
+pub use sinusoidal::{SinusoidalConfig, SinusoidalLayout};
+
+use crate::model::Positions;
+use crate::{Error, Result};
+use rotary::Rotary;
+
+/// Which position embedding a model has.
+#[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
+pub enum PositionEmbeddingConfig {
+    /// None: causal attention alone tells positions apart.
+    None,
+    /// Queries and keys are rotated by their position ([arXiv 2104.09864](https://arxiv.org/abs/2104.09864)).
+    Rotary(RotaryConfig),
+    /// The scores fall with distance, by a slope for each head ([arXiv 2108.12409](https://arxiv.org/abs/2108.12409)).
+    Alibi {
+        /// Query heads (`num_attention_heads`); any number.
+        num_heads: usize,
+        /// 8 everywhere but in MPT, whose `alibi_bias_max` it is.
+        max_bias: f64,
+    },
+    /// A trained vector for each position, added to the token embedding.
+    Learned {
+        /// Number of positions (`max_position_embeddings`, `n_positions`).
+        num_positions: usize,
+        /// Width of a vector (`hidden_size`).
+        width: usize,
+    },
+    /// Sines and cosines added to the token embedding.
+    Sinusoidal(SinusoidalConfig),
+    /// A trained bias for each head and bucket of distances ([arXiv 1910.10683](https://arxiv.org/abs/1910.10683), T5).
+    Relative(RelativeConfig),
+}
+
+impl PositionEmbeddingConfig {
+    /// Whether it acts where tokens are embedded (and not within attention).
+    pub fn is_absolute(&self) -> bool {
+        matches!(self, Self::Learned { .. } | Self::Sinusoidal(_))
+    }
+
+    /// Positions that exist, if their number is limited.
+    pub fn max_positions(&self) -> Option<usize> {
+        match self {
+            Self::Learned { num_positions, .. } => Some(*num_positions),
+            _ => None,
+        }
+    }
+
+    /// # Errors
+    /// [`Error::Config`] for sizes that cannot be: an odd rotary dimension, no positions, no heads.
+    pub fn validate(&self) -> Result<()> {
+        match self {
+            Self::None => Ok(()),
+            Self::Rotary(rotary) => rotary.validate(),
+            Self::Alibi { num_heads: 0, .. } => Err(Error::config("num_attention_heads", 0, "expected at least 1")),
+            Self::Alibi { max_bias, .. } if !(max_bias.is_finite() && *max_bias > 0.0) => {
+                Err(Error::config("alibi_bias_max", max_bias, "expected a positive number"))
+            }
+            Self::Alibi { .. } => Ok(()),
+            Self::Learned { num_positions: 0, .. } => Err(Error::config("max_position_embeddings", 0, "expected at least 1")),
+            Self::Learned { .. } => Ok(()),
+            Self::Sinusoidal(sinusoidal) => sinusoidal.validate(),
+            Self::Relative(relative) => relative.validate(),
+        }
+    }
+
+    /// The position embedding, its trained table (if it has one) drawn from a normal distribution of deviation 0.02.
+    ///
+    /// # Errors
+    /// As [`validate`](Self::validate).
+    pub fn init(&self, device: &Device) -> Result<PositionEmbedding> {
+        self.validate()?;
+        let init = Initializer::Normal { mean: 0.0, std: 0.02 };
+        let (weight, kind) = match self {
+            Self::None => (None, Kind::None),
+            Self::Rotary(config) => (None, Kind::Rotary(Arc::new(Rotary::new(config.clone())))),
+            Self::Alibi { num_heads, max_bias } => (None, Kind::Alibi(alibi_slopes(*num_heads, *max_bias))),
+            Self::Learned { num_positions, width } => (Some(init.init([*num_positions, *width], device)), Kind::Learned),
+            Self::Sinusoidal(config) => (None, Kind::Sinusoidal(config.clone())),
+            Self::Relative(config) => {
+                (Some(init.init([config.num_buckets, config.num_heads], device)), Kind::Relative(config.clone()))
+            }
+        };
+        Ok(PositionEmbedding { weight, kind })
+    }
+}
+
+/// A position embedding, made by [`PositionEmbeddingConfig::init`].
+#[derive(Module, Debug)]
+pub struct PositionEmbedding {
+    /// The trained table: `[num_positions, hidden]` (learned) or `[num_buckets, heads]` (relative).
+    weight: Option<Param<Tensor<2>>>,
+    #[module(skip)]
+    kind: Kind,
+}
+
+#[derive(Clone, Debug)]
+enum Kind {
+    None,
+    Rotary(Arc<Rotary>),
+    Alibi(Vec<f32>),
+    Learned,
+    Sinusoidal(SinusoidalConfig),
+    Relative(RelativeConfig),
+}
+
+impl PositionEmbedding {
+    /// Adds the vectors of the positions to token embeddings `[batch, seq, hidden]`.
+    ///
+    /// # Panics
+    /// If the positions reach beyond a learned table; callers check
+    /// [`max_positions`](crate::DecoderModel::max_positions) first.
+    pub fn add(&self, embeddings: Tensor<3>, positions: Positions) -> Tensor<3> {
+        let seq = embeddings.dims()[1];
+        let vectors = match (&self.kind, &self.weight) {
+            (Kind::Learned, Some(table)) => table.val().narrow(0, positions.start, seq),
+            (Kind::Sinusoidal(config), _) => {
+                let [_, _, width] = embeddings.dims();
+                config.table(positions.start..positions.start + seq, width, &embeddings.device()).cast(embeddings.dtype())
+            }
+            _ => return embeddings,
+        };
+        embeddings + vectors.unsqueeze::<3>()
+    }
+
+    /// Rotates queries or keys `[batch, heads, seq, head_dim]`.
+    pub fn rotate(&self, x: Tensor<4>, positions: Positions) -> Tensor<4> {
+        match &self.kind {
+            Kind::Rotary(rotary) => rotary.rotate(x, positions),
+            _ => x,
+        }
+    }
+
+    /// What is added to the scores of query positions against key positions, `[1, heads, queries, keys]`, f32.
+    pub fn score_bias(&self, queries: Range<usize>, keys: Range<usize>, device: &Device) -> Option<Tensor<4>> {
+        match (&self.kind, &self.weight) {
+            (Kind::Alibi(slopes), _) => Some(alibi::bias(slopes, queries, keys, device)),
+            (Kind::Relative(config), Some(table)) => Some(config.bias(table.val(), queries, keys)),
+            _ => None,
+        }
+    }
+}
+
+/// The positions of a range as f32, `[range.len()]`.
+fn range_tensor(range: Range<usize>, device: &Device) -> Tensor<1> {
+    Tensor::<1, Int>::arange(range.start as i64..range.end as i64, device).float()
+}

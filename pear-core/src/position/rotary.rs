@@ -1,0 +1,301 @@
+//! Rotary position embeddings (Su et al., [arXiv 2104.09864](https://arxiv.org/abs/2104.09864)) and their scalings.
+//!
+//! Angles and tables are always f32: a table in half precision is wrong by whole tokens at long context.
+
+use std::f64::consts::PI;
+use std::sync::{Mutex, PoisonError};
+
+use burn::prelude::*;
+use burn::tensor::DType;
+
+use crate::model::Positions;
+use crate::{Error, Result};
+
+/// Which two channels are rotated together.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RotaryLayout {
+    /// Channel `i` with channel `i + rotary_dim / 2`: Llama, Qwen, GPT-NeoX and every other checkpoint with `rotate_half`.
+    HalfSplit,
+    /// Channel `2i` with channel `2i + 1`: GPT-J, the original Llama release, burn's own `RotaryEncoding`.
+    Interleaved,
+}
+
+/// How the frequencies are stretched for contexts longer than the pre-training's (`rope_scaling`, `rope_parameters`).
+#[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
+pub enum RotaryScaling {
+    /// Not at all (`default`).
+    None,
+    /// Every position divided by `factor` (`linear`).
+    Linear {
+        /// `factor`.
+        factor: f64,
+    },
+    /// The base grows with the sequence once it is longer than `original_max_position_embeddings` (`dynamic`).
+    DynamicNtk {
+        /// `factor`.
+        factor: f64,
+        /// `max_position_embeddings` of the checkpoint.
+        original_max_position_embeddings: usize,
+    },
+    /// YaRN ([arXiv 2309.00071](https://arxiv.org/abs/2309.00071)).
+    Yarn {
+        /// `factor`.
+        factor: f64,
+        /// Context of the pre-training.
+        original_max_position_embeddings: usize,
+        /// Rotations above which a frequency is kept, 32 by default.
+        beta_fast: f64,
+        /// Rotations below which a frequency is divided by `factor`, 1 by default.
+        beta_slow: f64,
+        /// What the cosines and sines are multiplied by; see [`RotaryScaling::yarn_attention_factor`].
+        attention_factor: f64,
+        /// Whether the bounds of the ramp are rounded outwards to whole dimensions, which is the default.
+        truncate: bool,
+    },
+    /// Llama 3.1 (`llama3`).
+    Llama3 {
+        /// `factor`.
+        factor: f64,
+        /// `low_freq_factor`.
+        low_freq_factor: f64,
+        /// `high_freq_factor`.
+        high_freq_factor: f64,
+        /// Context of the pre-training.
+        original_max_position_embeddings: usize,
+    },
+}
+
+impl RotaryScaling {
+    /// YaRN's attention factor where the config gives none, from `mscale` and `mscale_all_dim` if it has these.
+    pub fn yarn_attention_factor(factor: f64, mscale: Option<f64>, mscale_all_dim: Option<f64>) -> f64 {
+        let scale = |mscale: f64| if factor <= 1.0 { 1.0 } else { 0.1 * mscale * factor.ln() + 1.0 };
+        match (mscale.filter(|&m| m != 0.0), mscale_all_dim.filter(|&m| m != 0.0)) {
+            (Some(mscale), Some(all_dim)) => scale(mscale) / scale(all_dim),
+            _ => scale(1.0),
+        }
+    }
+}
+
+/// A rotary position embedding.
+#[derive(Clone, Debug, PartialEq)]
+pub struct RotaryConfig {
+    /// Channels that are rotated, the first ones of each head: `head_dim · partial_rotary_factor`.
+    pub rotary_dim: usize,
+    /// The base (`rope_theta`, `rotary_emb_base`).
+    pub rope_theta: f64,
+    /// Which channels belong together.
+    pub layout: RotaryLayout,
+    /// How frequencies are stretched.
+    pub scaling: RotaryScaling,
+}
+
+impl RotaryConfig {
+    /// Half-split, not scaled.
+    pub fn new(rotary_dim: usize, rope_theta: f64) -> Self {
+        Self { rotary_dim, rope_theta, layout: RotaryLayout::HalfSplit, scaling: RotaryScaling::None }
+    }
+
+    pub(super) fn validate(&self) -> Result<()> {
+        if self.rotary_dim == 0 || !self.rotary_dim.is_multiple_of(2) {
+            return Err(Error::config("rotary_dim", self.rotary_dim, "expected an even number of channels, at least 2"));
+        }
+        if !(self.rope_theta.is_finite() && self.rope_theta > 1.0) {
+            return Err(Error::config("rope_theta", self.rope_theta, "expected a number above 1"));
+        }
+        let positive = |field: &'static str, value: f64| {
+            let ok = value.is_finite() && value > 0.0;
+            if ok { Ok(()) } else { Err(Error::config(field, value, "expected a positive number")) }
+        };
+        let original = |value: usize| {
+            let ok = value > 0;
+            if ok { Ok(()) } else { Err(Error::config("original_max_position_embeddings", value, "expected at least 1")) }
+        };
+        match self.scaling {
+            RotaryScaling::None => Ok(()),
+            RotaryScaling::Linear { factor } => positive("factor", factor),
+            RotaryScaling::DynamicNtk { factor, original_max_position_embeddings } => {
+                if self.rotary_dim < 4 {
+                    return Err(Error::config("rotary_dim", self.rotary_dim, "dynamic scaling needs at least 4 channels"));
+                }
+                positive("factor", factor)?;
+                original(original_max_position_embeddings)
+            }
+            RotaryScaling::Yarn { factor, original_max_position_embeddings, beta_fast, beta_slow, attention_factor, .. } => {
+                positive("factor", factor)?;
+                positive("beta_fast", beta_fast)?;
+                positive("beta_slow", beta_slow)?;
+                positive("attention_factor", attention_factor)?;
+                original(original_max_position_embeddings)
+            }
+            RotaryScaling::Llama3 { factor, low_freq_factor, high_freq_factor, original_max_position_embeddings } => {
+                positive("factor", factor)?;
+                positive("low_freq_factor", low_freq_factor)?;
+                if high_freq_factor.is_nan() || high_freq_factor <= low_freq_factor {
+                    return Err(Error::config("high_freq_factor", high_freq_factor, "expected more than low_freq_factor"));
+                }
+                original(original_max_position_embeddings)
+            }
+        }
+    }
+
+    /// Radians a position for each pair of channels, `rotary_dim / 2` of them, for a sequence of `total` positions.
+    pub fn inverse_frequencies(&self, total: usize) -> Vec<f32> {
+        let dim = self.rotary_dim as f64;
+        let plain = |theta: f64| (0..self.rotary_dim / 2).map(move |i| theta.powf(-2.0 * i as f64 / dim));
+        let frequencies: Vec<f64> = match &self.scaling {
+            RotaryScaling::None => plain(self.rope_theta).collect(),
+            RotaryScaling::Linear { factor } => plain(self.rope_theta).map(|f| f / factor).collect(),
+            RotaryScaling::DynamicNtk { factor, original_max_position_embeddings: original } => {
+                let stretch = factor * total.max(*original) as f64 / *original as f64 - (factor - 1.0);
+                plain(self.rope_theta * stretch.powf(dim / (dim - 2.0))).collect()
+            }
+            RotaryScaling::Yarn { factor, original_max_position_embeddings, beta_fast, beta_slow, truncate, .. } => {
+                let original = *original_max_position_embeddings as f64;
+                let dim_at = |rotations: f64| dim * (original / (rotations * 2.0 * PI)).ln() / (2.0 * self.rope_theta.ln());
+                let (mut low, mut high) = (dim_at(*beta_fast), dim_at(*beta_slow));
+                if *truncate {
+                    (low, high) = (low.floor(), high.ceil());
+                }
+                let (low, mut high) = (low.max(0.0), high.min(dim - 1.0));
+                if low == high {
+                    high += 0.001;
+                }
+                plain(self.rope_theta)
+                    .enumerate()
+                    .map(|(i, f)| {
+                        let ramp = ((i as f64 - low) / (high - low)).clamp(0.0, 1.0);
+                        f / factor * ramp + f * (1.0 - ramp)
+                    })
+                    .collect()
+            }
+            RotaryScaling::Llama3 { factor, low_freq_factor, high_freq_factor, original_max_position_embeddings } => {
+                let original = *original_max_position_embeddings as f64;
+                plain(self.rope_theta)
+                    .map(|f| {
+                        let wavelength = 2.0 * PI / f;
+                        let smooth = (original / wavelength - low_freq_factor) / (high_freq_factor - low_freq_factor);
+                        let smooth = smooth.clamp(0.0, 1.0);
+                        (1.0 - smooth) * f / factor + smooth * f
+                    })
+                    .collect()
+            }
+        };
+        frequencies.into_iter().map(|f| f as f32).collect()
+    }
+
+    /// What cosines and sines are multiplied by.
+    pub fn attention_scaling(&self) -> f64 {
+        match self.scaling {
+            RotaryScaling::Yarn { attention_factor, .. } => attention_factor,
+            _ => 1.0,
+        }
+    }
+
+    /// Sequences up to this length share their frequencies.
+    fn frequency_key(&self, total: usize) -> usize {
+        match self.scaling {
+            RotaryScaling::DynamicNtk { original_max_position_embeddings, .. } => total.max(original_max_position_embeddings),
+            _ => 0,
+        }
+    }
+}
+
+/// A rotary embedding with its table of cosines and sines, kept from one call to the next and shared by all layers.
+#[derive(Debug)]
+pub(super) struct Rotary {
+    config: RotaryConfig,
+    tables: Mutex<Option<Tables>>,
+}
+
+/// Rows `start .. start + len`, each `rotary_dim / 2` wide.
+#[derive(Clone, Debug)]
+struct Tables {
+    cos: Tensor<2>,
+    sin: Tensor<2>,
+    start: usize,
+    key: usize,
+}
+
+impl Tables {
+    fn covers(&self, start: usize, len: usize, key: usize, device: &Device, dtype: DType) -> bool {
+        self.key == key
+            && self.start <= start
+            && start + len <= self.start + self.cos.dims()[0]
+            && self.cos.device() == *device
+            && self.cos.dtype() == dtype
+    }
+}
+
+impl Rotary {
+    pub(super) fn new(config: RotaryConfig) -> Self {
+        Self { config, tables: Mutex::new(None) }
+    }
+
+    pub(super) fn rotate(&self, x: Tensor<4>, positions: Positions) -> Tensor<4> {
+        let [batch, heads, seq, head_dim] = x.dims();
+        let (cos, sin) = self.cos_sin(positions, seq, &x.device().inner(), x.dtype());
+        let (rotary_dim, half) = (self.config.rotary_dim, self.config.rotary_dim / 2);
+        match self.config.layout {
+            RotaryLayout::HalfSplit => {
+                let (cos, sin) = (cos.unsqueeze::<4>(), sin.unsqueeze::<4>());
+                let a = x.clone().narrow(3, 0, half);
+                let b = x.clone().narrow(3, half, half);
+                let mut parts = vec![a.clone() * cos.clone() - b.clone() * sin.clone(), b * cos + a * sin];
+                if rotary_dim < head_dim {
+                    parts.push(x.narrow(3, rotary_dim, head_dim - rotary_dim));
+                }
+                Tensor::cat(parts, 3)
+            }
+            RotaryLayout::Interleaved => {
+                let (cos, sin) = (cos.reshape([1, 1, seq, half, 1]), sin.reshape([1, 1, seq, half, 1]));
+                let pairs = x.clone().narrow(3, 0, rotary_dim).reshape([batch, heads, seq, half, 2]);
+                let (a, b) = (pairs.clone().narrow(4, 0, 1), pairs.narrow(4, 1, 1));
+                let rotated = Tensor::cat(vec![a.clone() * cos.clone() - b.clone() * sin.clone(), b * cos + a * sin], 4);
+                let rotated = rotated.reshape([batch, heads, seq, rotary_dim]);
+                if rotary_dim == head_dim {
+                    return rotated;
+                }
+                Tensor::cat(vec![rotated, x.narrow(3, rotary_dim, head_dim - rotary_dim)], 3)
+            }
+        }
+    }
+
+    /// Cosines and sines of `seq` positions, `[seq, rotary_dim / 2]` each.
+    fn cos_sin(&self, positions: Positions, seq: usize, device: &Device, dtype: DType) -> (Tensor<2>, Tensor<2>) {
+        let key = self.config.frequency_key(positions.total);
+        // A poisoned lock holds a table that is whole all the same: it is replaced in one assignment.
+        let mut tables = self.tables.lock().unwrap_or_else(PoisonError::into_inner);
+        let tables = match &mut *tables {
+            Some(tables) if tables.covers(positions.start, seq, key, device, dtype) => tables.clone(),
+            slot => {
+                // Frequencies that change with every token are not worth a table from the start.
+                let growing = matches!(self.config.scaling, RotaryScaling::DynamicNtk { .. });
+                let (start, end) = match growing {
+                    true => (positions.start, positions.start + seq),
+                    false => (0, (positions.start + seq).next_power_of_two().max(64)),
+                };
+                slot.insert(self.tables(start, end, positions.total, key, device, dtype)).clone()
+            }
+        };
+        let rows = |table: Tensor<2>| table.narrow(0, positions.start - tables.start, seq);
+        (rows(tables.cos.clone()), rows(tables.sin.clone()))
+    }
+
+    fn tables(&self, start: usize, end: usize, total: usize, key: usize, device: &Device, dtype: DType) -> Tables {
+        let frequencies = self.config.inverse_frequencies(total);
+        let scaling = self.config.attention_scaling();
+        let shape = [end - start, frequencies.len()];
+        let (mut cos, mut sin) = (Vec::with_capacity(shape[0] * shape[1]), Vec::with_capacity(shape[0] * shape[1]));
+        for position in start..end {
+            for &frequency in &frequencies {
+                // The angle is rounded to f32 before its cosine is taken, as transformers does.
+                let (s, c) = f64::from(position as f32 * frequency).sin_cos();
+                cos.push((c * scaling) as f32);
+                sin.push((s * scaling) as f32);
+            }
+        }
+        let tensor = |values: Vec<f32>| Tensor::<2>::from_data(TensorData::new(values, shape), (device, DType::F32)).cast(dtype);
+        Tables { cos: tensor(cos), sin: tensor(sin), start, key }
+    }
+}
