@@ -1,1 +1,62 @@
-//! placeholder
+//! Decoder language models on [burn](https://burn.dev), from Hugging Face checkpoints, with head coefficients built in.
+//!
+//! One [`Decoder`] runs every family; a [`DecoderConfig`] says what varies. It implements
+//! [`DecoderModel`](pear_core::DecoderModel), so that heads can be located and their coefficients learned on it, and
+//! [`ModelDirectory::export`] folds a profile into the checkpoint it came from.
+//!
+//! | family (`model_type`) | positions |
+//! | --- | --- |
+//! | Llama 2, 3, 3.1 (`llama`); Qwen2, Qwen2.5 (`qwen2`); Qwen3 (`qwen3`) | rotary, scaled: linear, dynamic, YaRN, Llama 3 |
+//! | GPT-NeoX, Pythia (`gpt_neox`) | rotary on part of each head |
+//! | OPT (`opt`), GPT-2 (`gpt2`) | learned |
+//! | BLOOM (`bloom`), MPT (`mpt`), Baichuan-13B (`baichuan`) | ALiBi |
+//! | XGLM (`xglm`) | sinusoidal |
+//!
+//! # Example
+//!
+//! A model of random weights, in place of `ModelDirectory::open(path)?.load(&device, DType::F32)?`:
+//!
+//! ```
+//! use std::ops::ControlFlow;
+//! use burn::prelude::*;
+//! use pear_core::{HeadCoefficients, HeadId};
+//! use pear_models::{DecoderConfig, GenerateOptions, generate};
+//!
+//! let device = Device::flex();
+//! let model = DecoderConfig::llama(100, 32, 64, 2, 4).init(&device)?;
+//! let model = model.with_coefficients(&HeadCoefficients::new(&[(HeadId::new(1, 2), 0.6)], 4, &device)?)?;
+//!
+//! let options = GenerateOptions { max_new_tokens: 5, ..GenerateOptions::default() };
+//! let reweighted = generate(&model, &[1, 2, 3], &options, |_token| ControlFlow::Continue(()))?;
+//! let folded = generate(&model.fold(), &[1, 2, 3], &options, |_token| ControlFlow::Continue(()))?;
+//! assert_eq!(reweighted, folded);
+//! # Ok::<(), pear_models::Error>(())
+//! ```
+//!
+//! # Features
+//! - `tokenizer`: [`Tokenizer`], text in and out.
+//!
+//! No backend is turned on: choose one in your own crate through burn's features.
+#![deny(missing_docs)]
+
+mod checkpoint;
+mod config;
+mod decoder;
+mod error;
+mod family;
+mod generate;
+mod layer;
+mod score;
+mod special;
+#[cfg(feature = "tokenizer")]
+mod tokenizer;
+
+pub use checkpoint::ModelDirectory;
+pub use config::{Activation, DecoderConfig, NormKind, Residual};
+pub use decoder::Decoder;
+pub use error::Error;
+pub use family::supported_model_types;
+pub use generate::{GenerateOptions, generate};
+pub use score::{log_probs, perplexity};
+#[cfg(feature = "tokenizer")]
+pub use tokenizer::Tokenizer;

@@ -1,0 +1,113 @@
+//! Which tensor of a checkpoint, or which part of one, a parameter is.
+
+use std::ops::Range;
+
+/// Where a parameter's numbers come from.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Source {
+    /// Name of the tensor.
+    pub name: String,
+    /// Whether a matrix stands `[out, in]` in the file, as PyTorch's `Linear` has it, and is to be turned to burn's `[in, out]`.
+    /// Vectors are never turned.
+    pub transposed: bool,
+    part: Part,
+}
+
+/// Which of the tensor's output channels.
+#[derive(Clone, Debug, PartialEq)]
+enum Part {
+    Whole,
+    /// All rows but the first few.
+    Skipping(usize),
+    /// One of `of` equal blocks: queries, keys and values after one another.
+    Block {
+        index: usize,
+        of: usize,
+    },
+    /// The same head by head: queries, keys and values of head 0, then of head 1, …
+    Interleaved {
+        index: usize,
+        of: usize,
+        heads: usize,
+    },
+}
+
+/// Which output channels of a tensor with `total` of them.
+#[derive(Debug, PartialEq)]
+pub(super) struct Channels {
+    pub total: usize,
+    pub ranges: Vec<Range<usize>>,
+}
+
+impl Source {
+    /// A tensor that stands as burn wants it: embeddings, norms, GPT-2's `Conv1D`.
+    pub fn as_is(name: impl Into<String>) -> Self {
+        Self { name: name.into(), transposed: false, part: Part::Whole }
+    }
+
+    /// The weight or bias of a PyTorch `Linear`, or a norm.
+    pub fn linear(name: impl Into<String>) -> Self {
+        Self { transposed: true, ..Self::as_is(name) }
+    }
+
+    /// Without its first `rows`.
+    pub fn skipping(self, rows: usize) -> Self {
+        Self { part: Part::Skipping(rows), ..self }
+    }
+
+    /// Block `index` of `of` equal blocks of output channels.
+    pub fn block(self, index: usize, of: usize) -> Self {
+        Self { part: Part::Block { index, of }, ..self }
+    }
+
+    /// Part `index` of `of` equal parts of every head's output channels.
+    pub fn interleaved(self, index: usize, of: usize, heads: usize) -> Self {
+        Self { part: Part::Interleaved { index, of, heads }, ..self }
+    }
+
+    /// Whether the output channels are the first dimension in the file.
+    pub fn rows_are_channels(&self, rank: usize) -> bool {
+        self.transposed || rank == 1 || matches!(self.part, Part::Skipping(_))
+    }
+
+    /// The channels of a parameter that has `wanted` of them.
+    pub(super) fn channels(&self, wanted: usize) -> Channels {
+        match self.part {
+            Part::Whole => Channels { total: wanted, ranges: vec![0..wanted] },
+            Part::Skipping(rows) => Channels { total: rows + wanted, ranges: vec![rows..rows + wanted] },
+            Part::Block { index, of } => Channels { total: of * wanted, ranges: vec![index * wanted..(index + 1) * wanted] },
+            Part::Interleaved { index, of, heads } => {
+                let each = wanted / heads;
+                let start = |head: usize| (head * of + index) * each;
+                Channels { total: of * wanted, ranges: (0..heads).map(|head| start(head)..start(head) + each).collect() }
+            }
+        }
+    }
+
+    /// The shape the tensor has in the file, for a parameter of shape `shape`.
+    pub(super) fn file_shape(&self, shape: &[usize]) -> Vec<usize> {
+        match *shape {
+            [channels] => vec![self.channels(channels).total],
+            [rows, width] if matches!(self.part, Part::Skipping(_)) => vec![self.channels(rows).total, width],
+            [input, output] if self.transposed => vec![self.channels(output).total, input],
+            [input, output] => vec![input, self.channels(output).total],
+            _ => shape.to_vec(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn packed_projections_are_taken_apart_by_block_and_by_head() {
+        let block = Source::as_is("c_attn").block(1, 3);
+        assert_eq!(block.channels(8), Channels { total: 24, ranges: vec![8..16] });
+        assert_eq!(block.file_shape(&[5, 8]), [5, 24]);
+        let by_head = Source::linear("query_key_value").interleaved(1, 3, 2);
+        assert_eq!(by_head.channels(8), Channels { total: 24, ranges: vec![4..8, 16..20] });
+        assert_eq!(by_head.file_shape(&[5, 8]), [24, 5]);
+        assert_eq!(by_head.file_shape(&[8]), [24]);
+    }
+}

@@ -1,0 +1,181 @@
+//! One decoder for every family.
+
+use burn::module::{Initializer, Module, Param};
+use burn::nn::{Linear, LinearConfig};
+use burn::prelude::*;
+use burn::tensor::DType;
+use burn::tensor::module::{embedding, linear};
+use pear_core::position::{PositionEmbedding, PositionEmbeddingConfig};
+use pear_core::{Attention, DecoderModel, HeadCoefficients, ModelShape, Positions, Profile};
+
+use crate::config::DecoderConfig;
+use crate::layer::{Layer, Norm};
+
+/// A decoder-only language model, configured by [`DecoderConfig`].
+///
+/// Made with random weights by [`DecoderConfig::init`], or from a checkpoint by [`ModelDirectory::load`](crate::ModelDirectory::load). Parameters are named as in
+/// a Llama checkpoint, whatever the family.
+#[derive(Module, Debug)]
+pub struct Decoder {
+    /// `[vocab, embedding_size]`.
+    embed_tokens: Param<Tensor<2>>,
+    project_in: Option<Linear>,
+    positions: PositionEmbedding,
+    embed_norm: Option<Norm>,
+    layers: Vec<Layer>,
+    norm: Option<Norm>,
+    project_out: Option<Linear>,
+    /// `[vocab, embedding_size]`; absent where it is the embedding.
+    lm_head: Option<Param<Tensor<2>>>,
+    #[module(skip)]
+    config: DecoderConfig,
+}
+
+impl Decoder {
+    pub(crate) fn init(config: &DecoderConfig, device: &Device) -> pear_core::Result<Self> {
+        config.attention.validate()?;
+        let absolute = config.attention.position_embedding.is_absolute();
+        let at_embedding = if absolute { &config.attention.position_embedding } else { &PositionEmbeddingConfig::None };
+        // Layers share one position embedding, and so one rotary table.
+        let in_attention = config.layer_attention(0).position_embedding.init(device)?;
+        let projected = config.embedding_size != config.hidden_size();
+        let project = |from, to| LinearConfig::new(from, to).with_bias(false).init(device);
+        let table = || Initializer::Normal { mean: 0.0, std: 0.02 }.init([config.vocab_size, config.embedding_size], device);
+        Ok(Self {
+            embed_tokens: table(),
+            project_in: projected.then(|| project(config.embedding_size, config.hidden_size())),
+            positions: at_embedding.init(device)?,
+            embed_norm: config.embedding_norm.then(|| Norm::new(config, config.hidden_size(), device)),
+            layers: (0..config.num_hidden_layers)
+                .map(|layer| Layer::new(config, layer, in_attention.clone(), device))
+                .collect::<Result<_, _>>()?,
+            norm: config.final_norm.then(|| Norm::new(config, config.hidden_size(), device)),
+            project_out: projected.then(|| project(config.hidden_size(), config.embedding_size)),
+            lm_head: (!config.tie_word_embeddings).then(table),
+            config: config.clone(),
+        })
+    }
+
+    /// What the model was made from.
+    pub fn config(&self) -> &DecoderConfig {
+        &self.config
+    }
+
+    /// The dtype of the weights.
+    pub fn dtype(&self) -> DType {
+        self.embed_tokens.val().dtype()
+    }
+
+    /// The model with these coefficients on its heads from now on, in place of any it had.
+    ///
+    /// # Errors
+    /// A head that the model has not.
+    pub fn with_coefficients(mut self, coefficients: &HeadCoefficients) -> pear_core::Result<Self> {
+        self.shape().check_heads(coefficients.heads())?;
+        for (index, layer) in self.layers.iter_mut().enumerate() {
+            layer.self_attn = layer.self_attn.clone().with_coefficients(coefficients.layer(index).cloned());
+        }
+        Ok(self)
+    }
+
+    /// As [`with_coefficients`](Self::with_coefficients), from a profile.
+    ///
+    /// # Errors
+    /// A profile for another shape of model.
+    pub fn with_profile(self, profile: &Profile) -> pear_core::Result<Self> {
+        let coefficients = profile.for_model(&self.shape(), &self.device())?;
+        self.with_coefficients(&coefficients)
+    }
+
+    /// The same function with all coefficients multiplied into the output projections, and none left to apply.
+    pub fn fold(mut self) -> Self {
+        for layer in &mut self.layers {
+            layer.self_attn = layer.self_attn.clone().fold();
+        }
+        self
+    }
+
+    /// The norm and projection between the residual stream and the unembedding: `[batch, seq, hidden]` to
+    /// `[batch, seq, embedding_size]`.
+    fn before_unembedding(&self, residual: Tensor<3>) -> Tensor<3> {
+        let x = match &self.norm {
+            Some(norm) => norm.forward(residual),
+            None => residual,
+        };
+        match &self.project_out {
+            Some(project) => project.forward(x),
+            None => x,
+        }
+    }
+
+    /// `[vocab, embedding_size]`.
+    fn unembedding(&self) -> Tensor<2> {
+        self.lm_head.as_ref().unwrap_or(&self.embed_tokens).val()
+    }
+}
+
+impl DecoderModel for Decoder {
+    type Attention = Attention;
+
+    fn shape(&self) -> ModelShape {
+        self.config.shape()
+    }
+
+    fn vocab_size(&self) -> usize {
+        self.config.vocab_size
+    }
+
+    fn device(&self) -> Device {
+        self.embed_tokens.val().device()
+    }
+
+    fn max_positions(&self) -> Option<usize> {
+        self.config.attention.position_embedding.max_positions()
+    }
+
+    fn embed(&self, tokens: Tensor<2, Int>, positions: Positions) -> Tensor<3> {
+        let mut x = embedding(self.embed_tokens.val(), tokens);
+        if let Some(scale) = self.config.embedding_scale {
+            x = x * scale;
+        }
+        if let Some(project) = &self.project_in {
+            x = project.forward(x);
+        }
+        x = self.positions.add(x, positions);
+        match &self.embed_norm {
+            Some(norm) => norm.forward(x),
+            None => x,
+        }
+    }
+
+    fn attention(&self, layer: usize) -> &Attention {
+        &self.layers[layer].self_attn
+    }
+
+    fn attention_input(&self, layer: usize, residual: Tensor<3>) -> Tensor<3> {
+        self.layers[layer].attention_input(residual)
+    }
+
+    fn block_output(&self, layer: usize, residual: Tensor<3>, attention_output: Tensor<3>) -> Tensor<3> {
+        self.layers[layer].output(residual, attention_output)
+    }
+
+    fn logits(&self, residual: Tensor<3>) -> Tensor<3> {
+        let logits = linear(self.before_unembedding(residual), self.unembedding().transpose(), None).cast(DType::F32);
+        match self.config.logit_scale {
+            Some(scale) => logits * scale,
+            None => logits,
+        }
+    }
+
+    fn target_logits(&self, residual: Tensor<2>, targets: Tensor<1, Int>) -> Tensor<1> {
+        let x = self.before_unembedding(residual.unsqueeze_dim(1));
+        let [rows, _, width] = x.dims();
+        let chosen = self.unembedding().select(0, targets).cast(DType::F32);
+        let logits = (x.reshape([rows, width]).cast(DType::F32) * chosen).sum_dim(1).reshape([rows]);
+        match self.config.logit_scale {
+            Some(scale) => logits * scale,
+            None => logits,
+        }
+    }
+}

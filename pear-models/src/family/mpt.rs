@@ -1,0 +1,79 @@
+//! MPT: ALiBi, no biases at all, queries, keys and values packed in blocks.
+
+use super::{ConfigReader, Family, Parameter, PositionEmbeddingConfig, attention};
+use crate::checkpoint::Source;
+use crate::config::{Activation, DecoderConfig, NormKind};
+use crate::error::Error;
+
+pub(super) const FAMILY: Family =
+    Family { model_types: &["mpt"], prefixes: &["transformer.", ""], lm_head: "lm_head.weight", config, source, buffers: &[] };
+
+fn config(reader: &ConfigReader, model_type: &str) -> Result<DecoderConfig, Error> {
+    let mut attention = attention(reader, &["d_model", "hidden_size"], &["n_heads", "num_attention_heads"])?;
+    let mut max_bias = 8.0;
+    if let Some(nested) = reader.object("attn_config")? {
+        nested.only("alibi", true.into())?;
+        nested.only("attn_type", "multihead_attention".into())?;
+        nested.only("prefix_lm", false.into())?;
+        nested.only("qk_ln", false.into())?;
+        nested.only("attn_uses_sequence_id", false.into())?;
+        max_bias = nested.positive("alibi_bias_max", 8.0)?;
+        attention.clip_qkv = nested.number("clip_qkv")?;
+        attention.scores.scale = nested.number("softmax_scale")?;
+        for inert in ["attn_impl", "attn_pdrop", "model_type"] {
+            nested.get(inert);
+        }
+        nested.finish()?;
+    }
+    attention.position_embedding = PositionEmbeddingConfig::Alibi { num_heads: attention.num_attention_heads, max_bias };
+    reader.only("no_bias", true.into())?;
+    reader.only("norm_type", "low_precision_layernorm".into())?;
+    // The trained table that this flag speaks of is not part of the ALiBi model, nor is its length a limit.
+    reader.flag("learned_pos_emb", true)?;
+    reader.get("max_seq_len");
+    let expansion = reader.optional_size("expansion_ratio")?.unwrap_or(4);
+    let hidden_size = attention.hidden_size;
+    Ok(DecoderConfig {
+        architecture: model_type.into(),
+        gated_mlp: false,
+        activation: Activation::Gelu,
+        norm: NormKind::Layer { bias: false },
+        norm_eps: reader.positive("layer_norm_epsilon", 1e-5)?,
+        logit_scale: reader.number("logit_scale")?,
+        tie_word_embeddings: reader.flag("tie_word_embeddings", true)?,
+        attention: attention.clone(),
+        ..DecoderConfig::llama(
+            reader.size(&["vocab_size"])?,
+            hidden_size,
+            expansion * hidden_size,
+            reader.layers(&["n_layers", "num_hidden_layers"])?,
+            attention.num_attention_heads,
+        )
+    })
+}
+
+fn source(_config: &DecoderConfig, parameter: &Parameter) -> Option<Source> {
+    let Some(layer) = parameter.layer else {
+        return Some(match parameter.name {
+            "embed_tokens" => Source::as_is("wte.weight"),
+            name => Source::as_is(format!("norm_f{}", name.strip_prefix("norm")?)),
+        });
+    };
+    let (module, kind) = parameter.name.rsplit_once('.')?;
+    let (module, packed) = match module {
+        "input_layernorm" => ("norm_1", None),
+        "post_attention_layernorm" => ("norm_2", None),
+        "self_attn.q_proj" => ("attn.Wqkv", Some(0)),
+        "self_attn.k_proj" => ("attn.Wqkv", Some(1)),
+        "self_attn.v_proj" => ("attn.Wqkv", Some(2)),
+        "self_attn.o_proj" => ("attn.out_proj", None),
+        "mlp.up_proj" => ("ffn.up_proj", None),
+        "mlp.down_proj" => ("ffn.down_proj", None),
+        _ => return None,
+    };
+    let source = Source::linear(format!("blocks.{layer}.{module}.{kind}"));
+    Some(match packed {
+        Some(part) => source.block(part, 3),
+        None => source,
+    })
+}

@@ -1,0 +1,151 @@
+//! One layer of a decoder: norms, attention, MLP.
+
+use burn::module::{Initializer, Module, Param};
+use burn::nn::{Linear, LinearConfig};
+use burn::prelude::*;
+use burn::tensor::DType;
+use burn::tensor::activation::{gelu, relu, sigmoid};
+use burn::tensor::module::layer_norm;
+use pear_core::Attention;
+use pear_core::position::PositionEmbedding;
+
+use crate::config::{Activation, DecoderConfig, NormKind, Residual};
+
+/// A norm over the last dimension, computed in f32.
+#[derive(Module, Debug)]
+pub(crate) struct Norm {
+    /// `[hidden]`.
+    weight: Param<Tensor<1>>,
+    /// `[hidden]`.
+    bias: Option<Param<Tensor<1>>>,
+    #[module(skip)]
+    kind: NormKind,
+    eps: f64,
+}
+
+impl Norm {
+    pub(crate) fn new(config: &DecoderConfig, width: usize, device: &Device) -> Self {
+        let bias = matches!(config.norm, NormKind::Layer { bias: true });
+        Self {
+            weight: Initializer::Ones.init([width], device),
+            bias: bias.then(|| Initializer::Zeros.init([width], device)),
+            kind: config.norm,
+            eps: config.norm_eps,
+        }
+    }
+
+    pub(crate) fn forward(&self, x: Tensor<3>) -> Tensor<3> {
+        let dtype = x.dtype();
+        match self.kind {
+            NormKind::Rms => {
+                let x = x.cast(DType::F32);
+                let scale = (x.clone().square().mean_dim(2) + self.eps).sqrt().recip();
+                (x * scale).cast(dtype) * self.weight.val().unsqueeze::<3>()
+            }
+            NormKind::Layer { .. } => {
+                let weight = self.weight.val().cast(DType::F32);
+                let bias = self.bias.as_ref().map(|bias| bias.val().cast(DType::F32));
+                layer_norm(x.cast(DType::F32), weight, bias, self.eps).cast(dtype)
+            }
+        }
+    }
+}
+
+/// `down(act(gate(x)) · up(x))`, or `down(act(up(x)))` without a gate.
+#[derive(Module, Debug)]
+pub(crate) struct Mlp {
+    gate_proj: Option<Linear>,
+    up_proj: Linear,
+    down_proj: Linear,
+    #[module(skip)]
+    activation: Activation,
+}
+
+impl Mlp {
+    fn new(config: &DecoderConfig, device: &Device) -> Self {
+        let linear = |from, to| LinearConfig::new(from, to).with_bias(config.mlp_bias).init(device);
+        let (hidden, inner) = (config.hidden_size(), config.intermediate_size);
+        Self {
+            gate_proj: config.gated_mlp.then(|| linear(hidden, inner)),
+            up_proj: linear(hidden, inner),
+            down_proj: linear(inner, hidden),
+            activation: config.activation,
+        }
+    }
+
+    fn forward(&self, x: Tensor<3>) -> Tensor<3> {
+        let up = self.up_proj.forward(x.clone());
+        let inner = match &self.gate_proj {
+            Some(gate) => activate(self.activation, gate.forward(x)) * up,
+            None => activate(self.activation, up),
+        };
+        self.down_proj.forward(inner)
+    }
+}
+
+fn activate(activation: Activation, x: Tensor<3>) -> Tensor<3> {
+    match activation {
+        Activation::Silu => x.clone() * sigmoid(x),
+        Activation::Gelu => gelu(x),
+        Activation::GeluTanh => {
+            // (1 + tanh(u)) / 2 = sigmoid(2u), and one sigmoid is cheaper than a tanh.
+            let cubic = x.clone().square() * x.clone() * 0.044715 + x.clone();
+            x * sigmoid(cubic * (2.0 * (2.0 / std::f64::consts::PI).sqrt()))
+        }
+        Activation::Relu => relu(x),
+    }
+}
+
+/// One layer.
+#[derive(Module, Debug)]
+pub(crate) struct Layer {
+    input_layernorm: Norm,
+    pub(crate) self_attn: Attention,
+    post_attention_layernorm: Norm,
+    mlp: Mlp,
+    #[module(skip)]
+    residual: Residual,
+}
+
+impl Layer {
+    pub(crate) fn new(
+        config: &DecoderConfig, layer: usize, positions: PositionEmbedding, device: &Device,
+    ) -> pear_core::Result<Self> {
+        Ok(Self {
+            input_layernorm: Norm::new(config, config.hidden_size(), device),
+            self_attn: config.layer_attention(layer).init_with(positions, device)?,
+            post_attention_layernorm: Norm::new(config, config.hidden_size(), device),
+            mlp: Mlp::new(config, device),
+            residual: config.residual,
+        })
+    }
+
+    pub(crate) fn attention_input(&self, residual: Tensor<3>) -> Tensor<3> {
+        match self.residual {
+            Residual::PostNorm => residual,
+            _ => self.input_layernorm.forward(residual),
+        }
+    }
+
+    pub(crate) fn output(&self, residual: Tensor<3>, attention: Tensor<3>) -> Tensor<3> {
+        match self.residual {
+            Residual::Serial => {
+                let residual = residual + attention;
+                residual.clone() + self.mlp.forward(self.post_attention_layernorm.forward(residual))
+            }
+            Residual::SerialFromNorm => {
+                let residual = self.input_layernorm.forward(residual) + attention;
+                let normed = self.post_attention_layernorm.forward(residual);
+                normed.clone() + self.mlp.forward(normed)
+            }
+            Residual::Parallel => {
+                let mlp = self.mlp.forward(self.post_attention_layernorm.forward(residual.clone()));
+                residual + attention + mlp
+            }
+            Residual::PostNorm => {
+                let residual = self.input_layernorm.forward(residual + attention);
+                self.post_attention_layernorm.forward(residual.clone() + self.mlp.forward(residual))
+            }
+        }
+    }
+}

@@ -1,0 +1,53 @@
+//! How probable a model finds given tokens.
+
+use pear_core::model::{check_length, residual, token_tensor};
+use pear_core::{DecoderModel, NoEdit};
+
+use crate::error::Error;
+
+/// Logits that may stand in memory at once.
+const LOGITS_IN_MEMORY: usize = 1 << 24;
+
+/// Natural-log probability of token `i + 1` given tokens `0 ..= i`, for every `i`: one number less than there are tokens.
+///
+/// # Errors
+/// [`Error::Input`] for fewer than two tokens or ids outside the vocabulary; more tokens than the model has positions for.
+pub fn log_probs<M: DecoderModel>(model: &M, tokens: &[u32]) -> Result<Vec<f64>, Error> {
+    check_tokens(model, tokens)?;
+    if tokens.len() < 2 {
+        return Err(Error::Input("a sequence of 1 token: at least 2 are needed for one to be predicted".into()));
+    }
+    check_length(model, tokens.len())?;
+    let device = model.device();
+    // The last token predicts nothing here, but some rotary scalings depend on how long the sequence is.
+    let residual = residual(model, token_tensor(&[tokens], &device), &mut NoEdit);
+    let labels = &tokens[1..];
+    let rows = (LOGITS_IN_MEMORY / model.vocab_size().max(1)).max(1);
+    let mut result = Vec::with_capacity(labels.len());
+    for (chunk, labels) in labels.chunks(rows).enumerate() {
+        let logits = model.logits(residual.clone().narrow(1, chunk * rows, labels.len()));
+        let [_, len, vocab] = logits.dims();
+        let logits = logits.reshape([len, vocab]);
+        let largest = logits.clone().max_dim(1);
+        let total = (logits.clone() - largest.clone()).exp().sum_dim(1).log() + largest;
+        let chosen = logits.gather(1, token_tensor(&[labels], &device).reshape([len, 1]));
+        result.extend((chosen - total).into_data().iter::<f64>());
+    }
+    Ok(result)
+}
+
+/// `exp` of the mean negative log-probability.
+pub fn perplexity(log_probs: &[Vec<f64>]) -> f64 {
+    let count = log_probs.iter().map(Vec::len).sum::<usize>();
+    (-log_probs.iter().flatten().sum::<f64>() / count as f64).exp()
+}
+
+pub(crate) fn check_tokens<M: DecoderModel>(model: &M, tokens: &[u32]) -> Result<(), Error> {
+    if tokens.is_empty() {
+        return Err(Error::Input("no tokens given".into()));
+    }
+    match tokens.iter().find(|&&id| id as usize >= model.vocab_size()) {
+        Some(id) => Err(Error::Input(format!("token {id} is not in the vocabulary of {}", model.vocab_size()))),
+        None => Ok(()),
+    }
+}

@@ -1,0 +1,46 @@
+//! Text to token ids and back, by the model's own `tokenizer.json`.
+
+use std::path::{Path, PathBuf};
+
+use crate::error::Error;
+
+/// The tokenizer of a model directory.
+#[derive(Debug)]
+pub struct Tokenizer {
+    path: PathBuf,
+    inner: tokenizers::Tokenizer,
+}
+
+impl Tokenizer {
+    /// Reads `tokenizer.json` of a model directory.
+    ///
+    /// # Errors
+    /// [`Error::Tokenizer`] if it is missing or none.
+    pub fn open(directory: &Path) -> Result<Self, Error> {
+        let path = directory.join("tokenizer.json");
+        let inner = tokenizers::Tokenizer::from_file(&path)
+            .map_err(|e| Error::Tokenizer { path: path.clone(), problem: e.to_string() })?;
+        Ok(Self { path, inner })
+    }
+
+    /// Token ids, with the special tokens that the tokenizer puts around a text (a BOS, for many models).
+    ///
+    /// # Errors
+    /// [`Error::Tokenizer`].
+    pub fn encode(&self, text: &str) -> Result<Vec<u32>, Error> {
+        let encoding = self.inner.encode(text, true).map_err(|e| self.error(e))?;
+        Ok(encoding.get_ids().to_vec())
+    }
+
+    /// Text, without special tokens.
+    ///
+    /// # Errors
+    /// [`Error::Tokenizer`].
+    pub fn decode(&self, tokens: &[u32]) -> Result<String, Error> {
+        self.inner.decode(tokens, true).map_err(|e| self.error(e))
+    }
+
+    fn error(&self, problem: tokenizers::Error) -> Error {
+        Error::Tokenizer { path: self.path.clone(), problem: problem.to_string() }
+    }
+}

@@ -1,0 +1,139 @@
+//! Every family and variant against transformers, in f32.
+
+mod common;
+
+use std::ops::ControlFlow;
+
+use burn::prelude::*;
+use common::{distance, expected, load, names, open};
+use pear_core::model::{residual_cached, token_tensor};
+use pear_core::{CaptureHeads, DecoderModel, HeadCoefficients, KvCache, NoEdit, model};
+use pear_models::{GenerateOptions, generate, log_probs};
+
+/// Nats; what f32 leaves on these checkpoints is below 2e-5.
+const TOLERANCE: f64 = 1e-4;
+
+#[test]
+fn log_probabilities_are_those_of_transformers_at_every_length() {
+    for name in names() {
+        let (model, expected) = (load(&name), expected(&name));
+        for (prompt, reference) in expected.prompts.iter().zip(&expected.log_probs) {
+            let ours = log_probs(&model, prompt).unwrap();
+            let error = distance(&ours, reference);
+            assert!(error < TOLERANCE, "{name}, {} tokens: {error}", prompt.len());
+        }
+    }
+}
+
+#[test]
+fn logits_are_those_of_transformers() {
+    for name in names() {
+        let (model, expected) = (load(&name), expected(&name));
+        let prompt = expected.prompts.iter().find(|p| p.len() == 9).unwrap();
+        let logits = model::logits(&model, token_tensor(&[prompt], &model.device()), &mut NoEdit);
+        let last: Vec<f64> = logits.narrow(1, 8, 1).into_data().iter::<f64>().collect();
+        let error = distance(&last, &expected.last_logits);
+        assert!(error < TOLERANCE, "{name}: {error}");
+
+        let residual = model::residual(&model, token_tensor(&[prompt], &model.device()), &mut NoEdit);
+        let row = residual.narrow(1, 8, 1).squeeze_dim::<2>(1);
+        let target = Tensor::<1, Int>::from_ints([41], &model.device());
+        let alone: f64 = model.target_logits(row, target).into_data().iter::<f64>().next().unwrap();
+        assert!((alone - expected.last_logits[41]).abs() < TOLERANCE, "{name}: one logit alone");
+    }
+}
+
+#[test]
+fn greedy_tokens_with_the_cache_are_those_of_transformers() {
+    for name in names() {
+        let (model, greedy) = (load(&name), expected(&name).greedy);
+        let options = GenerateOptions { max_new_tokens: greedy.tokens.len(), ..GenerateOptions::default() };
+        let ours = generate(&model, &greedy.prompt, &options, |_| ControlFlow::Continue(())).unwrap();
+        assert_eq!(ours, greedy.tokens, "{name}");
+        assert_eq!(ours.len(), 40, "{name}");
+    }
+}
+
+#[test]
+fn a_prompt_in_chunks_or_token_by_token_gives_what_it_gives_at_once() {
+    // Dynamic NTK turns keys by the length known when they were read: there the two differ by design, as in transformers.
+    for name in names().into_iter().filter(|name| name != "llama-dynamic") {
+        let (model, expected) = (load(&name), expected(&name));
+        let prompt = expected.prompts.iter().find(|p| p.len() == 33).unwrap();
+        let whole = model::residual(&model, token_tensor(&[prompt], &model.device()), &mut NoEdit);
+        for chunk in [1, 7, 32] {
+            let mut cache = KvCache::new(model.shape().num_layers, 4);
+            let parts = prompt
+                .chunks(chunk)
+                .map(|part| residual_cached(&model, token_tensor(&[part], &model.device()), &mut cache, &mut NoEdit))
+                .collect();
+            let error: f32 = (Tensor::cat(parts, 1) - whole.clone()).abs().max().into_scalar();
+            let largest: f32 = whole.clone().abs().max().into_scalar();
+            assert!(error < 1e-5 * largest, "{name}, chunks of {chunk}: {error} of {largest}");
+        }
+    }
+}
+
+#[test]
+fn rows_of_a_batch_are_what_they_are_alone() {
+    for name in names() {
+        let (model, expected) = (load(&name), expected(&name));
+        let sequences = &expected.locate.sequences;
+        let batch = model::residual(&model, token_tensor(sequences, &model.device()), &mut NoEdit);
+        for (row, sequence) in sequences.iter().enumerate() {
+            let alone = model::residual(&model, token_tensor(&[sequence], &model.device()), &mut NoEdit);
+            let error: f32 = (batch.clone().narrow(0, row, 1) - alone.clone()).abs().max().into_scalar();
+            let largest: f32 = alone.abs().max().into_scalar();
+            assert!(error < 1e-5 * largest, "{name}, row {row}: {error} of {largest}");
+        }
+    }
+}
+
+#[test]
+fn head_outputs_are_those_before_the_output_projection() {
+    for name in names() {
+        let (model, expected) = (load(&name), expected(&name));
+        let prompt = expected.prompts.iter().find(|p| p.len() == 9).unwrap();
+        let mut capture = CaptureHeads::default();
+        model::residual(&model, token_tensor(&[prompt], &model.device()), &mut capture);
+        assert_eq!(capture.outputs.len(), expected.head_outputs.len(), "{name}");
+        for (layer, (ours, reference)) in capture.outputs.into_iter().zip(&expected.head_outputs).enumerate() {
+            let ours: Vec<f64> = ours.into_data().iter::<f64>().collect();
+            let error = distance(&ours, reference.iter().flatten().flatten());
+            assert!(error < TOLERANCE, "{name}, layer {layer}: {error}");
+        }
+        let error = model::additivity_error(&model, token_tensor(&[prompt], &model.device()));
+        assert!(error < 1e-5, "{name}: contributions of heads and bias miss the attention's output by {error}");
+    }
+}
+
+#[test]
+fn re_weighted_and_folded_models_follow_the_reference() {
+    for name in names() {
+        let (model, expected) = (load(&name), expected(&name));
+        let prompt = expected.prompts.iter().find(|p| p.len() == 33).unwrap();
+        let num_heads = model.shape().num_heads;
+        let coefficients = HeadCoefficients::new(&expected.reweighted.pairs(), num_heads, &model.device()).unwrap();
+        let reweighted = model.with_coefficients(&coefficients).unwrap();
+        let error = distance(&log_probs(&reweighted, prompt).unwrap(), &expected.reweighted.log_probs);
+        assert!(error < TOLERANCE, "{name}: {error}");
+        let error = distance(&log_probs(&reweighted.fold(), prompt).unwrap(), &expected.reweighted.log_probs);
+        assert!(error < TOLERANCE, "{name}, folded: {error}");
+    }
+}
+
+#[test]
+fn half_precision_weights_load_and_stay_near() {
+    for name in names() {
+        let expected = expected(&name);
+        let prompt = expected.prompts.iter().find(|p| p.len() == 33).unwrap();
+        for (dtype, tolerance) in [(burn::tensor::DType::BF16, 0.8), (burn::tensor::DType::F16, 0.15)] {
+            let model = open(&name).load(&Device::flex(), dtype).unwrap();
+            assert_eq!(model.dtype(), dtype);
+            let ours = log_probs(&model, prompt).unwrap();
+            let reference = &expected.log_probs[expected.prompts.iter().position(|p| p.len() == 33).unwrap()];
+            let mean = ours.iter().zip(reference).map(|(a, b)| (a - b).abs()).sum::<f64>() / ours.len() as f64;
+            assert!(mean < tolerance, "{name} in {dtype:?}: {mean}");
+        }
+    }
+}
