@@ -80,8 +80,6 @@ pub struct DecoderConfig {
     pub final_norm: bool,
     /// Multiplies the token embedding.
     pub embedding_scale: Option<f64>,
-    /// Multiplies the logits (`logit_scale` of MPT).
-    pub logit_scale: Option<f64>,
     /// Whether the unembedding is the embedding.
     pub tie_word_embeddings: bool,
     /// Whether rows of the unembedding are scaled to length 1 (Baichuan 2).
@@ -119,7 +117,6 @@ impl DecoderConfig {
             embedding_norm: false,
             final_norm: true,
             embedding_scale: None,
-            logit_scale: None,
             tie_word_embeddings: false,
             normalized_lm_head: false,
             special_tokens: Vec::new(),

@@ -161,21 +161,13 @@ impl DecoderModel for Decoder {
     }
 
     fn logits(&self, residual: Tensor<3>) -> Tensor<3> {
-        let logits = linear(self.before_unembedding(residual), self.unembedding().transpose(), None).cast(DType::F32);
-        match self.config.logit_scale {
-            Some(scale) => logits * scale,
-            None => logits,
-        }
+        linear(self.before_unembedding(residual), self.unembedding().transpose(), None).cast(DType::F32)
     }
 
     fn target_logits(&self, residual: Tensor<2>, targets: Tensor<1, Int>) -> Tensor<1> {
         let x = self.before_unembedding(residual.unsqueeze_dim(1));
         let [rows, _, width] = x.dims();
         let chosen = self.unembedding().select(0, targets).cast(DType::F32);
-        let logits = (x.reshape([rows, width]).cast(DType::F32) * chosen).sum_dim(1).reshape([rows]);
-        match self.config.logit_scale {
-            Some(scale) => logits * scale,
-            None => logits,
-        }
+        (x.reshape([rows, width]).cast(DType::F32) * chosen).sum_dim(1).reshape([rows])
     }
 }

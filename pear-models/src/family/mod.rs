@@ -84,8 +84,11 @@ pub(crate) fn read_config(path: &Path) -> Result<(&'static Family, DecoderConfig
     let pad = reader.token_ids("pad_token_id")?;
     config.special_tokens = config.bos_token.iter().chain(&config.eos_tokens).chain(&pad).copied().collect();
     reader.finish()?;
-    config.attention.validate()?;
-    Ok((family, config))
+    match config.attention.validate() {
+        Ok(()) => Ok((family, config)),
+        Err(pear_core::Error::Config { field, value, expected }) => Err(reader.error(field, format!("is {value}: {expected}"))),
+        Err(other) => Err(other.into()),
+    }
 }
 
 /// `hidden_size` and the number of heads, which must divide it where no `head_dim` is given.

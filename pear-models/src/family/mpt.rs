@@ -8,16 +8,21 @@ use crate::error::Error;
 pub(super) const FAMILY: Family =
     Family { model_types: &["mpt"], prefixes: &["transformer.", ""], lm_head: "lm_head.weight", config, source, buffers: &[] };
 
+/// The exponent of the last head's slope.
+const MAX_BIAS: f64 = 8.0;
+
 fn config(reader: &ConfigReader, model_type: &str) -> Result<DecoderConfig, Error> {
     let mut attention = attention(reader, &["d_model", "hidden_size"], &["n_heads", "num_attention_heads"])?;
-    let mut max_bias = 8.0;
     if let Some(nested) = reader.object("attn_config")? {
         nested.only("alibi", true.into())?;
         nested.only("attn_type", "multihead_attention".into())?;
         nested.only("prefix_lm", false.into())?;
         nested.only("qk_ln", false.into())?;
         nested.only("attn_uses_sequence_id", false.into())?;
-        max_bias = nested.positive("alibi_bias_max", 8.0)?;
+        // transformers ignores every other value, so that no two implementations agree on what it would mean.
+        if nested.positive("alibi_bias_max", MAX_BIAS)? != MAX_BIAS {
+            return Err(nested.error("alibi_bias_max", format!("only {MAX_BIAS} is supported")));
+        }
         attention.clip_qkv = nested.number("clip_qkv")?;
         attention.scores.scale = nested.number("softmax_scale")?;
         for inert in ["attn_impl", "attn_pdrop", "model_type"] {
@@ -25,12 +30,14 @@ fn config(reader: &ConfigReader, model_type: &str) -> Result<DecoderConfig, Erro
         }
         nested.finish()?;
     }
-    attention.position_embedding = PositionEmbeddingConfig::Alibi { num_heads: attention.num_attention_heads, max_bias };
+    attention.position_embedding =
+        PositionEmbeddingConfig::Alibi { num_heads: attention.num_attention_heads, max_bias: MAX_BIAS };
     reader.only("no_bias", true.into())?;
     reader.only("norm_type", "low_precision_layernorm".into())?;
     // The trained table that this flag speaks of is not part of the ALiBi model, nor is its length a limit.
     reader.flag("learned_pos_emb", true)?;
     reader.get("max_seq_len");
+    reader.only("logit_scale", serde_json::Value::Null)?;
     let expansion = reader.optional_size("expansion_ratio")?.unwrap_or(4);
     let hidden_size = attention.hidden_size;
     Ok(DecoderConfig {
@@ -39,7 +46,6 @@ fn config(reader: &ConfigReader, model_type: &str) -> Result<DecoderConfig, Erro
         activation: Activation::Gelu,
         norm: NormKind::Layer { bias: false },
         norm_eps: reader.positive("layer_norm_epsilon", 1e-5)?,
-        logit_scale: reader.number("logit_scale")?,
         tie_word_embeddings: reader.flag("tie_word_embeddings", true)?,
         attention: attention.clone(),
         ..DecoderConfig::llama(

@@ -300,10 +300,11 @@ impl ConfigReader {
         let max_positions = self.optional_size("max_position_embeddings")?;
         let old_theta = self.positive(theta_key, 10000.0)?;
         let old_partial = self.number(partial_key)?;
-        let scaling = self.object("rope_scaling")?;
-        let parameters = self.object("rope_parameters")?;
-        let (theta, partial) = match &parameters {
-            Some(new) => (new.positive("rope_theta", old_theta)?, new.number("partial_rotary_factor")?.or(old_partial)),
+        // As in transformers: the old name wins where both are given, and what stands within wins over what stands beside.
+        let (old, new) = (self.object("rope_scaling")?, self.object("rope_parameters")?);
+        let rope = old.or(new);
+        let (theta, partial) = match &rope {
+            Some(rope) => (rope.positive("rope_theta", old_theta)?, rope.number("partial_rotary_factor")?.or(old_partial)),
             None => (old_theta, old_partial),
         };
         let partial = partial.unwrap_or(default_partial);
@@ -317,7 +318,7 @@ impl ConfigReader {
                 format!("rotary positions would turn {rotary_dim} of {head_dim} channels: expected an even number"),
             ));
         }
-        let scaling = match parameters.as_ref().or(scaling.as_ref()) {
+        let scaling = match rope {
             Some(reader) => reader.rotary_scaling(max_positions, self.optional_size("original_max_position_embeddings")?)?,
             None => RotaryScaling::None,
         };
@@ -336,7 +337,7 @@ impl ConfigReader {
             }
             Err(self.error("factor", format!("is {factor}: expected at least 1")))
         };
-        let original = self.optional_size("original_max_position_embeddings")?.or(outer_original);
+        let original = outer_original.or(self.optional_size("original_max_position_embeddings")?);
         let context =
             |or: Option<usize>| original.or(or).ok_or_else(|| self.error("original_max_position_embeddings", "is missing"));
         let scaling = match name.as_str() {
