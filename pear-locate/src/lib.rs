@@ -1,1 +1,110 @@
-//! placeholder
+//! Finding the attention heads that keep a language model from its context.
+//!
+//! The model reads random tokens twice ([`pear_core::proxy`]). At the last position whose next token it can know, one head's output
+//! at a time is replaced by an uninformative one, and the logit `π` of the right token becomes `π̃`. The score of a head is
+//! `mean(π̃) / mean(π) − 1`, averaged over lengths: heads with the highest scores *suppress* the context, since the model predicts
+//! better without them ([arXiv 2409.19745](https://arxiv.org/abs/2409.19745), section 3.1). [`LocateOptions`] has the
+//! variations.
+//!
+//! [`locate`] replaces all heads in one pass over the layers, which computes nothing twice; [`naive`] is the definition run
+//! literally, for comparison.
+//!
+//! # Example
+//!
+//! A model of one layer without norms and MLPs, written against the two traits, and its heads:
+//!
+//! ```
+//! use burn::prelude::*;
+//! use burn::tensor::Distribution;
+//! use pear_core::{Attention, AttentionConfig, DecoderModel, ModelShape, Positions, ProxyTask};
+//! use pear_locate::{LocateOptions, Metric, locate, proxy_batches};
+//!
+//! struct OneLayer {
+//!     attention: Attention,
+//!     embedding: Tensor<2>,
+//! }
+//!
+//! impl DecoderModel for OneLayer {
+//!     type Attention = Attention;
+//!     fn shape(&self) -> ModelShape {
+//!         ModelShape::new("one-layer", 1, 6)
+//!     }
+//!     fn vocab_size(&self) -> usize {
+//!         100
+//!     }
+//!     fn device(&self) -> Device {
+//!         self.embedding.device()
+//!     }
+//!     fn embed(&self, tokens: Tensor<2, Int>, _: Positions) -> Tensor<3> {
+//!         let [batch, seq] = tokens.dims();
+//!         self.embedding.clone().select(0, tokens.reshape([batch * seq])).reshape([batch, seq, 24])
+//!     }
+//!     fn attention(&self, _: usize) -> &Attention {
+//!         &self.attention
+//!     }
+//!     fn attention_input(&self, _: usize, residual: Tensor<3>) -> Tensor<3> {
+//!         residual
+//!     }
+//!     fn block_output(&self, _: usize, residual: Tensor<3>, attention_output: Tensor<3>) -> Tensor<3> {
+//!         residual + attention_output
+//!     }
+//!     fn logits(&self, residual: Tensor<3>) -> Tensor<3> {
+//!         residual.matmul(self.embedding.clone().transpose().unsqueeze())
+//!     }
+//! }
+//!
+//! let device = Device::flex();
+//! let model = OneLayer {
+//!     attention: AttentionConfig::new(24, 6).init(&device)?,
+//!     embedding: Tensor::random([100, 24], Distribution::Normal(0.0, 1.0), &device),
+//! };
+//! let batches = proxy_batches(&ProxyTask::new(100, &[0], 7)?, &[(10, 4), (5, 8)])?;
+//! let options = LocateOptions { metric: Metric::LogitDiff, seed: 7, ..LocateOptions::default() };
+//! let report = locate(&model, &batches, &options, |_| {})?;
+//!
+//! assert_eq!(report.scores.heads().len(), 6);
+//! assert!(report.scores.heads()[0].score >= report.scores.heads()[5].score);
+//! // Random weights cannot copy, and the report says so.
+//! assert!(report.warnings().next().is_some());
+//! # Ok::<(), pear_locate::Error>(())
+//! ```
+#![deny(missing_docs)]
+
+mod budget;
+mod error;
+pub mod metric;
+pub mod naive;
+mod normal;
+mod options;
+mod patched;
+mod probe;
+mod progress;
+mod readout;
+mod report;
+mod sweep;
+mod warning;
+
+pub use error::Error;
+pub use options::LocateOptions;
+pub use patched::{PatchedLogits, References};
+pub use pear_core::files::{Ablation, LengthScores, Metric, Mode, ScoreSettings, Scores};
+pub use progress::Progress;
+pub use report::{LengthReport, Report, locate, patched_logits};
+pub use warning::Warning;
+
+use pear_core::ProxyTask;
+use pear_core::proxy::ProxyBatch;
+
+/// The result of everything here that can fail.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// The paper's lengths n for Llama-2-7B, each with its number of sequences.
+pub const PAPER_LENGTHS: [(usize, usize); 4] = [(50, 20), (25, 40), (15, 80), (10, 100)];
+
+/// Draws sequences: for each `(n, samples)`, a batch of `samples` sequences of n tokens repeated.
+///
+/// # Errors
+/// [`Error::Core`] for n below 2 or no sequences.
+pub fn proxy_batches(task: &ProxyTask, lengths: &[(usize, usize)]) -> Result<Vec<ProxyBatch>> {
+    lengths.iter().map(|&(n, samples)| Ok(task.batch(n, 0..samples)?)).collect()
+}

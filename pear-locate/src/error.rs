@@ -1,0 +1,56 @@
+//! What can go wrong while locating.
+
+use pear_core::{HeadId, ModelShape};
+
+/// Everything in this crate that can fail on input.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// Sequences that the model cannot read, and whatever else the core refuses.
+    #[error(transparent)]
+    Core(#[from] pear_core::Error),
+    /// No proxy sequences at all.
+    #[error("no proxy sequences to locate heads on")]
+    NoBatches,
+    /// Two batches of the same length: the mean over lengths would count it twice.
+    #[error("two batches of n = {0}: put the sequences of one length into one batch")]
+    DuplicateLength(usize),
+    /// A model without heads.
+    #[error("{0}: there is no head to locate")]
+    NoHeads(ModelShape),
+    /// A model whose weights or coefficients are on the autodiff side of their device.
+    #[error("the model is on an autodiff device, where every run would be kept for a backward pass: call `valid()` on it first")]
+    Autodiff,
+    /// The normal run gives no finite logit.
+    #[error("n = {n}: the logit of sequence {sample} is {value} with no head replaced")]
+    BaseNotFinite {
+        /// Tokens that are repeated.
+        n: usize,
+        /// Which sequence, from 0.
+        sample: usize,
+        /// The logit, or the number it is compared by.
+        value: f32,
+    },
+    /// A patched run gives no finite logit.
+    #[error("n = {n}: the logit of sequence {sample} is {value} with head {head} replaced")]
+    NotFinite {
+        /// Tokens that are repeated.
+        n: usize,
+        /// The head that was replaced.
+        head: HeadId,
+        /// Which sequence, from 0.
+        sample: usize,
+        /// The logit, or the number it is compared by.
+        value: f32,
+    },
+    /// A ratio of logits whose denominator is zero but for rounding.
+    #[error(
+        "n = {n}: the mean logit of the right token is {base_logit:e}, and a ratio to it means nothing: use the metric logit-diff"
+    )]
+    RatioUndefined {
+        /// Tokens that are repeated.
+        n: usize,
+        /// The mean logit.
+        base_logit: f64,
+    },
+}

@@ -1,0 +1,54 @@
+//! What to replace heads by, what reacts, and how runs are compared.
+
+use pear_core::files::{Ablation, Metric, Mode, ScoreSettings};
+
+/// How heads are located. The default is the paper's text; [`as_published`](Self::as_published) is the paper's code.
+///
+/// ```
+/// use pear_locate::{Ablation, LocateOptions, Metric, Mode};
+/// let options = LocateOptions { metric: Metric::LogitDiff, seed: 7, ..LocateOptions::default() };
+/// assert_eq!((options.mode, options.ablation), (Mode::Activation, Ablation::SequenceMean));
+/// ```
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LocateOptions {
+    /// What reacts to the replacement.
+    pub mode: Mode,
+    /// What stands in for a head.
+    pub ablation: Ablation,
+    /// How runs are compared.
+    pub metric: Metric,
+    /// The seed that the proxy sequences were drawn with: only recorded in the scores.
+    pub seed: u64,
+    /// Bytes that tensors may take besides the model. Less makes the sweep slower in small steps, never different; one sequence
+    /// and one chunk of it are always taken, even where they exceed it. The estimate is explained at
+    /// [`DEFAULT_MEMORY_BUDGET`](Self::DEFAULT_MEMORY_BUDGET).
+    pub memory_budget: usize,
+}
+
+impl LocateOptions {
+    /// 1 GiB.
+    ///
+    /// A sequence is taken to need `4 · (seq · (32 · hidden + 3 · heads · seq) + layers · heads · hidden)` bytes: a layer's
+    /// intermediate results (32 times the hidden width a position covers an MLP six times as wide) and scores at every position,
+    /// and the residual stream of every replaced head. As many sequences run together as fit; replaced heads move through a
+    /// layer `seq` of each sequence at a time. Logits of the whole vocabulary, where needed, are computed for
+    /// `budget / (16 · vocabulary)` positions at once.
+    pub const DEFAULT_MEMORY_BUDGET: usize = 1 << 30;
+
+    /// What the paper's authors compute with their code: batch means, path patching, centred logits.
+    pub fn as_published() -> Self {
+        Self { mode: Mode::Path, ablation: Ablation::BatchMean, metric: Metric::CentredLogitDiff, ..Self::default() }
+    }
+
+    /// What a scores file says about them.
+    pub fn settings(&self) -> ScoreSettings {
+        ScoreSettings { mode: self.mode, ablation: self.ablation, metric: self.metric, seed: self.seed }
+    }
+}
+
+impl Default for LocateOptions {
+    fn default() -> Self {
+        let ScoreSettings { mode, ablation, metric, seed } = ScoreSettings::default();
+        Self { mode, ablation, metric, seed, memory_budget: Self::DEFAULT_MEMORY_BUDGET }
+    }
+}

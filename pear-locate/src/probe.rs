@@ -1,0 +1,146 @@
+//! One layer as seen from the probe position, for many variants of the residual stream there.
+//!
+//! A *variant* is the residual stream at the probe position with one head of a lower layer replaced. Variants are rows, ordered by
+//! variant and then by sequence, so that new ones are appended without moving any: `[1, variants * samples, hidden]`.
+
+use burn::prelude::*;
+use burn::tensor::activation::softmax;
+use burn::tensor::{Bool, DType};
+use pear_core::model::{Positions, Projected};
+use pear_core::{DecoderModel, HeadAttention};
+
+use crate::normal::NormalLayer;
+
+/// The normal run's part in a layer, for the sequences at hand.
+pub(crate) struct Probe<'a, M: DecoderModel> {
+    model: &'a M,
+    layer: usize,
+    /// Where the probe stands.
+    positions: Positions,
+    /// The first position it can see.
+    first: usize,
+    /// `[samples, key_value_heads, seen, head_dim]`, its own position last.
+    key: Tensor<4>,
+    /// `[samples, key_value_heads, seen, head_dim]`.
+    value: Tensor<4>,
+    /// `[samples, heads, head_dim]`.
+    heads: Tensor<3>,
+    /// The residual stream before the layer, `[samples, 1, hidden]`.
+    residual: Tensor<3>,
+    /// The attention's output, `[samples, 1, hidden]`.
+    output: Tensor<3>,
+}
+
+impl<'a, M: DecoderModel> Probe<'a, M> {
+    /// `residual`: the normal run before `layer`, `[samples, seq, hidden]`; the probe stands at `position`.
+    pub(crate) fn new(model: &'a M, layer: usize, position: usize, residual: &Tensor<3>, normal: &NormalLayer) -> Self {
+        let [samples, num_heads, _, head_dim] = normal.heads.dims();
+        let window = model.attention(layer).score_options().window;
+        let first = window.map_or(0, |window| (position + 1).saturating_sub(window));
+        let seen = |x: &Tensor<4>| x.clone().narrow(2, first, position + 1 - first);
+        Self {
+            model,
+            layer,
+            positions: Positions { start: position, total: residual.dims()[1] },
+            first,
+            key: seen(&normal.key),
+            value: seen(&normal.value),
+            heads: normal.heads.clone().narrow(2, position, 1).reshape([samples, num_heads, head_dim]),
+            residual: residual.clone().narrow(1, position, 1),
+            output: normal.output.clone().narrow(1, position, 1),
+        }
+    }
+
+    /// Activation patching: `rows` attend anew and go through the layer.
+    pub(crate) fn react(&self, rows: Tensor<3>) -> Tensor<3> {
+        let output = self.attend(self.model.attention_input(self.layer, rows.clone()));
+        self.model.block_output(self.layer, rows, output)
+    }
+
+    /// Path patching: `rows` go through the layer with the normal run's attention output.
+    pub(crate) fn pass(&self, rows: Tensor<3>) -> Tensor<3> {
+        let variants = rows.dims()[1] / self.output.dims()[0];
+        self.model.block_output(self.layer, rows, repeat(&self.output, variants))
+    }
+
+    /// New variants above this layer: one for each head of `from .. from + count`, replaced by its `vectors`, `[samples or 1, heads, head_dim]`.
+    pub(crate) fn replace(&self, from: usize, count: usize, vectors: &Tensor<3>) -> Tensor<3> {
+        let [samples, num_heads, head_dim] = self.heads.dims();
+        let shape = [count, samples, num_heads, head_dim];
+        let device = self.heads.device();
+        let replaced = Tensor::<1, Int>::arange(from as i64..(from + count) as i64, &device).reshape([count, 1, 1, 1]);
+        let head = Tensor::<1, Int>::arange(0..num_heads as i64, &device).reshape([1, 1, num_heads, 1]);
+        let here: Tensor<4, Bool> = (replaced - head).equal_elem(0).expand(shape);
+        let heads = self.heads.clone().unsqueeze::<4>().expand(shape);
+        let heads = heads.mask_where(here, vectors.clone().unsqueeze::<4>().expand(shape));
+        let output = self.merge(heads.reshape([count * samples, num_heads, head_dim]));
+        self.model.block_output(self.layer, repeat(&self.residual, count), output)
+    }
+
+    /// `[rows, heads, head_dim]` to the attention's output `[1, rows, hidden]`.
+    fn merge(&self, heads: Tensor<3>) -> Tensor<3> {
+        // Rows along the sequence: a plain matrix product, however the model writes it.
+        self.model.attention(self.layer).merge_heads(heads.unsqueeze::<4>().swap_dims(1, 2))
+    }
+
+    /// Attention at the probe position, `[1, rows, hidden]` to `[1, rows, hidden]`: keys and values of earlier positions are those
+    /// of the normal run, shared by all variants of a sequence and never copied.
+    fn attend(&self, input: Tensor<3>) -> Tensor<3> {
+        let attention = self.model.attention(self.layer);
+        let [_, rows, hidden] = input.dims();
+        // All rows stand at the same position, and so go to `project` as a batch.
+        let Projected { query, key, value } = attention.project(input.reshape([rows, 1, hidden]), self.positions);
+        let ([_, num_heads, _, head_dim], [samples, kv_heads, seen, _]) = (query.dims(), self.key.dims());
+        let (variants, group) = (rows / samples, num_heads / kv_heads);
+        let query = query.reshape([variants, samples, kv_heads, group, head_dim]);
+        let key = key.reshape([variants, samples, kv_heads, 1, head_dim]);
+        let value = value.reshape([variants, samples, kv_heads, 1, head_dim]);
+        let shared = |x: &Tensor<4>| x.clone().unsqueeze_dim::<5>(2);
+
+        // [samples, kv_heads, group, variants, seen]; the last column is the normal run's own position, and is overwritten.
+        let scores = to_queries(query.clone()).matmul(shared(&self.key).swap_dims(3, 4)).cast(DType::F32);
+        let own = to_queries((query.cast(DType::F32) * key.cast(DType::F32)).sum_dim(4));
+        let last = [0..samples, 0..kv_heads, 0..group, 0..variants, seen - 1..seen];
+        let weights = softmax(self.finish(scores.slice_assign(last.clone(), own)), 4);
+
+        // The same trick: the normal run's own value, counted in by the product, is exchanged for the variant's.
+        let own = to_rows(weights.clone().slice(last)).cast(value.dtype());
+        let exchanged = value - shared(&self.value.clone().narrow(2, seen - 1, 1)).reshape([1, samples, kv_heads, 1, head_dim]);
+        let heads = to_rows(weights.cast(exchanged.dtype()).matmul(shared(&self.value))) + own * exchanged;
+        self.merge(heads.reshape([rows, num_heads, head_dim]))
+    }
+
+    /// Scale, soft cap and bias, as [`attend`](pear_core::attention::attend) has them; the window has already been cut out.
+    fn finish(&self, scores: Tensor<5>) -> Tensor<5> {
+        let attention = self.model.attention(self.layer);
+        let options = attention.score_options();
+        let [_, kv_heads, group, _, seen] = scores.dims();
+        let head_dim = self.key.dims()[3];
+        let mut scores = scores * options.scale.unwrap_or_else(|| (head_dim as f64).sqrt().recip());
+        if let Some(cap) = options.soft_cap {
+            scores = (scores / cap).tanh() * cap;
+        }
+        let probe = self.positions.start;
+        match attention.score_bias(probe..probe + 1, self.first..probe + 1) {
+            Some(bias) if bias.dims()[1] == 1 => scores + bias.reshape([1, 1, 1, 1, seen]),
+            Some(bias) => scores + bias.reshape([1, kv_heads, group, 1, seen]),
+            None => scores,
+        }
+    }
+}
+
+/// `[variants, samples, kv_heads, group, width]` as `[samples, kv_heads, group, variants, width]`.
+fn to_queries(x: Tensor<5>) -> Tensor<5> {
+    x.permute([1, 2, 3, 0, 4])
+}
+
+/// The way back.
+fn to_rows(x: Tensor<5>) -> Tensor<5> {
+    x.permute([3, 0, 1, 2, 4])
+}
+
+/// `[samples, 1, hidden]` once for each variant: `[1, variants * samples, hidden]`.
+fn repeat(x: &Tensor<3>, variants: usize) -> Tensor<3> {
+    let [samples, _, hidden] = x.dims();
+    x.clone().reshape([1, samples, hidden]).repeat_dim(1, variants)
+}

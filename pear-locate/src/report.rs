@@ -1,0 +1,117 @@
+//! Locating: the sweeps over all lengths, their scores, and what to know before trusting them.
+
+use std::collections::BTreeSet;
+
+use pear_core::DecoderModel;
+use pear_core::files::{LengthScores, Scores};
+use pear_core::model::check_length;
+use pear_core::proxy::ProxyBatch;
+use serde::Serialize;
+
+use crate::metric::scores;
+use crate::patched::PatchedLogits;
+use crate::progress::{Meter, Progress};
+use crate::sweep::sweep;
+use crate::warning::Warning;
+use crate::{Error, LocateOptions, Result};
+
+/// What locating found.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Report {
+    /// The ranked heads: what goes into the scores file.
+    pub scores: Scores,
+    /// More about each length, in the order of the batches.
+    pub by_length: Vec<LengthReport>,
+}
+
+impl Report {
+    /// The warnings of all lengths.
+    pub fn warnings(&self) -> impl Iterator<Item = Warning> {
+        self.by_length.iter().flat_map(|length| length.warnings.iter().copied())
+    }
+}
+
+/// What sequences of one length gave.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct LengthReport {
+    /// Every logit behind the scores, with accuracy and cross-entropy on the proxy task.
+    pub logits: PatchedLogits,
+    /// What to know before trusting the scores.
+    pub warnings: Vec<Warning>,
+}
+
+/// Scores every head of a model: high where the model predicts the right token better without it.
+///
+/// `batches` hold proxy sequences, one batch a length; [`proxy_batches`](crate::proxy_batches) draws those of the paper. `progress` is called
+/// after each layer. Warnings are also logged.
+///
+/// # Errors
+/// - no batch, or two of the same length;
+/// - a token that the model does not know, or a sequence longer than it can read;
+/// - a model without heads, or on an autodiff device;
+/// - a logit that is not finite, with the head that was replaced;
+/// - a mean logit of zero where the metric divides by it.
+pub fn locate<M: DecoderModel>(
+    model: &M, batches: &[ProxyBatch], options: &LocateOptions, mut progress: impl FnMut(Progress),
+) -> Result<Report> {
+    check(model, batches)?;
+    let mut meter = Meter::new(&model.shape(), batches, &mut progress);
+    let (mut by_length, mut reports) = (Vec::new(), Vec::new());
+    for batch in batches {
+        let logits = sweep(model, batch, options, &mut meter)?;
+        let warnings = Warning::of(options.metric, &logits);
+        for warning in &warnings {
+            log::warn!("{warning}");
+        }
+        by_length.push(LengthScores {
+            n: logits.n,
+            samples: logits.samples(),
+            base_logit: logits.base_logit(),
+            accuracy: logits.accuracy,
+            scores: scores(options.metric, &logits)?,
+        });
+        reports.push(LengthReport { logits, warnings });
+    }
+    let scores = Scores::new(model.shape(), options.settings(), by_length)?;
+    Ok(Report { scores, by_length: reports })
+}
+
+/// The logits behind the scores of one batch: `patched_logits[layer][head][sample]` and `base_logits[sample]`.
+///
+/// # Errors
+/// As [`locate`], but for the last.
+pub fn patched_logits<M: DecoderModel>(
+    model: &M, batch: &ProxyBatch, options: &LocateOptions, mut progress: impl FnMut(Progress),
+) -> Result<PatchedLogits> {
+    let batches = std::slice::from_ref(batch);
+    check(model, batches)?;
+    sweep(model, batch, options, &mut Meter::new(&model.shape(), batches, &mut progress))
+}
+
+/// Whether `model` can read `batches`.
+pub(crate) fn check<M: DecoderModel>(model: &M, batches: &[ProxyBatch]) -> Result<()> {
+    let (shape, vocab_size) = (model.shape(), model.vocab_size());
+    if shape.num_layers == 0 || shape.num_heads == 0 {
+        return Err(Error::NoHeads(shape));
+    }
+    if model.device().is_autodiff() {
+        return Err(Error::Autodiff);
+    }
+    if batches.is_empty() {
+        return Err(Error::NoBatches);
+    }
+    let mut lengths = BTreeSet::new();
+    for batch in batches {
+        if !lengths.insert(batch.n()) {
+            return Err(Error::DuplicateLength(batch.n()));
+        }
+        check_length(model, batch.seq_len())?;
+        for (index, sequence) in batch.sequences().iter().enumerate() {
+            if let Some(id) = sequence.iter().find(|&&id| id as usize >= vocab_size) {
+                let problem = format!("token {id} is not in the vocabulary of {vocab_size}");
+                return Err(pear_core::Error::ProxySequence { index, problem }.into());
+            }
+        }
+    }
+    Ok(())
+}

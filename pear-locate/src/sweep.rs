@@ -1,0 +1,130 @@
+//! Every head replaced once, in one pass upward through the layers.
+//!
+//! Replacing a head at the probe position changes nothing at earlier positions and nothing in lower layers. So the normal run goes
+//! up the layers once, and with it go the *variants*: at each layer one more for each of its heads, a single residual stream that
+//! attends to the keys and values of the normal run. No position is computed twice:
+//!
+//! ```text
+//! samples · layers · seq                      the normal run
+//! samples · heads · layers · (layers + 1) / 2 the variants, each through the layers from its own upwards
+//! ```
+//!
+//! where the naive sweep has `samples · heads · layers² · seq`.
+
+use burn::prelude::*;
+use pear_core::files::Mode;
+use pear_core::proxy::ProxyBatch;
+use pear_core::{DecoderModel, ModelShape};
+
+use crate::budget::Plan;
+use crate::normal::{NormalLayer, batch_means, embed, intervention};
+use crate::patched::PatchedLogits;
+use crate::probe::Probe;
+use crate::progress::Meter;
+use crate::readout::{Performance, Reading, read};
+use crate::{Ablation, LocateOptions, Result};
+
+/// All heads over all sequences of a batch.
+pub(crate) fn sweep<M: DecoderModel>(
+    model: &M, batch: &ProxyBatch, options: &LocateOptions, meter: &mut Meter<'_>,
+) -> Result<PatchedLogits> {
+    let shape = model.shape();
+    let plan = Plan::new(model, batch, options.memory_budget);
+    // Only a mean over sequences that do not run together has to be known beforehand.
+    let means = match options.ablation {
+        Ablation::BatchMean if plan.samples < batch.len() => Some(batch_means(model, batch, plan)?),
+        _ => None,
+    };
+    let mut performance = Performance::default();
+    let mut parts = Vec::new();
+    for range in plan.steps(batch) {
+        let step = Step { model, shape: &shape, batch: batch.slice(range), options, plan, means: means.as_deref() };
+        parts.push(step.run(meter, &mut performance)?);
+    }
+    PatchedLogits::collect(batch.n(), &shape, options.metric, &parts, performance)
+}
+
+/// Sequences that run together.
+struct Step<'a, M> {
+    model: &'a M,
+    shape: &'a ModelShape,
+    batch: ProxyBatch,
+    options: &'a LocateOptions,
+    plan: Plan,
+    /// `[1, heads, head_dim]` for each layer.
+    means: Option<&'a [Tensor<3>]>,
+}
+
+impl<M: DecoderModel> Step<'_, M> {
+    /// The readings of the normal run and of each head, layer by layer.
+    fn run(&self, meter: &mut Meter<'_>, performance: &mut Performance) -> Result<(Reading, Vec<Reading>)> {
+        let (model, batch) = (self.model, &self.batch);
+        let mut residual = embed(model, batch);
+        let mut variants = Variants::new(batch);
+        for layer in 0..self.shape.num_layers {
+            let normal = NormalLayer::run(model, layer, &residual)?;
+            let mean = self.means.map(|means| &means[layer]);
+            let vectors = intervention(self.options.ablation, &normal.heads, batch, mean);
+            let probe = Probe::new(model, layer, batch.probe(), &residual, &normal);
+            residual = model.block_output(layer, residual, normal.output);
+            match self.options.mode {
+                Mode::Activation => variants.map(|rows| probe.react(rows)),
+                Mode::Path => variants.map(|rows| probe.pass(rows)),
+            }
+            let mut joined = 0;
+            while joined < self.shape.num_heads {
+                let count = variants.room().min(self.shape.num_heads - joined);
+                variants.push(probe.replace(joined, count, &vectors));
+                joined += count;
+            }
+            meter.layer_done(self.shape, batch, layer);
+        }
+        performance.add(model, residual.clone(), batch, self.plan.logit_rows);
+        let [samples, _, hidden] = residual.dims();
+        let at_probe = residual.narrow(1, batch.probe(), 1).reshape([1, samples, hidden]);
+        let patched = variants.chunks.into_iter().flat_map(|rows| self.read(rows).split(samples).collect::<Vec<_>>()).collect();
+        Ok((self.read(at_probe), patched))
+    }
+
+    /// `[1, variants * samples, hidden]`.
+    fn read(&self, rows: Tensor<3>) -> Reading {
+        let targets: Vec<i32> = self.batch.targets().map(|id| id as i32).collect();
+        let variants = rows.dims()[1] / targets.len();
+        let targets = Tensor::<1, Int>::from_data(targets.as_slice(), &self.model.device()).repeat(&[variants]);
+        read(self.model, rows, targets, self.options.metric, self.plan.logit_rows)
+    }
+}
+
+/// The residual streams of all variants so far, in chunks `[1, variants * samples, hidden]` of which all but the last are full.
+struct Variants {
+    chunks: Vec<Tensor<3>>,
+    samples: usize,
+    /// Variants in a full chunk: as many rows as the normal run has.
+    limit: usize,
+}
+
+impl Variants {
+    fn new(batch: &ProxyBatch) -> Self {
+        Self { chunks: Vec::new(), samples: batch.len(), limit: batch.seq_len() }
+    }
+
+    /// Variants that still go into the last chunk, or into a new one.
+    fn room(&self) -> usize {
+        match self.chunks.last().map(|rows| rows.dims()[1] / self.samples) {
+            Some(variants) if variants < self.limit => self.limit - variants,
+            _ => self.limit,
+        }
+    }
+
+    fn push(&mut self, rows: Tensor<3>) {
+        match self.chunks.pop() {
+            Some(last) if last.dims()[1] < self.limit * self.samples => self.chunks.push(Tensor::cat(vec![last, rows], 1)),
+            full => self.chunks.extend(full.into_iter().chain([rows])),
+        }
+    }
+
+    fn map(&mut self, through: impl Fn(Tensor<3>) -> Tensor<3>) {
+        // By value, so that a chunk's old rows are freed before the next one moves.
+        self.chunks = std::mem::take(&mut self.chunks).into_iter().map(through).collect();
+    }
+}
