@@ -1,1 +1,117 @@
-//! placeholder
+//! What the benches share: work counted, memory read, medians taken, the Python references called.
+
+use std::path::Path;
+use std::process::Command;
+use std::time::Instant;
+
+use burn::prelude::*;
+use burn::tensor::Distribution;
+use pear_core::proxy::ProxyBatch;
+use pear_locate::Mode;
+use pear_models::DecoderConfig;
+
+/// Floating-point operations that the parts of a model need; a multiplication and an addition are two.
+#[derive(Clone, Copy, Debug)]
+pub struct Flops {
+    /// Projections and MLP of one layer, for one position.
+    pub block: f64,
+    /// The same without queries, keys and values: what a variant needs where its attention's output is known, or replaced.
+    pub block_without_qkv: f64,
+    /// The MLP of one layer, for one position.
+    pub mlp: f64,
+    /// Scores and values of one query against one key, over all heads of a layer.
+    pub attention: f64,
+    /// All logits of one position.
+    pub logits: f64,
+    layers: f64,
+    heads: f64,
+}
+
+impl Flops {
+    /// Of a model with this config.
+    pub fn of(config: &DecoderConfig) -> Self {
+        let attention = &config.attention;
+        let (hidden, inner) = (config.hidden_size() as f64, config.intermediate_size as f64);
+        let query = (attention.num_attention_heads * attention.head_dim) as f64;
+        let key_value = (attention.num_key_value_heads * attention.head_dim) as f64;
+        let mlp = 2.0 * hidden * inner * if config.gated_mlp { 3.0 } else { 2.0 };
+        let block_without_qkv = 2.0 * hidden * query + mlp;
+        Self {
+            block: block_without_qkv + 2.0 * hidden * (query + 2.0 * key_value),
+            block_without_qkv,
+            mlp,
+            attention: 4.0 * query,
+            logits: 2.0 * hidden * config.vocab_size as f64,
+            layers: config.num_hidden_layers as f64,
+            heads: attention.num_attention_heads as f64,
+        }
+    }
+
+    /// Locating every head: one run of the sequences, each head's variant through its own and all higher layers, the logits of the
+    /// second half (for the accuracy on the proxy task) and of one token a variant.
+    pub fn sweep(&self, mode: Mode, batches: &[ProxyBatch]) -> f64 {
+        let (layers, heads) = (self.layers, self.heads);
+        let above = layers * (layers - 1.0) / 2.0;
+        let one = |batch: &ProxyBatch| {
+            let (seq, n) = (batch.seq_len() as f64, batch.n() as f64);
+            let run = layers * seq * (self.block + self.attention * (seq + 1.0) / 2.0) + (n - 1.0) * self.logits;
+            let through = match mode {
+                Mode::Activation => self.block + self.attention * seq,
+                Mode::Path => self.mlp,
+            };
+            // A head's own layer: only its own rows of the output projection change.
+            let own = self.mlp + (self.block_without_qkv - self.mlp) / heads;
+            batch.len() as f64 * (run + heads * (layers * own + above * through))
+        };
+        batches.iter().map(one).sum()
+    }
+}
+
+/// Floating-point operations a second of matrix products of the sizes that a layer has.
+pub fn matmul_rate(device: &Device, hidden: usize, inner: usize) -> f64 {
+    let random = |shape| Tensor::<2>::random(shape, Distribution::Normal(0.0, 1.0), device);
+    let (x, w) = (random([2048, hidden]), random([hidden, inner]));
+    let once = || {
+        let start = Instant::now();
+        let _: f32 = x.clone().matmul(w.clone()).slice([0..1, 0..1]).into_scalar();
+        start.elapsed().as_secs_f64()
+    };
+    once();
+    2.0 * (2048 * hidden * inner) as f64 / median((0..9).map(|_| once()).collect())
+}
+
+/// The middle one.
+pub fn median(mut values: Vec<f64>) -> f64 {
+    values.sort_by(f64::total_cmp);
+    values[values.len() / 2]
+}
+
+/// The most memory that this process has held since [`reset_peak_memory`], in bytes; 0 where the system does not tell.
+pub fn peak_memory() -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+    line.and_then(|line| line.split_whitespace().next()?.parse::<u64>().ok()).map_or(0, |kib| kib * 1024)
+}
+
+/// Starts the count of [`peak_memory`] anew.
+pub fn reset_peak_memory() {
+    // Linux alone has this; elsewhere the peak is that of the whole run.
+    let _ = std::fs::write("/proc/self/clear_refs", "5");
+}
+
+/// Bytes as gigabytes.
+pub fn gigabytes(bytes: u64) -> f64 {
+    bytes as f64 / 1e9
+}
+
+/// What a script of `benches/reference` prints, run by the Python that `PEAR_PYTHON` names; `None` where it names none.
+///
+/// # Panics
+/// If the script fails.
+pub fn python(script: &str, arguments: &[&str]) -> Option<String> {
+    let python = std::env::var_os("PEAR_PYTHON")?;
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("reference").join(script);
+    let output = Command::new(python).arg(path).args(arguments).output().expect("the Python that PEAR_PYTHON names");
+    assert!(output.status.success(), "{script}: {}", String::from_utf8_lossy(&output.stderr));
+    Some(String::from_utf8_lossy(&output.stdout).into_owned())
+}

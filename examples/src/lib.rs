@@ -1,1 +1,11 @@
-//! placeholder
+//! What the commands of this folder share.
+#![deny(missing_docs)]
+
+pub mod cli;
+pub mod device;
+pub mod draw;
+mod log;
+pub mod pretrain;
+pub mod progress;
+pub mod proxy;
+pub mod tokens;

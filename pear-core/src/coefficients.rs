@@ -2,6 +2,7 @@
 
 use burn::module::{Module, Param};
 use burn::prelude::*;
+use burn::tensor::{DType, Gradients};
 
 use crate::head::{HeadId, ModelShape};
 use crate::{Error, Result};
@@ -99,7 +100,7 @@ impl HeadCoefficients {
             .map(|group| {
                 let values: Vec<f32> = group.iter().map(|&(_, value)| value).collect();
                 let data = TensorData::new(values, [group.len()]);
-                let values = Tensor::from_data(data, (&device.clone().inner(), burn::tensor::DType::F32));
+                let values = Tensor::from_data(data, (&device.clone().inner(), DType::F32));
                 LayerCoefficients {
                     values: Param::from_tensor(values),
                     heads: group.iter().map(|(head, _)| head.head).collect(),
@@ -122,12 +123,45 @@ impl HeadCoefficients {
 
     /// The same numbers on the autodiff side of their device, ready to be learned.
     pub fn trainable(self) -> Self {
-        self.train()
+        self.map_values(|values| plain(values).autodiff().require_grad())
     }
 
     /// The same numbers off the autodiff side: what evaluation and inference want.
     pub fn fixed(&self) -> Self {
-        self.clone().valid()
+        self.clone().map_values(plain)
+    }
+
+    fn map_values(self, mut change: impl FnMut(Tensor<1>) -> Tensor<1>) -> Self {
+        let change = |layer: LayerCoefficients| {
+            // The id stays: optimizers know their state by it.
+            let values = Param::initialized(layer.values.id, change(layer.values.val()));
+            LayerCoefficients { values, ..layer }
+        };
+        Self { layers: self.layers.into_iter().map(change).collect() }
+    }
+
+    /// Other numbers for the same heads, fixed; in the order of [`heads`](Self::heads).
+    ///
+    /// # Panics
+    /// If there are not as many as heads.
+    pub fn with_values(&self, values: &[f32]) -> Self {
+        let mut rest = values;
+        let changed = self.clone().map_values(|old| {
+            let (own, others) = rest.split_at(old.dims()[0]);
+            rest = others;
+            Tensor::from_data(TensorData::new(own.to_vec(), [own.len()]), (&old.device().inner(), DType::F32))
+        });
+        assert!(rest.is_empty(), "{} coefficients too many", rest.len());
+        changed
+    }
+
+    /// The gradient for each coefficient, in the order of [`heads`](Self::heads); 0 for those that the loss does not depend on.
+    pub fn gradients(&self, gradients: &Gradients) -> Vec<f32> {
+        let of_layer = |layer: &LayerCoefficients| match layer.values.val().grad(gradients) {
+            Some(gradient) => to_f32(gradient),
+            None => vec![0.0; layer.heads.len()],
+        };
+        self.layers.iter().flat_map(of_layer).collect()
     }
 
     /// The coefficients of a layer, if it has any.
@@ -149,6 +183,11 @@ impl HeadCoefficients {
     pub fn values(&self) -> Vec<f32> {
         self.layers.iter().flat_map(LayerCoefficients::values).collect()
     }
+}
+
+/// Off the autodiff side.
+fn plain(tensor: Tensor<1>) -> Tensor<1> {
+    if tensor.is_autodiff() { tensor.inner() } else { tensor }
 }
 
 pub(crate) fn to_f32<const D: usize>(tensor: Tensor<D>) -> Vec<f32> {

@@ -1,10 +1,10 @@
 //! Finding the attention heads that keep a language model from its context.
 //!
-//! The model reads random tokens twice ([`pear_core::proxy`]). At the last position whose next token it can know, one head's output
-//! at a time is replaced by an uninformative one, and the logit `π` of the right token becomes `π̃`. The score of a head is
-//! `mean(π̃) / mean(π) − 1`, averaged over lengths: heads with the highest scores *suppress* the context, since the model predicts
-//! better without them ([arXiv 2409.19745](https://arxiv.org/abs/2409.19745), section 3.1). [`LocateOptions`] has the
-//! variations.
+//! The model reads random tokens twice ([`pear_core::proxy`]). At the last position whose next token it can know, one head's
+//! output at a time is replaced by an uninformative one, and the logit `π` of the right token becomes `π̃`. The score of a head
+//! is `mean(π̃) / mean(π) − 1`, averaged over lengths: heads with the highest scores *suppress* the context, since the model
+//! predicts better without them ([arXiv 2409.19745](https://arxiv.org/abs/2409.19745), section 3.1). [`LocateOptions`] has
+//! the variations.
 //!
 //! [`locate`] replaces all heads in one pass over the layers, which computes nothing twice; [`naive`] is the definition run
 //! literally, for comparison.

@@ -11,7 +11,7 @@ use pear_core::model::residual;
 use pear_core::proxy::ProxyBatch;
 use pear_core::{CaptureHeads, DecoderModel, HeadEdit, HeadId};
 
-use crate::patched::PatchedLogits;
+use crate::patched::{Part, PatchedLogits};
 use crate::readout::{Performance, Reading, all_logits, at, reference, to_f32};
 use crate::report::check;
 use crate::{LocateOptions, Result};
@@ -44,7 +44,7 @@ pub fn patched_logits<M: DecoderModel>(model: &M, batch: &ProxyBatch, options: &
         };
         patched.push(read(model, last, batch, options.metric));
     }
-    PatchedLogits::collect(batch.n(), &shape, options.metric, &[(base, patched)], performance)
+    PatchedLogits::collect(batch.n(), &shape, options.metric, &[Part { base, patched }], performance)
 }
 
 /// `heads`: the outputs of the head's layer in the normal run, `[batch, heads, seq, head_dim]`.

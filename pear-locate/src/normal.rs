@@ -43,9 +43,9 @@ pub(crate) fn embed<M: DecoderModel>(model: &M, batch: &ProxyBatch) -> Tensor<3>
     model.embed(batch.tokens(&model.device()), Positions::first(batch.seq_len()))
 }
 
-/// What stands in for each head of a layer at the probe position: `[batch, heads, head_dim]`, or `[1, heads, head_dim]` where it is
-/// the same for all sequences. `heads` is `[batch, heads, seq, head_dim]`; `batch_mean` has been computed over more sequences than
-/// these, if it is there.
+/// What stands in for each head of a layer at the probe position: `[batch, heads, head_dim]`, or `[1, heads, head_dim]` where
+/// it is the same for all sequences. `heads` is `[batch, heads, seq, head_dim]`; `batch_mean` has been computed over more
+/// sequences than these, if it is there.
 pub(crate) fn intervention(
     ablation: Ablation, heads: &Tensor<4>, batch: &ProxyBatch, batch_mean: Option<&Tensor<3>>,
 ) -> Tensor<3> {

@@ -34,6 +34,14 @@ pub struct References {
     pub patched: Vec<Vec<Vec<f32>>>,
 }
 
+/// The readings of sequences that ran together.
+pub(crate) struct Part {
+    /// No head replaced.
+    pub base: Reading,
+    /// Each head replaced, layer by layer.
+    pub patched: Vec<Reading>,
+}
+
 impl PatchedLogits {
     /// Number of sequences.
     pub fn samples(&self) -> usize {
@@ -45,23 +53,22 @@ impl PatchedLogits {
         mean(self.base_logits.iter().map(|&logit| f64::from(logit)))
     }
 
-    /// Samples from several sweeps, one after the other. `parts` hold a reading of the normal run and one for each head, layer by
-    /// layer.
+    /// The sequences of all parts, one part after the other.
     pub(crate) fn collect(
-        n: usize, shape: &ModelShape, metric: Metric, parts: &[(Reading, Vec<Reading>)], performance: Performance,
+        n: usize, shape: &ModelShape, metric: Metric, parts: &[Part], performance: Performance,
     ) -> Result<Self> {
-        let joined = |pick: &dyn Fn(&(Reading, Vec<Reading>)) -> Vec<f32>| parts.iter().flat_map(pick).collect::<Vec<f32>>();
+        let joined = |pick: &dyn Fn(&Part) -> Vec<f32>| parts.iter().flat_map(pick).collect::<Vec<f32>>();
         let grid = |pick: &dyn Fn(&Reading) -> Vec<f32>| -> Vec<Vec<Vec<f32>>> {
-            let head = |layer: usize, head: usize| joined(&|(_, runs)| pick(&runs[layer * shape.num_heads + head]));
+            let head = |layer: usize, head: usize| joined(&|part| pick(&part.patched[layer * shape.num_heads + head]));
             (0..shape.num_layers).map(|l| (0..shape.num_heads).map(|h| head(l, h)).collect()).collect()
         };
         let references = matches!(metric, Metric::CentredLogitDiff | Metric::LogProbDiff);
         let collected = Self {
             n,
-            base_logits: joined(&|(base, _)| base.logits.clone()),
+            base_logits: joined(&|part| part.base.logits.clone()),
             patched_logits: grid(&|reading| reading.logits.clone()),
             references: references.then(|| References {
-                base: joined(&|(base, _)| base.references.clone()),
+                base: joined(&|part| part.base.references.clone()),
                 patched: grid(&|reading| reading.references.clone()),
             }),
             accuracy: performance.accuracy(),

@@ -1,7 +1,7 @@
 //! One layer as seen from the probe position, for many variants of the residual stream there.
 //!
-//! A *variant* is the residual stream at the probe position with one head of a lower layer replaced. Variants are rows, ordered by
-//! variant and then by sequence, so that new ones are appended without moving any: `[1, variants * samples, hidden]`.
+//! A *variant* is the residual stream at the probe position with one head of a lower layer replaced. Variants are rows, ordered
+//! by variant and then by sequence, so that new ones are appended without moving any: `[1, variants * samples, hidden]`.
 
 use burn::prelude::*;
 use burn::tensor::activation::softmax;
@@ -63,7 +63,8 @@ impl<'a, M: DecoderModel> Probe<'a, M> {
         self.model.block_output(self.layer, rows, repeat(&self.output, variants))
     }
 
-    /// New variants above this layer: one for each head of `from .. from + count`, replaced by its `vectors`, `[samples or 1, heads, head_dim]`.
+    /// New variants above this layer: one for each head of `from .. from + count`, replaced by its own of `vectors`,
+    /// `[samples or 1, heads, head_dim]`.
     pub(crate) fn replace(&self, from: usize, count: usize, vectors: &Tensor<3>) -> Tensor<3> {
         let [samples, num_heads, head_dim] = self.heads.dims();
         let shape = [count, samples, num_heads, head_dim];
@@ -83,8 +84,8 @@ impl<'a, M: DecoderModel> Probe<'a, M> {
         self.model.attention(self.layer).merge_heads(heads.unsqueeze::<4>().swap_dims(1, 2))
     }
 
-    /// Attention at the probe position, `[1, rows, hidden]` to `[1, rows, hidden]`: keys and values of earlier positions are those
-    /// of the normal run, shared by all variants of a sequence and never copied.
+    /// Attention at the probe position, `[1, rows, hidden]` to `[1, rows, hidden]`: keys and values of earlier positions are
+    /// those of the normal run, shared by all variants of a sequence and never copied.
     fn attend(&self, input: Tensor<3>) -> Tensor<3> {
         let attention = self.model.attention(self.layer);
         let [_, rows, hidden] = input.dims();

@@ -3,7 +3,8 @@
 use pear_core::ModelShape;
 use pear_core::proxy::ProxyBatch;
 
-/// Handed to the caller's closure after each layer.
+/// Handed to the caller's closure after each layer. A first pass for batch means, where one is needed, comes before and is not
+/// counted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Progress {
     /// Tokens repeated in the sequences at hand.

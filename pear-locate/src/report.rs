@@ -42,8 +42,8 @@ pub struct LengthReport {
 
 /// Scores every head of a model: high where the model predicts the right token better without it.
 ///
-/// `batches` hold proxy sequences, one batch a length; [`proxy_batches`](crate::proxy_batches) draws those of the paper. `progress` is called
-/// after each layer. Warnings are also logged.
+/// `batches` hold proxy sequences, one batch a length; [`proxy_batches`](crate::proxy_batches) draws those of the paper.
+/// `progress` is called after each layer. Warnings are also logged.
 ///
 /// # Errors
 /// - no batch, or two of the same length;

@@ -1,8 +1,8 @@
 //! Every head replaced once, in one pass upward through the layers.
 //!
-//! Replacing a head at the probe position changes nothing at earlier positions and nothing in lower layers. So the normal run goes
-//! up the layers once, and with it go the *variants*: at each layer one more for each of its heads, a single residual stream that
-//! attends to the keys and values of the normal run. No position is computed twice:
+//! Replacing a head at the probe position changes nothing at earlier positions and nothing in lower layers. So the normal run
+//! goes up the layers once, and with it go the *variants*: at each layer one more for each of its heads, a single residual stream
+//! that attends to the keys and values of the normal run. No position is computed twice:
 //!
 //! ```text
 //! samples · layers · seq                      the normal run
@@ -18,7 +18,7 @@ use pear_core::{DecoderModel, ModelShape};
 
 use crate::budget::Plan;
 use crate::normal::{NormalLayer, batch_means, embed, intervention};
-use crate::patched::PatchedLogits;
+use crate::patched::{Part, PatchedLogits};
 use crate::probe::Probe;
 use crate::progress::Meter;
 use crate::readout::{Performance, Reading, read};
@@ -56,8 +56,7 @@ struct Step<'a, M> {
 }
 
 impl<M: DecoderModel> Step<'_, M> {
-    /// The readings of the normal run and of each head, layer by layer.
-    fn run(&self, meter: &mut Meter<'_>, performance: &mut Performance) -> Result<(Reading, Vec<Reading>)> {
+    fn run(&self, meter: &mut Meter<'_>, performance: &mut Performance) -> Result<Part> {
         let (model, batch) = (self.model, &self.batch);
         let mut residual = embed(model, batch);
         let mut variants = Variants::new(batch);
@@ -83,7 +82,7 @@ impl<M: DecoderModel> Step<'_, M> {
         let [samples, _, hidden] = residual.dims();
         let at_probe = residual.narrow(1, batch.probe(), 1).reshape([1, samples, hidden]);
         let patched = variants.chunks.into_iter().flat_map(|rows| self.read(rows).split(samples).collect::<Vec<_>>()).collect();
-        Ok((self.read(at_probe), patched))
+        Ok(Part { base: self.read(at_probe), patched })
     }
 
     /// `[1, variants * samples, hidden]`.

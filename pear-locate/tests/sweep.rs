@@ -2,7 +2,10 @@
 
 mod common;
 
-use common::{Copier, TestDecoder, VOCAB, models, plain};
+use burn::module::Module;
+use burn::tensor::DType;
+use common::{Copier, TestDecoder, To, VOCAB, models, plain};
+use pear_core::position::PositionEmbeddingConfig;
 use pear_core::proxy::ProxyBatch;
 use pear_core::{AttentionConfig, DecoderModel, ProxyTask};
 use pear_locate::{Ablation, LocateOptions, Metric, Mode, PatchedLogits, naive, patched_logits};
@@ -155,6 +158,24 @@ fn attention_of_ones_own_is_swept_as_exactly() {
             let options = LocateOptions { mode, ablation, ..LocateOptions::default() };
             let naive = naive::patched_logits(&model, &batch, &options).unwrap();
             assert!(distance(&fast(&model, &batch, &options), &naive) < 1e-5, "{mode} {ablation}");
+        }
+    }
+}
+
+#[test]
+fn a_model_in_half_precision_is_swept_as_exactly_as_its_dtype_allows() {
+    let alibi = PositionEmbeddingConfig::Alibi { num_heads: 6, max_bias: 8.0 };
+    let model = TestDecoder::new(2, plain().with_num_key_value_heads(2).with_position_embedding(alibi), false);
+    let batch = batch(6, 3, None);
+    for (dtype, tolerance) in [(DType::F16, 0.01), (DType::BF16, 0.06)] {
+        let half = model.clone().map(&mut To(dtype));
+        for mode in MODES {
+            for ablation in ABLATIONS {
+                let options = LocateOptions { mode, ablation, ..LocateOptions::default() };
+                let exact = fast(&model, &batch, &options);
+                let distance = distance(&fast(&half, &batch, &options), &exact);
+                assert!(distance < tolerance, "{dtype:?} {mode} {ablation}: {distance}");
+            }
         }
     }
 }

@@ -1,1 +1,80 @@
-//! placeholder
+//! Learning one coefficient for each suppressing head of a frozen language model (PEAR,
+//! [arXiv 2409.19745](https://arxiv.org/abs/2409.19745), stage 2).
+//!
+//! On random tokens repeated twice the model is to predict the second half from the first. Each head's output is multiplied by a
+//! scalar, 1 at the start; the scalars are learned by AdamW, and every weight of the model stays as it is. Nothing that cannot
+//! change a coefficient is computed: there is no graph below the first re-weighted layer, and there are no logits for the first half.
+//!
+//! Works on anything that implements [`DecoderModel`](pear_core::DecoderModel).
+//!
+//! # Examples
+//!
+//! A trainer in a few lines, and a loop of your own with burn's optimizer:
+//!
+//! ```
+//! # use burn::prelude::*;
+//! # use pear_core::*;
+//! # struct OneLayer { attention: Attention, embedding: Tensor<2> }
+//! # impl DecoderModel for OneLayer {
+//! #     type Attention = Attention;
+//! #     fn shape(&self) -> ModelShape { ModelShape::new("one-layer", 1, 6) }
+//! #     fn vocab_size(&self) -> usize { 50 }
+//! #     fn device(&self) -> Device { self.embedding.device() }
+//! #     fn embed(&self, tokens: Tensor<2, Int>, _: Positions) -> Tensor<3> {
+//! #         burn::tensor::module::embedding(self.embedding.clone(), tokens)
+//! #     }
+//! #     fn attention(&self, _: usize) -> &Attention { &self.attention }
+//! #     fn attention_input(&self, _: usize, residual: Tensor<3>) -> Tensor<3> { residual }
+//! #     fn block_output(&self, _: usize, residual: Tensor<3>, attention: Tensor<3>) -> Tensor<3> { residual + attention }
+//! #     fn logits(&self, residual: Tensor<3>) -> Tensor<3> { residual.matmul(self.embedding.clone().transpose().unsqueeze()) }
+//! # }
+//! # let device = Device::flex();
+//! # device.seed(0);
+//! # let attention = AttentionConfig::new(24, 6).init(&device)?;
+//! # let embedding = Tensor::random([50, 24], burn::tensor::Distribution::Normal(0.0, 1.0), &device);
+//! # let model = OneLayer { attention, embedding };
+//! use std::ops::ControlFlow;
+//! use burn::optim::{AdamWConfig, GradientsParams, ModuleOptimizer};
+//! use pear_train::{Sequences, TrainOptions, Trainer, evaluate, proxy_loss};
+//!
+//! let heads = [HeadId::new(0, 2), HeadId::new(0, 5)];
+//! let task = ProxyTask::new(50, &[0], 7)?;
+//! let options = TrainOptions { steps: 10, batch_size: 4, length: 8, ..TrainOptions::default() };
+//! let mut trainer = Trainer::new(&model, &heads, options)?;
+//! trainer.run(&Sequences::Drawn(task.clone()), |_trainer, step| {
+//!     println!("{}: loss {:.3}, coefficients {:?}", step.step, step.loss, step.coefficients);
+//!     Ok(ControlFlow::Continue(()))
+//! })?;
+//! let profile = trainer.profile()?;
+//! assert_eq!(profile.coefficients.len(), 2);
+//!
+//! // The same by hand.
+//! let mut coefficients = HeadCoefficients::ones(&heads, 6, &device)?.trainable();
+//! let mut optimizer: ModuleOptimizer = AdamWConfig::new().with_epsilon(1e-8).with_weight_decay(0.0).init();
+//! for step in 0..10 {
+//!     let loss = proxy_loss(&model, &task.batch(8, step * 4..(step + 1) * 4)?, &coefficients)?;
+//!     let gradients = GradientsParams::from_grads(loss.backward(), &coefficients);
+//!     coefficients = optimizer.step(0.005.into(), coefficients, gradients);
+//! }
+//! let held_out = task.batch(8, 1000..1010)?;
+//! println!("accuracy {:.3}", evaluate(&model, &held_out, Some(&coefficients))?.accuracy);
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+#![deny(missing_docs)]
+
+mod checkpoint;
+mod error;
+mod objective;
+mod optimizer;
+mod options;
+mod schedule;
+mod trainer;
+
+pub use error::Error;
+pub use objective::{ProxyMetrics, evaluate, proxy_loss};
+pub use options::TrainOptions;
+pub use schedule::Schedule;
+pub use trainer::{Sequences, StepReport, Trainer};
+
+/// The result of everything here that can fail.
+pub type Result<T, E = Error> = std::result::Result<T, E>;

@@ -4,9 +4,10 @@
 use burn::module::{Module, ModuleMapper, Param};
 use burn::nn::{Linear, LinearConfig, RmsNorm, RmsNormConfig};
 use burn::prelude::*;
+use burn::tensor::DType;
 use burn::tensor::activation::silu;
 use pear_core::attention::ScoreOptions;
-use pear_core::position::{PositionEmbedding, PositionEmbeddingConfig, RotaryConfig, RotaryScaling};
+use pear_core::position::{PositionEmbedding, PositionEmbeddingConfig, RelativeConfig, RotaryConfig, RotaryScaling};
 use pear_core::{Attention, AttentionConfig, DecoderModel, HeadAttention, ModelShape, Positions, Projected};
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{Rng, SeedableRng};
@@ -22,6 +23,15 @@ impl ModuleMapper for Wide {
         let count = shape.iter().product();
         let values: Vec<f32> = (0..count).map(|_| (self.0.next_u64() >> 40) as f32 / (1 << 24) as f32 - 0.5).collect();
         Param::initialized(param.id, Tensor::from_data(TensorData::new(values, shape), &Device::flex()))
+    }
+}
+
+/// Casts every weight.
+pub struct To(pub DType);
+
+impl ModuleMapper for To {
+    fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
+        Param::initialized(param.id, param.val().cast(self.0))
     }
 }
 
@@ -154,6 +164,10 @@ pub fn models() -> Vec<(&'static str, TestDecoder)> {
         ("rotary, grouped", serial(grouped().with_position_embedding(rotary(RotaryScaling::None)))),
         ("dynamic rotary", serial(grouped().with_position_embedding(rotary(dynamic)))),
         ("alibi", serial(grouped().with_position_embedding(PositionEmbeddingConfig::Alibi { num_heads: 6, max_bias: 8.0 }))),
+        ("relative", {
+            let buckets = RelativeConfig { num_heads: 6, num_buckets: 8, max_distance: 16 };
+            serial(grouped().with_position_embedding(PositionEmbeddingConfig::Relative(buckets)))
+        }),
         ("learned", serial(plain().with_position_embedding(PositionEmbeddingConfig::Learned { num_positions: 40, width: 16 }))),
         ("window of 5", serial(window(5))),
         ("window of 1, alibi", {
@@ -165,8 +179,8 @@ pub fn models() -> Vec<(&'static str, TestDecoder)> {
     ]
 }
 
-/// A model that copies by construction. The residual stream holds one-hot tokens, then one-hot positions; every head looks at the token
-/// after the one of n positions ago, and adds it as often as `strengths[layer][head]` says.
+/// A model that copies by construction. The residual stream holds one-hot tokens, then one-hot positions; every head looks at the
+/// token after the one of n positions ago, and adds it as often as `strengths[layer][head]` says.
 pub struct Copier {
     layers: Vec<CopierAttention>,
     embedding: Tensor<2>,

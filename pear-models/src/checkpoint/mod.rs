@@ -78,6 +78,18 @@ impl ModelDirectory {
         crate::special::special_tokens(&self.path, &self.config)
     }
 
+    /// The ids that end a text: those of `config.json` and of `generation_config.json`.
+    ///
+    /// # Errors
+    /// A `generation_config.json` that is there but cannot be read.
+    pub fn eos_tokens(&self) -> Result<Vec<u32>, Error> {
+        let mut tokens = self.config.eos_tokens.clone();
+        tokens.extend(crate::special::generation_eos(&self.path)?);
+        tokens.sort_unstable();
+        tokens.dedup();
+        Ok(tokens)
+    }
+
     /// The first prefix under which the embedding is found; the first of all if it is found under none.
     fn prefix(family: &Family, config: &DecoderConfig, weights: &Weights) -> &'static str {
         let embedding = (family.source)(config, &Parameter { layer: None, name: "embed_tokens" });

@@ -1,0 +1,89 @@
+//! Locating every head: our sweep, one whole run a head, and the authors' way over PyTorch, side by side in one run.
+//!
+//! ```sh
+//! cargo bench --bench locate                                  # ours
+//! PEAR_PYTHON=path/to/python cargo bench --bench locate       # and theirs: needs torch and transformers
+//! ```
+//!
+//! A random Llama of GPT-2-small's shape on the default proxy set, f32. What would take hours is run on a stated part and scaled up.
+
+use std::time::Instant;
+
+use burn::prelude::*;
+use pear_benches::{Flops, gigabytes, matmul_rate, median, peak_memory, python, reset_peak_memory};
+use pear_core::{DecoderModel, ProxyTask};
+use pear_locate::{LocateOptions, Mode, PAPER_LENGTHS, naive, patched_logits, proxy_batches};
+use pear_models::DecoderConfig;
+
+/// Sequences of each length that the naive sweep is run on.
+const NAIVE_SAMPLES: usize = 1;
+
+fn main() {
+    let device = Device::flex();
+    let config = DecoderConfig::llama(32000, 768, 2048, 12, 12);
+    let model = config.init(&device).expect("a valid config");
+    let task = ProxyTask::new(model.vocab_size(), &[], 0).expect("a vocabulary");
+    let batches = proxy_batches(&task, &PAPER_LENGTHS).expect("sequences");
+    let flops = Flops::of(&config);
+    let rate = matmul_rate(&device, config.hidden_size(), config.intermediate_size);
+    println!("matmul rate of this machine, {} threads: {:.0} GFLOP/s\n", rayon_threads(), rate / 1e9);
+    println!("{:<34} {:>10} {:>9} {:>9} {:>12} {:>9}", "", "seconds", "TFLOP", "GFLOP/s", "of the floor", "peak GB");
+
+    let mut ours = Vec::new();
+    for mode in [Mode::Activation, Mode::Path] {
+        let options = LocateOptions { mode, ..LocateOptions::default() };
+        reset_peak_memory();
+        let before = peak_memory();
+        let times: Vec<f64> = (0..3)
+            .map(|_| {
+                let start = Instant::now();
+                for batch in &batches {
+                    patched_logits(&model, batch, &options, |_| {}).expect("a sweep");
+                }
+                start.elapsed().as_secs_f64()
+            })
+            .collect();
+        let (seconds, work) = (median(times), flops.sweep(mode, &batches));
+        let floor = work / rate;
+        println!(
+            "{:<34} {seconds:>10.1} {:>9.2} {:>9.0} {:>11.0}% {:>9.2}",
+            format!("ours, {mode}"),
+            work / 1e12,
+            work / seconds / 1e9,
+            100.0 * floor / seconds,
+            gigabytes(peak_memory() - before)
+        );
+        ours.push((mode, seconds));
+    }
+
+    let part: Vec<_> = batches.iter().map(|batch| batch.slice(0..NAIVE_SAMPLES)).collect();
+    let start = Instant::now();
+    for batch in &part {
+        naive::patched_logits(&model, batch, &LocateOptions::default()).expect("a sweep");
+    }
+    let (run, all) =
+        (part.iter().map(|b| b.len() * b.n()).sum::<usize>(), batches.iter().map(|b| b.len() * b.n()).sum::<usize>());
+    let naive = start.elapsed().as_secs_f64() * all as f64 / run as f64;
+    println!("{:<34} {naive:>10.0}   scaled up from {NAIVE_SAMPLES} sequence of each length", "one whole run a head (ours)");
+
+    let Some(output) = python("locate.py", &[]) else {
+        println!("\nPEAR_PYTHON is not set: the authors' way was not run");
+        return;
+    };
+    let theirs: f64 = output
+        .lines()
+        .find_map(|line| line.strip_prefix("seconds_all_heads ")?.split_whitespace().next()?.parse().ok())
+        .expect("seconds_all_heads in the script's output");
+    println!("{:<34} {theirs:>10.0}   scaled up from 1 of 144 heads", "the authors' way (PyTorch)");
+    for (mode, seconds) in ours {
+        println!(
+            "\nours, {mode}: {:.0} times as fast as the authors' way, {:.0} times as one run a head",
+            theirs / seconds,
+            naive / seconds
+        );
+    }
+}
+
+fn rayon_threads() -> usize {
+    std::thread::available_parallelism().map_or(1, usize::from)
+}

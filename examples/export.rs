@@ -1,0 +1,54 @@
+//! Folds coefficients into a checkpoint.
+//!
+//! ```sh
+//! cargo run --release --example export -- --model DIR --profile profile.json --out FOLDER
+//! ```
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use anyhow::{Context, Result, bail};
+use clap::Parser;
+use pear_examples::cli::{self, ModelArgs};
+
+/// Write the model directory again with the coefficients folded into its output projections: every other tensor and every other file
+/// as they were
+#[derive(Parser, Debug)]
+#[command(name = "export", allow_negative_numbers = true)]
+struct Arguments {
+    #[command(flatten)]
+    model: ModelArgs,
+
+    /// The coefficients, as `train` wrote them
+    #[arg(long, value_name = "FILE")]
+    profile: PathBuf,
+
+    /// Folder for the new model directory: a new or an empty one
+    #[arg(long, value_name = "DIR")]
+    out: PathBuf,
+}
+
+fn main() -> ExitCode {
+    cli::main_with(run)
+}
+
+fn run(arguments: Arguments) -> Result<()> {
+    let Arguments { model, profile, out } = &arguments;
+    check_out(out, &model.model)?;
+    let directory = model.open()?;
+    let profile = cli::read_profile(profile, &directory.shape())?;
+    let coefficients = profile.for_model(&directory.shape(), &model.device.open()?)?;
+    directory.export(&coefficients, out)?;
+    cli::print(&format!("{} with {} heads re-weighted in {}\n", directory.shape(), coefficients.heads().len(), out.display()))
+}
+
+/// Whether the folder can be made, and is none that would be copied into itself.
+fn check_out(out: &Path, model: &Path) -> Result<()> {
+    cli::check_out("--out", &out.join("model")).or_else(|e| if out.exists() { Err(e) } else { cli::check_out("--out", out) })?;
+    let folder = if out.is_dir() { out } else { cli::parent(out) };
+    let absolute = |path: &Path| path.canonicalize().with_context(|| format!("{}: cannot read", path.display()));
+    if absolute(folder)?.starts_with(absolute(model)?) {
+        bail!("--out {}: lies within the model directory {}", out.display(), model.display());
+    }
+    Ok(())
+}

@@ -1,0 +1,116 @@
+//! How probable a model finds given tokens.
+//!
+//! ```sh
+//! cargo run --release --example score -- --model DIR --text article.txt --profile profile.json --out log_probs.json
+//! ```
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::{Context, Result, bail};
+use clap::Parser;
+use pear_core::files::write_json;
+use pear_examples::cli::{self, ModelArgs};
+use pear_examples::progress::Progress;
+use pear_examples::tokens::TokenFile;
+use pear_models::{ModelDirectory, Tokenizer, log_probs, perplexity};
+use serde::Serialize;
+
+/// No text of one sequence is longer.
+const LONGEST_TEXT: u64 = 64 << 20;
+
+/// Natural-log probability of each token after those before it
+#[derive(Parser, Debug)]
+#[command(name = "score", allow_negative_numbers = true)]
+struct Arguments {
+    #[command(flatten)]
+    model: ModelArgs,
+
+    /// The tokens: JSON lines, each an array of ids
+    #[arg(long, value_name = "FILE", conflicts_with = "text", required_unless_present = "text")]
+    tokens: Option<PathBuf>,
+
+    /// A text, taken as one sequence by the model's tokenizer
+    #[arg(long, value_name = "FILE")]
+    text: Option<PathBuf>,
+
+    /// Coefficients to apply, as `train` wrote them
+    #[arg(long, value_name = "FILE")]
+    profile: Option<PathBuf>,
+
+    /// Where the log-probabilities go
+    #[arg(long, value_name = "FILE")]
+    out: Option<PathBuf>,
+}
+
+/// What `--out` holds: `log_probs[r][i]` is that of token i + 1 of row r.
+#[derive(Serialize)]
+struct Scored {
+    log_probs: Vec<Vec<f64>>,
+    perplexity: f64,
+}
+
+fn main() -> ExitCode {
+    cli::main_with(run)
+}
+
+fn run(arguments: Arguments) -> Result<()> {
+    if let Some(out) = &arguments.out {
+        cli::check_out("--out", out)?;
+    }
+    let directory = arguments.model.open()?;
+    let profile = arguments.profile.as_ref().map(|path| cli::read_profile(path, &directory.shape())).transpose()?;
+    let rows = rows(&arguments, &directory)?;
+
+    let model = arguments.model.load_with(&directory, profile.as_ref())?;
+    let mut bar = Progress::new("scoring", rows.iter().map(|row| row.len() as u64).sum());
+    let (mut scored, mut done) = (Vec::with_capacity(rows.len()), 0);
+    for (index, row) in rows.iter().enumerate() {
+        let row_probs = log_probs(&model, row)?;
+        if let Some(at) = row_probs.iter().position(|p| !p.is_finite()) {
+            bail!("row {index}: the log-probability of token {} is {}: the model gives no finite logits", at + 1, row_probs[at]);
+        }
+        scored.push(row_probs);
+        done += row.len() as u64;
+        bar.set(done, format!("row {}", index + 1));
+    }
+    drop(bar);
+    let scored = Scored { perplexity: perplexity(&scored), log_probs: scored };
+    if let Some(out) = &arguments.out {
+        write_json(out, &scored)?;
+    }
+    let count: usize = scored.log_probs.iter().map(Vec::len).sum();
+    cli::print(&format!("perplexity {:.4} over {count} tokens in {} rows\n", scored.perplexity, rows.len()))
+}
+
+fn rows(arguments: &Arguments, directory: &ModelDirectory) -> Result<Vec<Vec<u32>>> {
+    let config = directory.config();
+    let positions = config.attention.position_embedding.max_positions();
+    if let Some(path) = &arguments.tokens {
+        let tokens = TokenFile::read(path, config.vocab_size)?;
+        tokens.check_lengths(positions)?;
+        if let Some(row) = tokens.rows.iter().position(|row| row.len() < 2) {
+            let problem = format!("{} tokens: expected at least 2, for one to be predicted", tokens.rows[row].len());
+            return Err(tokens.problem(row, &problem));
+        }
+        return Ok(tokens.rows);
+    }
+    let Some(path) = &arguments.text else { bail!("expected --tokens or --text") };
+    let cannot_read = || format!("{}: cannot read", path.display());
+    let size = std::fs::metadata(path).with_context(cannot_read)?.len();
+    if size > LONGEST_TEXT {
+        bail!("{}: {size} bytes: expected a text of at most {} MiB", path.display(), LONGEST_TEXT >> 20);
+    }
+    let text = std::fs::read_to_string(path).with_context(cannot_read)?;
+    let tokens = Tokenizer::open(directory.path())?.encode(&text)?;
+    if tokens.len() < 2 {
+        bail!("{}: {} tokens: expected at least 2, for one to be predicted", path.display(), tokens.len());
+    }
+    if let Some(id) = tokens.iter().find(|&&id| id as usize >= config.vocab_size) {
+        bail!("{}: the tokenizer gives token {id}, which is not in the vocabulary of {}", path.display(), config.vocab_size);
+    }
+    if let Some(max) = positions.filter(|&max| tokens.len() > max) {
+        bail!("{}: {} tokens, but the model has only {max} positions", path.display(), tokens.len());
+    }
+    Ok(vec![tokens])
+}

@@ -1,0 +1,237 @@
+//! Arguments that commands share, and what happens around a command: its errors, warnings and exit status.
+
+use std::io::{ErrorKind, Write};
+use std::panic::{AssertUnwindSafe, catch_unwind, set_hook};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use anyhow::{Context, Result, bail};
+use burn::tensor::DType;
+use clap::{Args, Parser, ValueEnum};
+use pear_core::{ModelShape, Profile};
+use pear_models::{Decoder, ModelDirectory};
+
+use crate::device::DeviceName;
+use crate::progress::print_above;
+
+/// Wrong arguments or unusable input.
+const UNUSABLE: u8 = 2;
+
+/// The model and where it runs.
+#[derive(Args, Clone, Debug)]
+pub struct ModelArgs {
+    /// Hugging Face model directory: config.json, model.safetensors or its shards, tokenizer.json where text is needed
+    #[arg(long, value_name = "DIR")]
+    pub model: PathBuf,
+
+    /// Where to compute: flex (the CPU), or wgpu, vulkan, cuda, cuda:1 where built with the feature of that name
+    #[arg(long, value_name = "NAME", default_value = "flex")]
+    pub device: DeviceName,
+
+    /// Type of the weights [default: f32 on the CPU, bf16 elsewhere]
+    #[arg(long, value_name = "TYPE")]
+    pub dtype: Option<Dtype>,
+}
+
+impl ModelArgs {
+    /// Opens and checks the directory; no weights are loaded.
+    ///
+    /// # Errors
+    /// A directory that is no model, naming the file at fault.
+    pub fn open(&self) -> Result<ModelDirectory> {
+        Ok(ModelDirectory::open(&self.model)?)
+    }
+
+    /// Loads the weights onto the device.
+    ///
+    /// # Errors
+    /// A device that is not built in or not there.
+    pub fn load(&self, directory: &ModelDirectory) -> Result<Decoder> {
+        let device = self.device.open()?;
+        let dtype = self.dtype.unwrap_or(if self.device.is_cpu() { Dtype::F32 } else { Dtype::Bf16 });
+        Ok(directory.load(&device, dtype.into())?)
+    }
+
+    /// As [`load`](Self::load), with the coefficients of a profile if there is one.
+    ///
+    /// # Errors
+    /// As `load`.
+    pub fn load_with(&self, directory: &ModelDirectory, profile: Option<&Profile>) -> Result<Decoder> {
+        let model = self.load(directory)?;
+        Ok(match profile {
+            Some(profile) => model.with_profile(profile)?,
+            None => model,
+        })
+    }
+}
+
+/// Type of the weights.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Dtype {
+    /// 32 bits.
+    F32,
+    /// 16 bits, the exponents of f32.
+    Bf16,
+    /// 16 bits, IEEE.
+    F16,
+}
+
+impl From<Dtype> for DType {
+    fn from(dtype: Dtype) -> Self {
+        match dtype {
+            Dtype::F32 => Self::F32,
+            Dtype::Bf16 => Self::BF16,
+            Dtype::F16 => Self::F16,
+        }
+    }
+}
+
+/// Runs a command to its exit status: 0, or 2 with one line on standard error that says what was wrong with the input.
+pub fn main_with<A: Parser>(command: impl FnOnce(A) -> Result<()>) -> ExitCode {
+    set_hook(Box::new(|panic| {
+        let place = panic.location().map_or(String::new(), |place| format!(" ({}:{})", place.file(), place.line()));
+        let message = panic.payload_as_str().unwrap_or("of unknown cause");
+        fail(&format!("internal error{place}: {message}"));
+    }));
+    crate::log::install();
+    let arguments = match A::try_parse() {
+        Ok(arguments) => arguments,
+        Err(error) if !error.use_stderr() => {
+            // --help and --version.
+            let _ = error.print();
+            return ExitCode::SUCCESS;
+        }
+        Err(error) => {
+            fail(&usage_line(&error.render().to_string()));
+            return ExitCode::from(UNUSABLE);
+        }
+    };
+    match catch_unwind(AssertUnwindSafe(|| command(arguments))) {
+        Ok(Ok(())) => return ExitCode::SUCCESS,
+        Ok(Err(error)) => fail(&chain(&error)),
+        // The hook has told.
+        Err(_) => {}
+    }
+    ExitCode::from(UNUSABLE)
+}
+
+/// Prints a warning.
+pub fn warn(message: &str) {
+    print_above(&format!("warning: {}", one_line(message)));
+}
+
+fn fail(message: &str) {
+    print_above(&format!("error: {}", one_line(message)));
+}
+
+/// What clap says on several lines, without the general advice below it.
+fn usage_line(text: &str) -> String {
+    let lines = text.lines().map(str::trim).take_while(|line| !line.starts_with("Usage:") && !line.starts_with("For more"));
+    let said = lines.filter(|line| !line.is_empty()).collect::<Vec<_>>().join(" ");
+    said.strip_prefix("error: ").unwrap_or(&said).replace(" tip: ", "; tip: ")
+}
+
+/// An error and its causes, except those that it repeats itself.
+fn chain(error: &anyhow::Error) -> String {
+    error.chain().map(ToString::to_string).fold(String::new(), |said, cause| match said.as_str() {
+        "" => cause,
+        said if said.contains(&cause) => said.into(),
+        said => format!("{said}: {cause}"),
+    })
+}
+
+/// White space of any kind becomes single spaces, control characters vanish, and no line is endless.
+fn one_line(message: &str) -> String {
+    const LONGEST: usize = 1500;
+    let words: Vec<&str> = message.split_whitespace().collect();
+    let mut line: String = words.join(" ").chars().filter(|c| !c.is_control()).take(LONGEST + 1).collect();
+    if line.chars().count() > LONGEST {
+        line = line.chars().take(LONGEST).chain("…".chars()).collect();
+    }
+    line
+}
+
+/// Prints on standard output. A reader that has gone away is no error.
+///
+/// # Errors
+/// Whatever else the system says.
+pub fn print(text: &str) -> Result<()> {
+    let mut out = std::io::stdout().lock();
+    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+        Err(e) if e.kind() == ErrorKind::BrokenPipe => Ok(()),
+        other => other.context("standard output: cannot write"),
+    }
+}
+
+/// Checks, before the work starts, that a file can be written at its end.
+///
+/// # Errors
+/// A folder of that name, or one that is missing or cannot be written to; `flag` is named.
+pub fn check_out(flag: &str, path: &Path) -> Result<()> {
+    if path.is_dir() {
+        bail!("{flag} {}: is a folder, expected the name of a file", path.display());
+    }
+    if path.file_name().is_none() {
+        bail!("{flag} {}: expected the name of a file", path.display());
+    }
+    let folder = parent(path);
+    if !folder.is_dir() {
+        bail!("{flag} {}: the folder {} does not exist", path.display(), folder.display());
+    }
+    let probe = tempfile::Builder::new().prefix(".pear-").tempfile_in(folder);
+    probe.map(drop).with_context(|| format!("{flag} {}: cannot write to the folder", path.display()))
+}
+
+/// The folder that a file stands in.
+pub fn parent(path: &Path) -> &Path {
+    match path.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent,
+        _ => Path::new("."),
+    }
+}
+
+/// Reads the profile of `--profile` and checks that it is for this model, before any weights are loaded.
+///
+/// # Errors
+/// A file that is no profile or for another shape of model.
+pub fn read_profile(path: &Path, model: &ModelShape) -> Result<Profile> {
+    let profile = Profile::read(path)?;
+    model.check_same(&profile.model).with_context(|| path.display().to_string())?;
+    Ok(profile)
+}
+
+/// How many of the heads `--top-k` asks for: as many as there are where the default is more.
+///
+/// # Errors
+/// 0, or more than there are.
+pub fn top_k(asked: Option<usize>, default: usize, heads: usize) -> Result<usize> {
+    match asked {
+        None => Ok(default.min(heads)),
+        Some(k) if (1..=heads).contains(&k) => Ok(k),
+        Some(k) => bail!("--top-k {k}: expected 1 to {heads}, as many heads as there are"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn usage_is_one_line() {
+        let text =
+            "error: the following required arguments were not provided:\n  --model <DIR>\n\nUsage: x --model <DIR>\n\nFor more";
+        assert_eq!(usage_line(text), "the following required arguments were not provided: --model <DIR>");
+    }
+
+    #[test]
+    fn causes_are_told_once() {
+        let error = anyhow::anyhow!("no such file").context("a.json: cannot read: no such file").context("profile");
+        assert_eq!(chain(&error), "profile: a.json: cannot read: no such file");
+    }
+
+    #[test]
+    fn lines_have_no_control_characters_and_an_end() {
+        assert_eq!(one_line("a\n\tb\u{1b}[2J"), "a b[2J");
+        assert_eq!(one_line(&"x".repeat(5000)).chars().count(), 1501);
+    }
+}

@@ -1,0 +1,117 @@
+//! Numbers that change from step to step.
+
+use std::path::Path;
+
+use anyhow::Result;
+use plotters::element::Text;
+use plotters::prelude::*;
+use plotters::style::RGBAColor;
+use plotters::style::text_anchor::{HPos, Pos, VPos};
+
+use super::{Canvas, FONT, Picture};
+
+/// Right of the curves: their names.
+const NAMES: i32 = 72;
+
+/// One line of a chart: a value for each step.
+#[derive(Clone, Debug)]
+pub struct Curve {
+    /// What stands at its end, where there are several.
+    pub name: String,
+    /// The values, from step 0; those that are no finite number are left out.
+    pub values: Vec<f64>,
+}
+
+impl Curve {
+    /// A line called `name`.
+    pub fn new(name: impl Into<String>, values: Vec<f64>) -> Self {
+        Self { name: name.into(), values }
+    }
+}
+
+/// Writes panels one above the other, each a title and its curves, all over the same steps.
+///
+/// # Errors
+/// A name that ends neither in `.svg` nor in `.png`, or whatever the file system says.
+pub fn curves(path: &Path, panels: &[(&str, Vec<Curve>)]) -> Result<()> {
+    super::write(path, &Panels(panels))
+}
+
+struct Panels<'a>(&'a [(&'a str, Vec<Curve>)]);
+
+impl Picture for Panels<'_> {
+    fn size(&self) -> (u32, u32) {
+        (760, 320 * self.0.len().max(1) as u32)
+    }
+
+    fn draw<B: DrawingBackend>(&self, canvas: &Canvas<B>) -> Result<(), DrawingAreaErrorKind<B::ErrorType>> {
+        let areas = canvas.split_evenly((self.0.len().max(1), 1));
+        for (area, (title, curves)) in areas.iter().zip(self.0) {
+            draw_panel(area, title, curves)?;
+        }
+        Ok(())
+    }
+}
+
+fn draw_panel<B: DrawingBackend>(
+    area: &Canvas<B>, title: &str, curves: &[Curve],
+) -> Result<(), DrawingAreaErrorKind<B::ErrorType>> {
+    let finite = || curves.iter().flat_map(|curve| &curve.values).copied().filter(|value| value.is_finite());
+    let (low, high) = (finite().fold(f64::INFINITY, f64::min), finite().fold(f64::NEG_INFINITY, f64::max));
+    let (low, high) = if low <= high { (low, high) } else { (0.0, 1.0) };
+    let margin = ((high - low) * 0.05).max(high.abs() * 1e-3).max(1e-6);
+    let steps = curves.iter().map(|curve| curve.values.len()).max().unwrap_or(0);
+
+    let named = curves.len() > 1;
+    let mut chart = ChartBuilder::on(area)
+        .caption(title, (FONT, 18))
+        .margin(12)
+        .margin_right(NAMES)
+        .x_label_area_size(36)
+        .y_label_area_size(64)
+        .build_cartesian_2d(0.0..steps.saturating_sub(1).max(1) as f64, low - margin..high + margin)?;
+    // Two digits of the range that is drawn.
+    let digits = (1.0 - (high - low + 2.0 * margin).log10().floor()).clamp(0.0, 9.0) as usize;
+    let number = |y: &f64| format!("{y:.digits$}");
+    let whole = |x: &f64| if x.fract() == 0.0 { format!("{x}") } else { String::new() };
+    let mut mesh = chart.configure_mesh();
+    mesh.light_line_style(WHITE)
+        .label_style((FONT, 13))
+        .x_desc("step")
+        .x_label_formatter(&whole)
+        .y_label_formatter(&number)
+        .draw()?;
+
+    let mut ends = Vec::new();
+    for (index, curve) in curves.iter().enumerate() {
+        let colour = Palette99::pick(index).to_rgba();
+        let points = curve.values.iter().enumerate().map(|(step, &value)| (step as f64, value));
+        let points: Vec<_> = points.filter(|(_, value)| value.is_finite()).collect();
+        if let Some(end) = points.last().filter(|_| named) {
+            ends.push((chart.backend_coord(end).1, &curve.name, colour));
+        }
+        chart.draw_series(LineSeries::new(points, colour.stroke_width(2)))?;
+    }
+    draw_names(area, ends)
+}
+
+/// The names of the curves right of their ends, moved down where they would overlap.
+fn draw_names<B: DrawingBackend>(
+    area: &Canvas<B>, mut ends: Vec<(i32, &String, RGBAColor)>,
+) -> Result<(), DrawingAreaErrorKind<B::ErrorType>> {
+    ends.sort_by_key(|(y, ..)| *y);
+    let (_, top) = area.get_base_pixel();
+    let (width, height) = area.dim_in_pixel();
+    let mut free = 0;
+    for (y, name, colour) in ends {
+        let y = free.max(y - top);
+        free = y + 13;
+        if free > height as i32 {
+            // No room for more.
+            break;
+        }
+        let style = (FONT, 12).into_text_style(area).color(&colour).pos(Pos::new(HPos::Left, VPos::Center));
+        area.draw(&Text::new(name.as_str(), (width as i32 - NAMES + 6, y), style))?;
+    }
+    Ok(())
+}

@@ -1,0 +1,28 @@
+//! Warnings of the libraries, on standard error.
+
+use log::{Level, LevelFilter, Log, Metadata, Record};
+
+struct Printer;
+
+/// Prints warnings of our own crates, and errors of any, from now on.
+pub fn install() {
+    // A second logger is refused: the first one stays.
+    if log::set_logger(&Printer).is_ok() {
+        log::set_max_level(LevelFilter::Warn);
+    }
+}
+
+impl Log for Printer {
+    fn enabled(&self, metadata: &Metadata) -> bool {
+        metadata.level() == Level::Error || (metadata.level() == Level::Warn && metadata.target().starts_with("pear_"))
+    }
+
+    fn log(&self, record: &Record) {
+        if self.enabled(record.metadata()) {
+            let level = record.level().as_str().replace("WARN", "warning").to_lowercase();
+            crate::progress::print_above(&format!("{level}: {}", record.args()));
+        }
+    }
+
+    fn flush(&self) {}
+}

@@ -1,0 +1,186 @@
+//! Files of token ids: JSON lines, one array a line.
+
+use std::fs::File;
+use std::io::{BufRead, BufReader, Read};
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, bail};
+use serde_json::Value;
+
+/// No sequence of tokens is written in more bytes.
+const LONGEST_LINE: u64 = 16 << 20;
+/// Nor so many of them in more.
+const LARGEST_FILE: u64 = 1 << 30;
+
+/// Sequences of token ids, and where they come from.
+#[derive(Clone, Debug)]
+pub struct TokenFile {
+    path: PathBuf,
+    /// The sequences.
+    pub rows: Vec<Vec<u32>>,
+    /// The line each stands in, from 1; lines of white space are passed over.
+    lines: Vec<usize>,
+}
+
+impl TokenFile {
+    /// Reads a file whose ids must be below `vocab_size`.
+    ///
+    /// # Errors
+    /// What cannot be read, naming file and line.
+    pub fn read(path: &Path, vocab_size: usize) -> Result<Self> {
+        let name = || path.display().to_string();
+        let file = File::open(path).with_context(|| format!("{}: cannot read", name()))?;
+        let mut reader = BufReader::new(file.take(LARGEST_FILE));
+        let mut tokens = Self { path: path.into(), rows: Vec::new(), lines: Vec::new() };
+        let mut line = Vec::new();
+        for number in 1.. {
+            line.clear();
+            let read = (&mut reader).take(LONGEST_LINE).read_until(b'\n', &mut line);
+            let read = read.with_context(|| format!("{}: cannot read", name()))? as u64;
+            if read == 0 {
+                break;
+            }
+            if read == LONGEST_LINE && !line.ends_with(b"\n") {
+                bail!("{}: line {number}: longer than {} MiB", name(), LONGEST_LINE >> 20);
+            }
+            if line.iter().all(u8::is_ascii_whitespace) {
+                continue;
+            }
+            tokens.rows.push(parse(&line, vocab_size).map_err(|problem| tokens.problem_in(number, &problem))?);
+            tokens.lines.push(number);
+        }
+        if reader.get_ref().limit() == 0 {
+            bail!("{}: larger than {} GiB", name(), LARGEST_FILE >> 30);
+        }
+        if tokens.rows.is_empty() {
+            bail!("{}: empty: expected one array of token ids a line", name());
+        }
+        Ok(tokens)
+    }
+
+    /// Reads a file of proxy sequences: the same tokens twice.
+    ///
+    /// # Errors
+    /// As [`read`](Self::read); and a sequence of odd length or of two different halves, naming file and line.
+    pub fn read_proxy(path: &Path, vocab_size: usize) -> Result<Self> {
+        let tokens = Self::read(path, vocab_size)?;
+        for (index, row) in tokens.rows.iter().enumerate() {
+            let (first, second) = row.split_at(row.len() / 2);
+            if row.len() < 4 || !row.len().is_multiple_of(2) {
+                let expected = "expected a proxy sequence, n tokens and the same n again, n at least 2";
+                return Err(tokens.problem(index, &format!("{} tokens: {expected}", row.len())));
+            }
+            if let Some(place) = (0..first.len()).find(|&i| first[i] != second[i]) {
+                let [a, b] = [first[place], second[place]];
+                return Err(
+                    tokens.problem(index, &format!("the halves differ: token {place} of the first is {a}, of the second {b}"))
+                );
+            }
+        }
+        Ok(tokens)
+    }
+
+    /// An error in a sequence, counted from 0.
+    pub fn problem(&self, row: usize, problem: &str) -> anyhow::Error {
+        self.problem_in(self.lines[row], problem)
+    }
+
+    /// # Errors
+    /// A sequence that is longer than the positions of the model, naming file and line.
+    pub fn check_lengths(&self, max_positions: Option<usize>) -> Result<()> {
+        let Some(max) = max_positions else { return Ok(()) };
+        match self.rows.iter().position(|row| row.len() > max) {
+            Some(row) => {
+                let length = self.rows[row].len();
+                Err(self.problem(row, &format!("{length} tokens, but the model has only {max} positions")))
+            }
+            None => Ok(()),
+        }
+    }
+
+    fn problem_in(&self, line: usize, problem: &str) -> anyhow::Error {
+        anyhow::anyhow!("{}: line {line}: {problem}", self.path.display())
+    }
+}
+
+fn parse(line: &[u8], vocab_size: usize) -> Result<Vec<u32>, String> {
+    let value: Value = serde_json::from_slice(line).map_err(|e| {
+        let column = e.column();
+        format!("not JSON (column {column}): expected an array of token ids, such as [5, 3, 8]")
+    })?;
+    let Value::Array(ids) = value else {
+        return Err("expected an array of token ids, such as [5, 3, 8]".into());
+    };
+    let id = |value: &Value| match value.as_u64() {
+        Some(id) if id < vocab_size as u64 => Ok(id as u32),
+        Some(id) => Err(format!("token {id} is not in the vocabulary of {vocab_size}")),
+        None => Err(format!("{} is not a token id: expected an integer of 0 or more", brief(value))),
+    };
+    ids.iter().map(id).collect()
+}
+
+/// A value, if it is short, for an error.
+fn brief(value: &Value) -> String {
+    match value {
+        Value::Array(_) => "an array within the array".into(),
+        Value::Object(_) => "an object".into(),
+        Value::String(_) => "a string".into(),
+        simple => format!("`{simple}`"),
+    }
+}
+
+/// Token ids from a list such as `1,2,3`.
+///
+/// # Errors
+/// An empty list, or something that is no token id below `vocab_size`; `flag` is named.
+pub fn parse_list(flag: &str, text: &str, vocab_size: usize) -> Result<Vec<u32>> {
+    let id = |word: &str| match word.trim().parse::<u32>() {
+        Ok(id) if (id as usize) < vocab_size => Ok(id),
+        Ok(id) => bail!("{flag}: token {id} is not in the vocabulary of {vocab_size}"),
+        Err(_) => bail!("{flag}: `{}` is not a token id: expected a list such as 1,2,3", word.trim()),
+    };
+    text.split(',').map(id).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(text: &str) -> Result<TokenFile> {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("tokens.jsonl");
+        std::fs::write(&path, text).unwrap();
+        TokenFile::read_proxy(&path, 10)
+    }
+
+    #[test]
+    fn lines_of_white_space_are_passed_over() {
+        let tokens = read("[1, 2, 1, 2]\n\n  \n[3,4,3,4]").unwrap();
+        assert_eq!(tokens.rows, [[1, 2, 1, 2], [3, 4, 3, 4]]);
+        assert!(tokens.problem(1, "x").to_string().ends_with("tokens.jsonl: line 4: x"));
+    }
+
+    #[test]
+    fn errors_name_the_line() {
+        let bad = [
+            ("", "empty"),
+            (" \n", "empty"),
+            ("[1, 2, 1, 2]\n[1, 2", "line 2: not JSON"),
+            ("{}", "line 1: expected an array"),
+            ("[1, -2, 1, -2]", "line 1: `-2` is not a token id"),
+            ("[1.0, 2, 1.0, 2]", "`1.0` is not a token id"),
+            ("[\"a\"]", "a string is not a token id"),
+            ("[1, 10, 1, 10]", "token 10 is not in the vocabulary of 10"),
+            ("[1, 99999999999999999999]", "is not a token id"),
+            ("[1, 2, 3]", "3 tokens"),
+            ("[]", "0 tokens"),
+            ("[1, 1]", "2 tokens"),
+            ("[1, 2, 1, 3]", "token 1 of the first is 2, of the second 3"),
+        ];
+        for (text, expected) in bad {
+            let error = read(text).expect_err(text).to_string();
+            assert!(error.contains("tokens.jsonl: ") && error.contains(expected), "{error}");
+        }
+        assert!(read(&"[".repeat(100_000)).unwrap_err().to_string().contains("not JSON"));
+    }
+}

@@ -1,0 +1,290 @@
+//! Learns one coefficient for each suppression head.
+//!
+//! ```sh
+//! cargo run --release --example train -- --model DIR --heads scores.json --top-k 10 --out profile.json
+//! ```
+
+use std::fmt::Write;
+use std::fs;
+use std::ops::ControlFlow;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use anyhow::{Context, Result, bail};
+use clap::Parser;
+use pear_core::proxy::ProxyBatch;
+use pear_core::{DecoderModel, HeadId, ModelShape, Scores};
+use pear_examples::cli::{self, ModelArgs};
+use pear_examples::draw::{Curve, check_picture, curves};
+use pear_examples::progress::Progress;
+use pear_examples::proxy::Draw;
+use pear_examples::tokens::TokenFile;
+use pear_models::ModelDirectory;
+use pear_train::{Error, ProxyMetrics, Sequences, TrainOptions, Trainer, evaluate};
+
+/// Sequences that nothing is learned from.
+const HELD_OUT: usize = 64;
+/// Steps between two checkpoints.
+const CHECKPOINT_EVERY: usize = 10;
+/// Tokens that run together: larger batches are worked off in parts.
+const TOKENS_AT_ONCE: usize = 1 << 15;
+/// Larger numbers are slips of the keyboard.
+const MOST_STEPS: usize = 1_000_000;
+const MOST_TOKENS: usize = 1 << 20;
+
+/// Learn one coefficient for each suppression head, the model frozen, on random tokens repeated twice
+#[derive(Parser, Debug)]
+#[command(name = "train", allow_negative_numbers = true)]
+struct Arguments {
+    #[command(flatten)]
+    model: ModelArgs,
+
+    /// The heads: a scores file of `locate`, or a list such as 26.28,11.6 (layer.head, both from 0)
+    #[arg(long, value_name = "SCORES|LIST")]
+    heads: String,
+
+    /// How many heads to take from a scores file, from the highest score down [default: 10]
+    #[arg(long, value_name = "K")]
+    top_k: Option<usize>,
+
+    /// Tokens that are repeated in each sequence [default: 50]
+    #[arg(long, value_name = "N")]
+    length: Option<usize>,
+
+    /// Sequences a step
+    #[arg(long, default_value_t = 20)]
+    batch_size: usize,
+
+    /// Steps [default: 250; with --proxy-tokens, as many whole batches as the file has]
+    #[arg(long)]
+    steps: Option<usize>,
+
+    /// The highest learning rate
+    #[arg(long, value_name = "RATE", default_value_t = 0.005)]
+    learning_rate: f64,
+
+    /// Steps in which the learning rate rises to it, before it falls linearly to zero
+    #[arg(long, value_name = "STEPS", default_value_t = 2)]
+    warmup_steps: usize,
+
+    /// Pulls coefficients towards 1
+    #[arg(long, default_value_t = 0.0)]
+    weight_decay: f64,
+
+    /// Gradients are scaled down to this norm
+    #[arg(long, value_name = "NORM")]
+    clip_norm: Option<f64>,
+
+    /// Sequences that run together: fewer need less memory [default: as many as have 32768 tokens]
+    #[arg(long, value_name = "COUNT")]
+    micro_batch_size: Option<usize>,
+
+    /// Seed of the sequences
+    #[arg(long, default_value_t = 0)]
+    seed: u64,
+
+    /// Take the sequences from a file instead, in its order: JSON lines, each an array of 2n token ids, both halves the same
+    #[arg(long, value_name = "FILE", conflicts_with = "bos")]
+    proxy_tokens: Option<PathBuf>,
+
+    /// Put the model's BOS before each sequence
+    #[arg(long)]
+    bos: bool,
+
+    /// Folder that the state of the training is saved in now and then
+    #[arg(long, value_name = "DIR")]
+    checkpoint: Option<PathBuf>,
+
+    /// Go on from the state in the folder of --checkpoint
+    #[arg(long, requires = "checkpoint")]
+    resume: bool,
+
+    /// Draw the loss and the coefficients over the steps; .svg or .png
+    #[arg(long, value_name = "FILE")]
+    curve: Option<PathBuf>,
+
+    /// Where the profile goes
+    #[arg(long, value_name = "FILE")]
+    out: Option<PathBuf>,
+}
+
+fn main() -> ExitCode {
+    cli::main_with(run)
+}
+
+fn run(arguments: Arguments) -> Result<()> {
+    if let Some(out) = &arguments.out {
+        cli::check_out("--out", out)?;
+    }
+    if let Some(curve) = &arguments.curve {
+        check_picture(curve)?;
+        cli::check_out("--curve", curve)?;
+    }
+    let checkpoint = arguments.checkpoint.as_deref().map(checkpoint_file).transpose()?;
+    if let Some(file) = checkpoint.as_ref().filter(|file| arguments.resume && !file.is_file()) {
+        bail!("--resume: there is no {} to go on from", file.display());
+    }
+    let mut options = options(&arguments)?;
+    let directory = arguments.model.open()?;
+    let heads = heads(&arguments, &directory.shape())?;
+    let draw = Draw { seed: arguments.seed, bos: arguments.bos, special: false };
+    let task = draw.task(&directory)?;
+    let given = arguments.proxy_tokens.as_ref().map(|path| given(path, &arguments, &mut options, &directory)).transpose()?;
+    if given.is_none() {
+        draw.check_length("--length", options.length, &directory)?;
+    }
+    bound(&mut options)?;
+    let unseen = options.steps * options.batch_size;
+    let held_out = task.batch(options.length, unseen..unseen + HELD_OUT)?;
+    let sequences = given.map_or(Sequences::Drawn(task), Sequences::Given);
+
+    let model = arguments.model.load(&directory)?;
+    let before = evaluate(&model, &held_out, None)?;
+    let mut trainer = Trainer::new(&model, &heads, options.clone())?;
+    if let Some(file) = checkpoint.as_ref().filter(|_| arguments.resume) {
+        trainer.restore(file)?;
+    }
+    // One line for each head; steps before a checkpoint are not known any more.
+    let mut history = vec![vec![f64::NAN; trainer.steps_done()]; heads.len()];
+    let remember = |history: &mut Vec<Vec<f64>>, values: &[f32]| {
+        history.iter_mut().zip(values).for_each(|(line, &value)| line.push(f64::from(value)));
+    };
+    remember(&mut history, &trainer.coefficients().values());
+    let mut bar = Progress::new("training", options.steps as u64);
+    trainer.run(&sequences, |trainer, step| {
+        let done = step.step + 1;
+        bar.set(done as u64, format!("loss {:.4}", step.loss));
+        remember(&mut history, &step.coefficients);
+        if let Some(file) = checkpoint.as_ref().filter(|_| done.is_multiple_of(CHECKPOINT_EVERY) || done == options.steps) {
+            trainer.save(file)?;
+        }
+        Ok(ControlFlow::Continue(()))
+    })?;
+    drop(bar);
+
+    if let Some(out) = &arguments.out {
+        trainer.profile()?.write(out)?;
+    }
+    if let Some(curve) = &arguments.curve {
+        draw_curves(curve, &trainer, history)?;
+    }
+    let after = evaluate(&model, &held_out, Some(trainer.coefficients()))?;
+    cli::print(&report(&trainer, &options, before, after))
+}
+
+fn options(arguments: &Arguments) -> Result<TrainOptions> {
+    let defaults = TrainOptions::default();
+    let options = TrainOptions {
+        steps: arguments.steps.unwrap_or(defaults.steps),
+        batch_size: arguments.batch_size,
+        length: arguments.length.unwrap_or(defaults.length),
+        learning_rate: arguments.learning_rate,
+        warmup_steps: arguments.warmup_steps,
+        weight_decay: arguments.weight_decay,
+        clip_norm: arguments.clip_norm,
+        micro_batch_size: arguments.micro_batch_size,
+        seed: arguments.seed,
+        ..defaults
+    };
+    match options.validate() {
+        // As the flag is called.
+        Err(Error::Option { option, value, expected }) => bail!("--{} {value}: expected {expected}", option.replace('_', "-")),
+        other => other?,
+    }
+    Ok(options)
+}
+
+/// Refuses what cannot be meant, and keeps large batches from being run in one piece.
+fn bound(options: &mut TrainOptions) -> Result<()> {
+    if options.steps > MOST_STEPS {
+        bail!("--steps {}: expected {MOST_STEPS} or less", options.steps);
+    }
+    let most = MOST_TOKENS / (2 * options.length);
+    if options.batch_size > most {
+        bail!("--batch-size {}: expected {most} or less for sequences of {} tokens", options.batch_size, 2 * options.length);
+    }
+    let at_once = (TOKENS_AT_ONCE / (2 * options.length)).max(1);
+    options.micro_batch_size.get_or_insert(at_once);
+    Ok(())
+}
+
+/// The heads of a list, or the first of a scores file.
+fn heads(arguments: &Arguments, shape: &ModelShape) -> Result<Vec<HeadId>> {
+    let text = &arguments.heads;
+    let path = Path::new(text);
+    let list: Result<Vec<HeadId>, _> = text.split(',').map(str::parse).collect();
+    if let (Ok(list), false) = (&list, path.is_file()) {
+        shape.check_heads(list.iter().copied()).context("--heads")?;
+        if arguments.top_k.is_some() {
+            cli::warn("--top-k has no effect on a list of heads");
+        }
+        return Ok(list.clone());
+    }
+    if !path.exists() {
+        bail!("--heads {text}: neither a file that exists nor a list of heads such as 26.28,11.6");
+    }
+    let scores = Scores::read(path)?;
+    shape.check_same(&scores.model).with_context(|| path.display().to_string())?;
+    let top_k = cli::top_k(arguments.top_k, 10, scores.heads().len())?;
+    Ok(scores.top(top_k))
+}
+
+/// The sequences of a file, all of one length; their number decides on the steps unless `--steps` does.
+fn given(path: &Path, arguments: &Arguments, options: &mut TrainOptions, directory: &ModelDirectory) -> Result<ProxyBatch> {
+    let config = directory.config();
+    let tokens = TokenFile::read_proxy(path, config.vocab_size)?;
+    tokens.check_lengths(config.attention.position_embedding.max_positions())?;
+    let length = arguments.length.map_or(tokens.rows[0].len(), |n| n.saturating_mul(2));
+    if let Some(row) = tokens.rows.iter().position(|row| row.len() != length) {
+        let why = if arguments.length.is_some() { "by --length" } else { "as in the first line" };
+        return Err(tokens.problem(row, &format!("{} tokens: expected {length}, {why}", tokens.rows[row].len())));
+    }
+    options.length = length / 2;
+    let (count, batch_size) = (tokens.rows.len(), options.batch_size);
+    let whole = count / batch_size;
+    let steps = arguments.steps.unwrap_or(whole);
+    if whole < steps || whole == 0 {
+        let needed = batch_size.saturating_mul(steps.max(1));
+        let steps = steps.max(1);
+        bail!("{}: {count} sequences: expected {needed} for {steps} steps of --batch-size {batch_size}", path.display());
+    }
+    let left = count - steps * batch_size;
+    if left > 0 {
+        cli::warn(&format!("{}: the last {left} sequences are not used", path.display()));
+    }
+    options.steps = steps;
+    Ok(ProxyBatch::from_sequences(tokens.rows, config.vocab_size)?)
+}
+
+/// The file in the folder of `--checkpoint`, which is made if need be.
+fn checkpoint_file(folder: &Path) -> Result<PathBuf> {
+    if !folder.exists() {
+        cli::check_out("--checkpoint", folder)?;
+        fs::create_dir(folder).with_context(|| format!("--checkpoint {}: cannot make the folder", folder.display()))?;
+    }
+    if !folder.is_dir() {
+        bail!("--checkpoint {}: expected a folder", folder.display());
+    }
+    let file = folder.join("checkpoint.json");
+    cli::check_out("--checkpoint", &file)?;
+    Ok(file)
+}
+
+fn draw_curves<M: DecoderModel>(path: &Path, trainer: &Trainer<M>, history: Vec<Vec<f64>>) -> Result<()> {
+    let heads = trainer.coefficients().heads();
+    let coefficients = heads.iter().zip(history).map(|(head, values)| Curve::new(head.to_string(), values)).collect();
+    curves(path, &[("loss", vec![Curve::new("loss", trainer.losses().to_vec())]), ("coefficients", coefficients)])
+}
+
+fn report<M: DecoderModel>(trainer: &Trainer<M>, options: &TrainOptions, before: ProxyMetrics, after: ProxyMetrics) -> String {
+    let mut text = format!("{} steps of {} sequences, n = {}\n", trainer.steps_done(), options.batch_size, options.length);
+    text += "\nhead   coefficient\n";
+    let coefficients = trainer.coefficients();
+    for (head, value) in coefficients.heads().iter().zip(coefficients.values()) {
+        let _ = writeln!(text, "{:<6} {value:>11.5}", head.to_string());
+    }
+    let _ = writeln!(text, "\non {HELD_OUT} other sequences     before       after");
+    let _ = writeln!(text, "{:<22} {:>11.4} {:>11.4}", "loss", before.loss, after.loss);
+    let _ = writeln!(text, "{:<22} {:>9.1} % {:>9.1} %", "accuracy", 100.0 * before.accuracy, 100.0 * after.accuracy);
+    text
+}

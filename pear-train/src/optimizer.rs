@@ -1,0 +1,71 @@
+//! AdamW on a handful of numbers, as PyTorch defines it, with a state that is saved and restored bit for bit.
+
+use serde::{Deserialize, Serialize};
+
+const BETA1: f64 = 0.9;
+const BETA2: f64 = 0.999;
+const EPSILON: f64 = 1e-8;
+
+/// AdamW ([arXiv 1711.05101](https://arxiv.org/abs/1711.05101)) with betas 0.9 and 0.999 and epsilon 1e-8.
+///
+/// Weight decay, if any, pulls towards 1, where a coefficient does nothing, and not towards 0, where it removes its head.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub(crate) struct AdamW {
+    steps: i32,
+    mean: Vec<f64>,
+    square: Vec<f64>,
+}
+
+impl AdamW {
+    pub(crate) fn new(len: usize) -> Self {
+        Self { steps: 0, mean: vec![0.0; len], square: vec![0.0; len] }
+    }
+
+    /// Whether it keeps account of `len` numbers, all of them finite.
+    pub(crate) fn fits(&self, len: usize) -> bool {
+        let whole = |values: &[f64]| values.len() == len && values.iter().all(|value| value.is_finite());
+        self.steps >= 0 && whole(&self.mean) && whole(&self.square)
+    }
+
+    pub(crate) fn step(&mut self, values: &mut [f64], gradients: &[f64], rate: f64, weight_decay: f64) {
+        self.steps += 1;
+        let (correct1, correct2) = (1.0 - BETA1.powi(self.steps), (1.0 - BETA2.powi(self.steps)).sqrt());
+        for (i, (value, &gradient)) in values.iter_mut().zip(gradients).enumerate() {
+            let (mean, square) = (&mut self.mean[i], &mut self.square[i]);
+            *mean += (gradient - *mean) * (1.0 - BETA1);
+            *square = *square * BETA2 + gradient * gradient * (1.0 - BETA2);
+            *value += (1.0 - *value) * rate * weight_decay;
+            *value -= rate / correct1 * *mean / (square.sqrt() / correct2 + EPSILON);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn three_steps_are_those_of_torch() {
+        // torch.optim.AdamW([p], lr=0.1, weight_decay=0), p = 1, gradients 0.5, -2.0, 0.25.
+        let (mut adam, mut value) = (AdamW::new(1), [1.0]);
+        for (gradient, expected) in [(0.5, 0.900000002), (-2.0, 0.955950351), (0.25, 0.991190828)] {
+            adam.step(&mut value, &[gradient], 0.1, 0.0);
+            assert!((value[0] - expected).abs() < 1e-8, "{value:?}, expected {expected}");
+        }
+    }
+
+    #[test]
+    fn a_rate_of_zero_moves_nothing_but_counts() {
+        let (mut adam, mut value) = (AdamW::new(1), [1.0]);
+        adam.step(&mut value, &[3.0], 0.0, 0.0);
+        assert_eq!(value, [1.0]);
+        assert_eq!((adam.steps, adam.mean[0]), (1, 3.0 * (1.0 - BETA1)));
+    }
+
+    #[test]
+    fn decay_pulls_towards_one() {
+        let (mut adam, mut values) = (AdamW::new(2), [0.0, 2.0]);
+        adam.step(&mut values, &[0.0, 0.0], 0.1, 0.5);
+        assert_eq!(values, [0.05, 1.95]);
+    }
+}

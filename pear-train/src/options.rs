@@ -1,0 +1,90 @@
+//! How coefficients are learned.
+
+use serde::{Deserialize, Serialize};
+
+use crate::schedule::Schedule;
+use crate::{Error, Result};
+
+/// How coefficients are learned. The default is the authors' setting but for the number of steps.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct TrainOptions {
+    /// Steps.
+    pub steps: usize,
+    /// Sequences a step.
+    pub batch_size: usize,
+    /// Tokens repeated in a sequence (n).
+    pub length: usize,
+    /// The highest learning rate.
+    pub learning_rate: f64,
+    /// Steps in which the learning rate rises to it.
+    pub warmup_steps: usize,
+    /// How it falls afterwards.
+    pub schedule: Schedule,
+    /// Pulls coefficients towards 1 (decoupled, as in AdamW).
+    pub weight_decay: f64,
+    /// Gradients are scaled down to this Euclidean norm.
+    pub clip_norm: Option<f64>,
+    /// Coefficients are kept within these bounds after each step. Whether they end below 1 is an outcome: `None` by default.
+    pub clamp: Option<(f64, f64)>,
+    /// Sequences that are run together, their gradients being added up to those of the whole batch; all if `None`.
+    pub micro_batch_size: Option<usize>,
+    /// Seed of the proxy sequences: only recorded here.
+    pub seed: u64,
+}
+
+impl Default for TrainOptions {
+    fn default() -> Self {
+        Self {
+            steps: 250,
+            batch_size: 20,
+            length: 50,
+            learning_rate: 0.005,
+            warmup_steps: 2,
+            schedule: Schedule::Linear,
+            weight_decay: 0.0,
+            clip_norm: None,
+            clamp: None,
+            micro_batch_size: None,
+            seed: 0,
+        }
+    }
+}
+
+impl TrainOptions {
+    /// The learning rate of a step, counted from 0.
+    pub fn rate(&self, step: usize) -> f64 {
+        self.schedule.rate(self.learning_rate, self.warmup_steps, step, self.steps)
+    }
+
+    /// # Errors
+    /// [`Error::Option`] for the first option out of range.
+    pub fn validate(&self) -> Result<()> {
+        let counts = [("steps", self.steps), ("batch_size", self.batch_size)];
+        if let Some(&(option, value)) = counts.iter().find(|(_, value)| *value == 0) {
+            return error(option, value, "at least 1");
+        }
+        if self.length < 2 {
+            return error("length", self.length, "at least 2 tokens to be repeated");
+        }
+        if !(self.learning_rate.is_finite() && self.learning_rate > 0.0) {
+            return error("learning_rate", self.learning_rate, "a positive number");
+        }
+        if !(self.weight_decay.is_finite() && self.weight_decay >= 0.0) {
+            return error("weight_decay", self.weight_decay, "a number of at least 0");
+        }
+        if let Some(norm) = self.clip_norm.filter(|norm| !(norm.is_finite() && *norm > 0.0)) {
+            return error("clip_norm", norm, "a positive number");
+        }
+        if let Some((low, high)) = self.clamp.filter(|(low, high)| !(low.is_finite() && high.is_finite() && low <= high)) {
+            return error("clamp", format!("{low}..{high}"), "two numbers, the lower one first");
+        }
+        if self.micro_batch_size == Some(0) {
+            return error("micro_batch_size", 0, "at least 1");
+        }
+        Ok(())
+    }
+}
+
+fn error<T>(option: &'static str, value: impl ToString, expected: &'static str) -> Result<T> {
+    Err(Error::Option { option, value: value.to_string(), expected })
+}
