@@ -54,6 +54,7 @@ impl HeadEdit for CaptureHeads {
 
 /// What one head's output is replaced by.
 #[derive(Clone, Debug)]
+#[allow(clippy::large_enum_variant, reason = "a tensor's handle; one is made for a whole run")]
 pub enum Replacement {
     /// Nothing: zero ablation.
     Zero,

@@ -33,7 +33,7 @@ fn folded_directories_compute_what_the_re_weighted_model_does() {
         let error = distance(&log_probs(&folded, prompt).unwrap(), &expected.reweighted.log_probs);
         // Half-precision checkpoints round the folded weights once more; f32 ones do not.
         let in_f32 = ["llama-2", "gpt2", "bloom"].contains(&name.as_str());
-        assert!(error < if in_f32 { 1e-4 } else { 0.3 }, "{name}: {error}");
+        assert!(error < if in_f32 { 1e-4 } else { 0.03 }, "{name}: {error}");
     }
 }
 

@@ -1,4 +1,5 @@
 //! Which tensor of a checkpoint, or which part of one, a parameter is.
+#![allow(clippy::single_range_in_vec_init, reason = "lists of ranges, some of which hold one")]
 
 use std::ops::Range;
 
