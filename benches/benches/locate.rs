@@ -10,7 +10,7 @@
 use std::time::Instant;
 
 use burn::prelude::*;
-use pear_benches::{Flops, gigabytes, matmul_rate, median, peak_memory, python, reset_peak_memory};
+use pear_benches::{Flops, gigabytes, matmul_rate, median, number_in, peak_memory, python, reset_peak_memory};
 use pear_core::{DecoderModel, ProxyTask};
 use pear_locate::{LocateOptions, Mode, PAPER_LENGTHS, naive, patched_logits, proxy_batches};
 use pear_models::DecoderConfig;
@@ -70,10 +70,7 @@ fn main() {
         println!("\nPEAR_PYTHON is not set: the authors' way was not run");
         return;
     };
-    let theirs: f64 = output
-        .lines()
-        .find_map(|line| line.strip_prefix("seconds_all_heads ")?.split_whitespace().next()?.parse().ok())
-        .expect("seconds_all_heads in the script's output");
+    let theirs = number_in(&output, "seconds_all_heads");
     println!("{:<34} {theirs:>10.0}   scaled up from 1 of 144 heads", "the authors' way (PyTorch)");
     for (mode, seconds) in ours {
         println!(

@@ -65,6 +65,26 @@ impl Flops {
         };
         batches.iter().map(one).sum()
     }
+
+    /// One training step with the lowest re-weighted head in layer `first`: a run, the logits of one half, and the way back through
+    /// activations down to that layer's output projection.
+    pub fn training_step(&self, first: usize, sequences: usize, n: usize) -> f64 {
+        let (seq, above) = (2.0 * n as f64, self.layers - 1.0 - first as f64);
+        let attention = self.attention * (seq + 1.0) / 2.0;
+        let run = seq * self.layers * (self.block + attention) + n as f64 * self.logits;
+        // Weights get no gradient: the way back costs what the way there did, twice for the products within attention.
+        let back = seq * (above * (self.block + 2.0 * attention) + self.block_without_qkv) + n as f64 * self.logits;
+        sequences as f64 * (run + back)
+    }
+}
+
+/// The number after `name` at the start of a line of a script's output.
+///
+/// # Panics
+/// If there is no such line.
+pub fn number_in(output: &str, name: &str) -> f64 {
+    let rest = output.lines().find_map(|line| line.strip_prefix(name)?.split_whitespace().next()?.parse().ok());
+    rest.unwrap_or_else(|| panic!("no `{name}` in: {output}"))
 }
 
 /// Floating-point operations a second of matrix products of the sizes that a layer has.
