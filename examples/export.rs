@@ -44,7 +44,13 @@ fn run(arguments: Arguments) -> Result<()> {
 
 /// Whether the folder can be made, and is none that would be copied into itself.
 fn check_out(out: &Path, model: &Path) -> Result<()> {
-    cli::check_out("--out", &out.join("model")).or_else(|e| if out.exists() { Err(e) } else { cli::check_out("--out", out) })?;
+    if out.is_dir() {
+        cli::check_out("--out", &out.join("config.json"))?;
+    } else if out.exists() {
+        bail!("--out {}: is a file, expected a new or empty folder", out.display());
+    } else {
+        cli::check_out("--out", out)?;
+    }
     let folder = if out.is_dir() { out } else { cli::parent(out) };
     let absolute = |path: &Path| path.canonicalize().with_context(|| format!("{}: cannot read", path.display()));
     if absolute(folder)?.starts_with(absolute(model)?) {

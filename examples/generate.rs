@@ -9,7 +9,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::{Result, bail};
-use clap::Parser;
+use clap::{ArgGroup, Parser};
 use pear_core::files::write_json;
 use pear_examples::cli::{self, ModelArgs};
 use pear_examples::tokens::parse_list;
@@ -21,13 +21,13 @@ const MOST_NEW_TOKENS: usize = 1 << 20;
 
 /// Continue a prompt
 #[derive(Parser, Debug)]
-#[command(name = "generate", allow_negative_numbers = true)]
+#[command(name = "generate", allow_negative_numbers = true, group(ArgGroup::new("input").required(true).args(["prompt", "prompt_tokens"])))]
 struct Arguments {
     #[command(flatten)]
     model: ModelArgs,
 
     /// The text to continue
-    #[arg(long, value_name = "TEXT", conflicts_with = "prompt_tokens", required_unless_present = "prompt_tokens")]
+    #[arg(long, value_name = "TEXT")]
     prompt: Option<String>,
 
     /// The token ids to continue, instead of a text

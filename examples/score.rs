@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::{Context, Result, bail};
-use clap::Parser;
+use clap::{ArgGroup, Parser};
 use pear_core::files::write_json;
 use pear_examples::cli::{self, ModelArgs};
 use pear_examples::progress::Progress;
@@ -21,13 +21,13 @@ const LONGEST_TEXT: u64 = 64 << 20;
 
 /// Natural-log probability of each token after those before it
 #[derive(Parser, Debug)]
-#[command(name = "score", allow_negative_numbers = true)]
+#[command(name = "score", allow_negative_numbers = true, group(ArgGroup::new("input").required(true).args(["tokens", "text"])))]
 struct Arguments {
     #[command(flatten)]
     model: ModelArgs,
 
     /// The tokens: JSON lines, each an array of ids
-    #[arg(long, value_name = "FILE", conflicts_with = "text", required_unless_present = "text")]
+    #[arg(long, value_name = "FILE")]
     tokens: Option<PathBuf>,
 
     /// A text, taken as one sequence by the model's tokenizer

@@ -200,15 +200,19 @@ pub fn read_profile(path: &Path, model: &ModelShape) -> Result<Profile> {
     Ok(profile)
 }
 
-/// How many of the heads `--top-k` asks for: as many as there are where the default is more.
+/// How many of the heads `--top-k` asks for: all there are, with a warning, where it asks for more.
 ///
 /// # Errors
-/// 0, or more than there are.
+/// 0.
 pub fn top_k(asked: Option<usize>, default: usize, heads: usize) -> Result<usize> {
     match asked {
         None => Ok(default.min(heads)),
-        Some(k) if (1..=heads).contains(&k) => Ok(k),
-        Some(k) => bail!("--top-k {k}: expected 1 to {heads}, as many heads as there are"),
+        Some(0) => bail!("--top-k 0: expected at least 1"),
+        Some(k) if k > heads => {
+            warn(&format!("--top-k {k}: there are {heads} heads, and all of them are taken"));
+            Ok(heads)
+        }
+        Some(k) => Ok(k),
     }
 }
 

@@ -49,10 +49,6 @@ pub struct Pretraining {
     pub row_len: usize,
     /// Tokens in a span, drawn anew each step.
     pub span: RangeInclusive<usize>,
-    /// Share of the repeated tokens that are replaced by random ones, so that copying is not always right.
-    pub noise: f64,
-    /// Steps, the last ones, that have noise.
-    pub noisy_steps: usize,
     /// Learning rate after the warm-up.
     pub learning_rate: f64,
     /// Steps over which the learning rate rises.
@@ -63,17 +59,7 @@ pub struct Pretraining {
 
 impl Default for Pretraining {
     fn default() -> Self {
-        Self {
-            steps: 300,
-            rows: 32,
-            row_len: 32,
-            span: 3..=14,
-            noise: 0.4,
-            noisy_steps: 60,
-            learning_rate: 3e-3,
-            warmup_steps: 50,
-            seed: 0,
-        }
+        Self { steps: 150, rows: 16, row_len: 64, span: 3..=30, learning_rate: 3e-3, warmup_steps: 50, seed: 0 }
     }
 }
 
@@ -84,7 +70,7 @@ impl Pretraining {
     /// # Errors
     /// A `config` that cannot be.
     pub fn run(
-        &self, config: &DecoderConfig, device: &Device, mut progress: impl FnMut(usize, f64, &Decoder),
+        &self, config: &DecoderConfig, device: &Device, mut progress: impl FnMut(usize, f64),
     ) -> pear_core::Result<Decoder> {
         let mut model = induction::seeded(config, ROPE_THETA, self.seed, device)?.train();
         let mut optimizer = AdamWConfig::new()
@@ -95,34 +81,25 @@ impl Pretraining {
             .init();
         let mut random = Random::new(self.seed, 1);
         for step in 0..self.steps {
-            let noise = if step < self.steps - self.noisy_steps { 0.0 } else { self.noise };
-            let (rows, span) = self.batch(config, noise, &mut random);
+            let (rows, span) = self.batch(config, &mut random);
             let loss = loss(&model, &rows, span, device);
             let value = loss.clone().into_scalar::<f32>();
             let gradients = GradientsParams::from_grads(loss.backward(), &model);
-            let warmup = ((step + 1) as f64 / self.warmup_steps as f64)
-                .min(1.0)
-                .min((self.steps - step) as f64 / self.noisy_steps.max(1) as f64);
+            let warmup = ((step + 1) as f64 / self.warmup_steps as f64).min(1.0);
             model = optimizer.step(self.learning_rate * warmup, model, gradients);
-            progress(step + 1, f64::from(value), &model);
+            progress(step + 1, f64::from(value));
         }
         Ok(model.valid())
     }
 
     /// Rows of `row_len + 1` tokens, and the length of the span that they repeat.
-    fn batch(&self, config: &DecoderConfig, noise: f64, random: &mut Random) -> (Vec<Vec<u32>>, usize) {
+    fn batch(&self, config: &DecoderConfig, random: &mut Random) -> (Vec<Vec<u32>>, usize) {
         let first_word = config.special_tokens.len();
         let words = config.vocab_size - first_word;
         let span = self.span.start() + random.below(self.span.end() - self.span.start() + 1);
         let rows = (0..self.rows).map(|_| {
             let tokens: Vec<u32> = (0..span).map(|_| (first_word + random.below(words)) as u32).collect();
-            let repeated = tokens.iter().copied().cycle().take(self.row_len + 1).enumerate();
-            repeated
-                .map(|(place, token)| {
-                    let replaced = place >= span && random.uniform() < noise;
-                    if replaced { (first_word + random.below(words)) as u32 } else { token }
-                })
-                .collect()
+            tokens.into_iter().cycle().take(self.row_len + 1).collect()
         });
         (rows.collect(), span)
     }

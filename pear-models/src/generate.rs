@@ -54,7 +54,8 @@ impl GenerateOptions {
 /// Works on any [`DecoderModel`], with whatever coefficients it carries.
 ///
 /// # Errors
-/// [`Error::Input`] for an empty prompt, ids outside the vocabulary or options out of range; too long a text for the model's positions.
+/// [`Error::Input`] for an empty prompt, ids outside the vocabulary, options out of range or logits that are no numbers; too long a text
+/// for the model's positions.
 pub fn generate<M: DecoderModel>(
     model: &M, prompt: &[u32], options: &GenerateOptions, mut each: impl FnMut(u32) -> ControlFlow<()>,
 ) -> Result<Vec<u32>, Error> {
@@ -72,6 +73,12 @@ pub fn generate<M: DecoderModel>(
         let residual = residual_cached(model, token_tensor(&[&unread], &device), &mut cache, &mut NoEdit);
         let last = residual.narrow(1, unread.len() - 1, 1);
         let logits: Vec<f32> = model.logits(last).into_data().iter::<f32>().collect();
+        if let Some(id) = logits.iter().position(|logit| logit.is_nan()) {
+            return Err(Error::Input(format!(
+                "the model gave no number as the logit of token {id}, after {} tokens",
+                cache.len()
+            )));
+        }
         let token = choose(&logits, options, &mut rng);
         tokens.push(token);
         if each(token).is_break() || options.eos_tokens.contains(&token) {

@@ -104,6 +104,11 @@ fn nothing_is_written_where_something_stands_or_heads_do_not_exist() {
     assert!(error.contains("head 0.6 does not exist"), "{error}");
     assert!(!out.exists());
 
+    for within in [directory.path().to_path_buf(), directory.path().join("new/folded")] {
+        assert!(directory.export(&one(HeadId::new(0, 1)), &within).is_err(), "{within:?}");
+    }
+    assert!(!directory.path().join("new").exists());
+
     let taken = folder.path().join("taken");
     fs::create_dir(&taken).unwrap();
     fs::write(taken.join("config.json"), "mine").unwrap();

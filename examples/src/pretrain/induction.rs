@@ -16,16 +16,13 @@ use pear_models::{Decoder, DecoderConfig};
 use super::Random;
 
 /// Length of queries and keys that look at positions only (layer 0).
-static POSITION_SCORES: std::sync::LazyLock<f32> =
-    std::sync::LazyLock::new(|| std::env::var("POSITION_SCORES").map_or(0.6, |x| x.parse().unwrap()));
+const POSITION_SCORES: f32 = 0.6;
 /// What a head of layer 0 writes, against the token itself.
-static SHIFTED: std::sync::LazyLock<f32> =
-    std::sync::LazyLock::new(|| std::env::var("SHIFTED").map_or(0.3, |x| x.parse().unwrap()));
+const SHIFTED: f32 = 0.3;
 /// Length of queries and keys that look for a token (layer 1).
-static MATCH: std::sync::LazyLock<f32> = std::sync::LazyLock::new(|| std::env::var("MATCH").map_or(3.5, |x| x.parse().unwrap()));
+const MATCH: f32 = 3.5;
 /// What a head of layer 1 copies, against the token itself.
-static COPIED: std::sync::LazyLock<f32> =
-    std::sync::LazyLock::new(|| std::env::var("COPIED").map_or(0.4, |x| x.parse().unwrap()));
+const COPIED: f32 = 0.4;
 /// How small all other outputs into the residual stream start.
 const QUIET: f64 = 0.1;
 
@@ -107,18 +104,18 @@ fn circuit(config: &DecoderConfig, rope_theta: f64, random: &mut Random) -> BTre
         let query = angles.clone().map(f64::cos).chain(angles.map(|a| -a.sin()));
         let key = (0..head_dim).map(|i| if i < pairs { 1.0 } else { 0.0 });
         let along_shared = |numbers: &mut dyn Iterator<Item = f64>| -> Rows {
-            numbers.map(|x| shared.iter().map(|s| *POSITION_SCORES * x as f32 * s).collect()).collect()
+            numbers.map(|x| shared.iter().map(|s| POSITION_SCORES * x as f32 * s).collect()).collect()
         };
         layers[0].query.extend(along_shared(&mut query.into_iter()));
         layers[0].key.extend(along_shared(&mut key.into_iter()));
-        layers[0].output.extend(scaled(&shifted, *SHIFTED));
+        layers[0].output.extend(scaled(&shifted, SHIFTED));
         layers[0].value.extend(part_here.clone());
 
         let sought = if back == 1 { part_here } else { turned(&part_here, &rotations[0]) };
         let copied = part((index + half) % heads);
-        layers[1].query.extend(scaled(&sought, *MATCH));
-        layers[1].key.extend(scaled(&shifted, *MATCH));
-        layers[1].output.extend(scaled(&copied, *COPIED));
+        layers[1].query.extend(scaled(&sought, MATCH));
+        layers[1].key.extend(scaled(&shifted, MATCH));
+        layers[1].output.extend(scaled(&copied, COPIED));
         layers[1].value.extend(copied);
     }
 

@@ -27,6 +27,9 @@ impl ModelDirectory {
         if !is_free {
             return Err(Error::malformed(out, "exists already: expected a new or empty directory"));
         }
+        if self.contains(out) {
+            return Err(Error::malformed(out, "lies within the model directory: expected a place outside it"));
+        }
         let parent = match out.parent() {
             Some(parent) if !parent.as_os_str().is_empty() => parent,
             _ => Path::new("."),
@@ -45,6 +48,13 @@ impl ModelDirectory {
             fs::remove_dir(out).map_err(Error::io("write", out))?;
         }
         fs::rename(&folder, out).map_err(Error::io("write", out))
+    }
+
+    /// Whether a path, which need not exist, lies within the directory.
+    fn contains(&self, path: &Path) -> bool {
+        let here = |path: &Path| if path.as_os_str().is_empty() { Path::new(".").canonicalize() } else { path.canonicalize() };
+        let Ok(own) = here(&self.path) else { return false };
+        path.ancestors().find_map(|ancestor| here(ancestor).ok()).is_some_and(|nearest| nearest.starts_with(own))
     }
 
     /// For each output projection that changes, the factor of every input channel.

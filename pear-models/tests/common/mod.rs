@@ -1,6 +1,7 @@
 //! Fixtures: tiny checkpoints with what transformers computes on them (see `fixtures/README.md`).
 #![allow(dead_code, reason = "each test binary uses its share")]
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use burn::prelude::*;
@@ -27,12 +28,15 @@ pub struct Greedy {
     pub tokens: Vec<u32>,
 }
 
+/// `[layer][head][sample]`.
+pub type Grid = Vec<Vec<Vec<f64>>>;
+
 #[derive(Deserialize)]
 pub struct Locate {
     pub sequences: Vec<Vec<u32>>,
     pub base_logits: Vec<f64>,
-    /// `[mode][ablation][layer][head][sample]`, by the names in a scores file.
-    pub patched_logits: std::collections::BTreeMap<String, std::collections::BTreeMap<String, Vec<Vec<Vec<f64>>>>>,
+    /// By mode and ablation, as a scores file names them.
+    pub patched_logits: BTreeMap<String, BTreeMap<String, Grid>>,
 }
 
 #[derive(Deserialize)]

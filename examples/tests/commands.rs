@@ -1,0 +1,467 @@
+//! The commands as they are run: results against transformers', and one clear line for whatever cannot be done.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+use serde::Deserialize;
+use serde_json::{Value, json};
+use tempfile::TempDir;
+
+const MODELS: [&str; 3] = ["llama-2", "gpt2", "bloom"];
+
+#[derive(Deserialize)]
+struct Expected {
+    prompts: Vec<Vec<u32>>,
+    log_probs: Vec<Vec<f64>>,
+    greedy: Greedy,
+    locate: Locate,
+    reweighted: Reweighted,
+    train: Train,
+}
+
+#[derive(Deserialize)]
+struct Greedy {
+    prompt: Vec<u32>,
+    tokens: Vec<u32>,
+}
+
+/// `[layer][head][sample]`.
+type Logits = Vec<Vec<Vec<f64>>>;
+
+#[derive(Deserialize)]
+struct Locate {
+    sequences: Vec<Vec<u32>>,
+    base_logits: Vec<f64>,
+    /// By mode and ablation.
+    patched_logits: BTreeMap<String, BTreeMap<String, Logits>>,
+}
+
+/// After the last prompt.
+#[derive(Deserialize)]
+struct Reweighted {
+    coefficients: Value,
+    log_probs: Vec<f64>,
+}
+
+#[derive(Deserialize)]
+struct Train {
+    heads: Vec<[usize; 2]>,
+    sequences: Vec<Vec<Vec<u32>>>,
+    learning_rate: f64,
+    warmup_steps: usize,
+    losses: Vec<f64>,
+    coefficients: Vec<Vec<f64>>,
+}
+
+fn model(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../pear-models/tests/fixtures").join(name)
+}
+
+fn expected(name: &str) -> Expected {
+    serde_json::from_slice(&fs::read(model(name).join("expected.json")).unwrap()).unwrap()
+}
+
+/// A folder to work in, and runs of commands in it.
+struct Bench(TempDir);
+
+impl Bench {
+    fn new() -> Self {
+        Self(tempfile::tempdir().unwrap())
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.0.path().join(name)
+    }
+
+    fn write(&self, name: &str, text: impl AsRef<[u8]>) -> &Self {
+        fs::write(self.path(name), text).unwrap();
+        self
+    }
+
+    fn write_lines<'a>(&self, name: &str, rows: impl IntoIterator<Item = &'a Vec<u32>>) {
+        let lines: Vec<String> = rows.into_iter().map(|row| json!(row).to_string()).collect();
+        self.write(name, lines.join("\n"));
+    }
+
+    fn json(&self, name: &str) -> Value {
+        serde_json::from_slice(&fs::read(self.path(name)).unwrap()).unwrap()
+    }
+
+    /// Runs an example in the folder; `line` is split at spaces, and `{llama-2}` stands for that model's directory.
+    fn run(&self, line: &str) -> Output {
+        let mut words = line.split(' ').map(|word| match word.strip_prefix('{').and_then(|word| word.strip_suffix('}')) {
+            Some(name) => model(name).display().to_string(),
+            None => word.into(),
+        });
+        let test = std::env::current_exe().unwrap();
+        let program = test.parent().unwrap().parent().unwrap().join("examples").join(words.next().unwrap());
+        let mut command = Command::new(&program);
+        command.args(words).current_dir(self.0.path()).env_remove("RUST_BACKTRACE");
+        command.output().unwrap_or_else(|e| panic!("{}: {e}: build the examples first", program.display()))
+    }
+
+    /// Runs an example that must succeed; gives what it prints.
+    fn ok(&self, line: &str) -> String {
+        let output = self.run(line);
+        assert_eq!(output.status.code(), Some(0), "{line}: {}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8(output.stdout).unwrap()
+    }
+
+    /// Runs an example that must fail, with one line that holds `parts`, and leave nothing behind.
+    fn refused(&self, line: &str, parts: &[&str]) {
+        let before = self.files();
+        let output = self.run(line);
+        let error = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(2), "{line}: {error}");
+        assert!(error.starts_with("error: ") && error.trim_end().lines().count() == 1 && error.len() < 2000, "{line}: {error}");
+        assert!(!error.contains("internal error"), "{line}: {error}");
+        for part in parts {
+            assert!(error.contains(part), "{line}: `{part}` is not in: {error}");
+        }
+        assert_eq!(self.files(), before, "{line}");
+    }
+
+    fn files(&self) -> Vec<String> {
+        let mut names: Vec<_> =
+            fs::read_dir(self.0.path()).unwrap().map(|f| f.unwrap().file_name().into_string().unwrap()).collect();
+        names.sort();
+        names
+    }
+}
+
+fn close(found: f64, expected: f64, tolerance: f64, what: &str) {
+    assert!((found - expected).abs() <= tolerance * expected.abs().max(1.0), "{what}: {found}, expected {expected}");
+}
+
+fn numbers(value: &Value) -> Vec<f64> {
+    value.as_array().unwrap().iter().map(|number| number.as_f64().unwrap()).collect()
+}
+
+#[test]
+fn located_scores_are_those_of_transformers() {
+    for name in MODELS {
+        let expected = expected(name).locate;
+        let bench = Bench::new();
+        bench.write_lines("proxy.jsonl", &expected.sequences);
+        let mean = |logits: &[f64]| logits.iter().sum::<f64>() / logits.len() as f64;
+        let base = mean(&expected.base_logits);
+        for (mode, ablations) in &expected.patched_logits {
+            for (ablation, patched) in ablations {
+                for metric in ["logit-ratio", "logit-diff"] {
+                    let flags = format!("--mode {mode} --ablation {ablation} --metric {metric} --out scores.json");
+                    bench.ok(&format!("locate --model {{{name}}} --proxy-tokens proxy.jsonl {flags}"));
+                    let scores = bench.json("scores.json");
+                    assert_eq!((scores["format"].as_str(), scores["version"].as_u64()), (Some("pear-scores"), Some(1)));
+                    assert_eq!(scores["settings"], json!({"mode": mode, "ablation": ablation, "metric": metric, "seed": 0}));
+                    let length = &scores["by_length"][0];
+                    assert_eq!((length["n"].as_u64(), length["samples"].as_u64()), (Some(8), Some(3)));
+                    close(length["base_logit"].as_f64().unwrap(), base, 1e-4, "base logit");
+                    for head in scores["heads"].as_array().unwrap() {
+                        let (layer, index) = (head["layer"].as_u64().unwrap() as usize, head["head"].as_u64().unwrap() as usize);
+                        let patched = mean(&patched[layer][index]);
+                        let right = if metric == "logit-ratio" { patched / base - 1.0 } else { patched - base };
+                        let what = format!("{name} {mode} {ablation} {metric} {layer}.{index}");
+                        close(head["score"].as_f64().unwrap(), right, 1e-3, &what);
+                        close(length["scores"][layer][index].as_f64().unwrap(), right, 1e-3, &what);
+                    }
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn learned_coefficients_are_those_of_torch() {
+    for name in MODELS {
+        let train = expected(name).train;
+        let bench = Bench::new();
+        bench.write_lines("proxy.jsonl", train.sequences.iter().flatten());
+        let heads: Vec<String> = train.heads.iter().map(|[layer, head]| format!("{layer}.{head}")).collect();
+        let (batch, rate, warmup) = (train.sequences[0].len(), train.learning_rate, train.warmup_steps);
+        let line = format!(
+            "train --model {{{name}}} --heads {} --proxy-tokens proxy.jsonl --batch-size {batch} --learning-rate {rate} \
+             --warmup-steps {warmup} --out profile.json --curve curve.svg",
+            heads.join(",")
+        );
+        bench.ok(&line);
+        let profile = bench.json("profile.json");
+        assert_eq!(profile["training"]["steps"], train.losses.len());
+        for (found, right) in numbers(&profile["training"]["loss"]).into_iter().zip(&train.losses) {
+            close(found, *right, 1e-3, name);
+        }
+        let learned = profile["coefficients"].as_array().unwrap();
+        assert_eq!(learned.len(), heads.len());
+        for ([layer, head], right) in train.heads.iter().zip(train.coefficients.last().unwrap()) {
+            let found = learned.iter().find(|c| c["layer"] == *layer && c["head"] == *head).unwrap();
+            close(found["value"].as_f64().unwrap(), *right, 1e-3, name);
+        }
+        assert!(fs::read_to_string(bench.path("curve.svg")).unwrap().starts_with("<svg"));
+    }
+}
+
+#[test]
+fn a_finished_training_can_be_resumed() {
+    let bench = Bench::new();
+    bench.ok("locate --model {llama-2} --lengths 5,7 --samples 4,3 --out scores.json --heatmap heads.png");
+    assert!(fs::read(bench.path("heads.png")).unwrap().starts_with(b"\x89PNG"));
+    let flags = "--model {llama-2} --heads scores.json --top-k 3 --length 6 --batch-size 2 --steps 20 --checkpoint state";
+    bench.ok(&format!("train {flags} --out once.json"));
+    let mut state = bench.json("state/checkpoint.json");
+    assert_eq!(state["losses"].as_array().unwrap().len(), 20);
+    bench.ok(&format!("train {flags} --resume --out again.json"));
+    assert_eq!(bench.json("once.json"), bench.json("again.json"));
+    state["losses"] = json!("none");
+    bench.write("state/checkpoint.json", state.to_string());
+    bench.refused(&format!("train {flags} --resume --out third.json"), &["checkpoint.json", "not a checkpoint"]);
+}
+
+#[test]
+fn an_exported_model_scores_as_the_reweighted_one() {
+    for name in MODELS {
+        let expected = expected(name);
+        let bench = Bench::new();
+        let longest = expected.prompts.iter().max_by_key(|prompt| prompt.len()).unwrap();
+        let shape = json!({"architecture": name.split('-').next(), "num_layers": 2, "num_heads": 6});
+        let profile =
+            json!({"format": "pear-profile", "version": 1, "model": shape, "coefficients": expected.reweighted.coefficients});
+        bench.write("profile.json", profile.to_string());
+        bench.write_lines("prompts.jsonl", &expected.prompts);
+        let prompt = expected.prompts.iter().position(|p| p.len() == expected.reweighted.log_probs.len() + 1);
+        let prompt = prompt.unwrap_or_else(|| panic!("no prompt of the right length, the longest has {}", longest.len()));
+
+        bench.ok(&format!("score --model {{{name}}} --tokens prompts.jsonl --out plain.json"));
+        for (found, right) in bench.json("plain.json")["log_probs"].as_array().unwrap().iter().zip(&expected.log_probs) {
+            let found = numbers(found);
+            assert_eq!(found.len(), right.len());
+            found.iter().zip(right).for_each(|(found, right)| close(*found, *right, 1e-3, name));
+        }
+        bench.ok(&format!("score --model {{{name}}} --tokens prompts.jsonl --profile profile.json --out reweighted.json"));
+        bench.ok(&format!("export --model {{{name}}} --profile profile.json --out folded"));
+        bench.ok("score --model folded --tokens prompts.jsonl --out folded.json");
+        for file in ["reweighted.json", "folded.json"] {
+            let found = numbers(&bench.json(file)["log_probs"][prompt]);
+            found.iter().zip(&expected.reweighted.log_probs).for_each(|(found, right)| close(*found, *right, 1e-3, file));
+        }
+        let folded = bench.json("folded.json");
+        let rows: Vec<f64> = folded["log_probs"].as_array().unwrap().iter().flat_map(numbers).collect();
+        let perplexity = (-rows.iter().sum::<f64>() / rows.len() as f64).exp();
+        close(folded["perplexity"].as_f64().unwrap(), perplexity, 1e-9, "perplexity");
+    }
+}
+
+#[test]
+fn generated_tokens_are_those_of_transformers() {
+    for name in MODELS {
+        let Greedy { prompt, tokens } = expected(name).greedy;
+        let bench = Bench::new();
+        let prompt: Vec<String> = prompt.iter().map(u32::to_string).collect();
+        let count = tokens.len();
+        let flags = format!("--prompt-tokens {} --max-new-tokens {count} --ignore-eos --out new.json", prompt.join(","));
+        let shown = bench.ok(&format!("generate --model {{{name}}} {flags}"));
+        let new = bench.json("new.json");
+        assert_eq!(new["tokens"], json!(tokens));
+        // With a tokenizer what is shown as it comes is the text in the end; without there is none.
+        match model(name).join("tokenizer.json").exists() {
+            true => assert_eq!(new["text"].as_str().unwrap().trim(), shown.trim()),
+            false => assert_eq!(new["text"], ""),
+        }
+    }
+}
+
+#[test]
+fn help_is_no_error() {
+    for example in ["locate", "train", "export", "score", "generate"] {
+        let help = Bench::new().ok(&format!("{example} --help"));
+        for flag in ["--model", "--device", "--dtype", "--out"] {
+            assert!(help.contains(flag), "{example} {flag}");
+        }
+    }
+}
+
+#[test]
+fn what_cannot_be_done_is_said_in_one_line() {
+    let bench = Bench::new();
+    bench.write("empty.jsonl", "").write("object.jsonl", "{\"a\": 1}").write("text.txt", "a text");
+    bench.write("proxy.jsonl", "[5, 6, 5, 6]\n[7, 8, 7, 8]").write("mixed.jsonl", "[5, 6, 5, 6]\n[7, 8, 9, 7, 8, 9]");
+    bench.write("negative.jsonl", "[5, 6, 5, 6]\n[5, -6, 5, -6]").write("large.jsonl", "[5, 97, 5, 97]");
+    bench.write("odd.jsonl", "[5, 6, 5]").write("halves.jsonl", "[5, 6, 6, 5]").write("short.jsonl", "[5, 6]\n[5]");
+    bench.write("float.jsonl", "[5, 6.5]").write("binary.jsonl", b"\xff\xfe\0[1]").write("deep.jsonl", "[".repeat(300_000));
+    bench.write("long.jsonl", json!([vec![5; 101], vec![5; 101]].concat()).to_string());
+    bench.write("other.json", json!({"format": "pear-scores", "version": 2}).to_string());
+    let shape = |heads: usize| json!({"architecture": "llama", "num_layers": 2, "num_heads": heads});
+    let profile = |heads: usize, coefficients: Value| {
+        json!({"format": "pear-profile", "version": 1, "model": shape(heads), "coefficients": coefficients}).to_string()
+    };
+    bench.write("profile.json", profile(6, json!([{"layer": 1, "head": 3, "value": 0.5}])));
+    bench.write("misfit.json", profile(8, json!([{"layer": 1, "head": 3, "value": 0.5}])));
+    bench.write("beyond.json", profile(6, json!([{"layer": 2, "head": 0, "value": 0.5}])));
+    bench.write("twice.json", profile(6, json!([{"layer": 1, "head": 0, "value": 0.5}, {"layer": 1, "head": 0, "value": 2}])));
+    bench.write("infinite.json", profile(6, json!([])).replace("[]", "[{\"layer\": 1, \"head\": 0, \"value\": 1e39}]"));
+
+    let locate: &[(&str, &[&str])] = &[
+        ("", &["--model"]),
+        ("--model nowhere", &["nowhere", "config.json"]),
+        ("--model {llama-2} --lenghts 5", &["--lenghts"]),
+        ("--model {llama-2} --lengths 5,x", &["--lengths", "x"]),
+        ("--model {llama-2} --lengths 5,6 --samples 3", &["--samples", "--lengths"]),
+        ("--model {llama-2} --lengths 1 --samples 3", &["--lengths 1"]),
+        ("--model {llama-2} --lengths 5,5 --samples 3,3", &["--lengths", "twice"]),
+        ("--model {llama-2} --lengths 5 --samples 0", &["--samples 0"]),
+        ("--model {llama-2} --lengths 5 --samples 9999999999999999", &["--samples"]),
+        ("--model {llama-2} --lengths 9999999999999999 --samples 1", &["--lengths 9999999999999999"]),
+        ("--model {llama-2} --lengths 99999999999999999999 --samples 1", &["--lengths"]),
+        ("--model {gpt2} --lengths 49 --samples 1", &["--lengths 49", "96 positions"]),
+        ("--model {llama-2} --seed -1", &["--seed", "-1"]),
+        ("--model {llama-2} --mode sideways", &["--mode", "sideways", "activation, path"]),
+        ("--model {llama-2} --metric ratio", &["--metric", "logit-ratio"]),
+        ("--model {llama-2} --preset none", &["--preset", "as-published"]),
+        ("--model {llama-2} --preset as-published --bos", &["--bos", "--preset"]),
+        ("--model {llama-2} --top-k 0", &["--top-k 0"]),
+        ("--model {llama-2} --memory 0", &["--memory 0"]),
+        ("--model {llama-2} --device tpu", &["--device", "tpu", "flex"]),
+        ("--model {llama-2} --device flex:1", &["--device", "flex"]),
+        ("--model {llama-2} --dtype f64", &["--dtype", "f64", "bf16"]),
+        ("--model {llama-2} --out no/scores.json", &["--out no/scores.json", "does not exist"]),
+        ("--model {llama-2} --out .", &["--out", "folder"]),
+        ("--model {llama-2} --heatmap map.jpg", &["map.jpg", ".svg or .png"]),
+        ("--model {llama-2} --heatmap no/map.svg", &["--heatmap"]),
+        ("--model {llama-2} --proxy-tokens nothing.jsonl", &["nothing.jsonl", "cannot read"]),
+        ("--model {llama-2} --proxy-tokens .", &["cannot read"]),
+        ("--model {llama-2} --proxy-tokens empty.jsonl", &["empty.jsonl", "empty"]),
+        ("--model {llama-2} --proxy-tokens object.jsonl", &["object.jsonl: line 1", "array"]),
+        ("--model {llama-2} --proxy-tokens negative.jsonl", &["negative.jsonl: line 2", "-6"]),
+        ("--model {llama-2} --proxy-tokens large.jsonl", &["large.jsonl: line 1", "97"]),
+        ("--model {llama-2} --proxy-tokens odd.jsonl", &["odd.jsonl: line 1"]),
+        ("--model {llama-2} --proxy-tokens halves.jsonl", &["halves.jsonl: line 1", "halves"]),
+        ("--model {llama-2} --proxy-tokens float.jsonl", &["float.jsonl: line 1", "6.5"]),
+        ("--model {llama-2} --proxy-tokens binary.jsonl", &["binary.jsonl: line 1", "JSON"]),
+        ("--model {llama-2} --proxy-tokens deep.jsonl", &["deep.jsonl: line 1"]),
+        ("--model {gpt2} --proxy-tokens long.jsonl", &["long.jsonl: line 1", "96 positions"]),
+    ];
+    let train: &[(&str, &[&str])] = &[
+        ("--model {llama-2}", &["--heads"]),
+        ("--heads nothing.json", &["--heads nothing.json", "26.28,11.6"]),
+        ("--heads 0.1,x", &["--heads 0.1,x"]),
+        ("--heads 0.6", &["0.6", "6 heads"]),
+        ("--heads 0.1,0.1", &["0.1", "twice"]),
+        ("--heads other.json", &["other.json", "version 2"]),
+        ("--heads profile.json", &["profile.json", "pear-profile"]),
+        ("--heads text.txt", &["text.txt", "pear-scores"]),
+        ("--heads 0.1 --batch-size 0", &["--batch-size 0"]),
+        ("--heads 0.1 --batch-size 9999999999999", &["--batch-size 9999999999999"]),
+        ("--heads 0.1 --steps 0", &["--steps 0"]),
+        ("--heads 0.1 --steps 9999999999999", &["--steps 9999999999999"]),
+        ("--heads 0.1 --length 1", &["--length 1"]),
+        ("--heads 0.1 --length 9999999999999", &["--length 9999999999999"]),
+        ("--heads 0.1 --learning-rate NaN", &["--learning-rate NaN"]),
+        ("--heads 0.1 --learning-rate inf", &["--learning-rate inf"]),
+        ("--heads 0.1 --learning-rate -0.1", &["--learning-rate -0.1"]),
+        ("--heads 0.1 --weight-decay NaN", &["--weight-decay NaN"]),
+        ("--heads 0.1 --warmup-steps -2", &["--warmup-steps", "-2"]),
+        ("--heads 0.1 --learning-rate 1e300 --steps 4", &["diverged"]),
+        ("--heads 0.1 --resume", &["--checkpoint"]),
+        ("--heads 0.1 --checkpoint text.txt", &["--checkpoint text.txt"]),
+        ("--heads 0.1 --checkpoint no/folder", &["--checkpoint", "does not exist"]),
+        ("--heads 0.1 --proxy-tokens mixed.jsonl --batch-size 1", &["mixed.jsonl: line 2", "6 tokens"]),
+        ("--heads 0.1 --proxy-tokens proxy.jsonl", &["proxy.jsonl", "2 sequences", "20"]),
+        ("--heads 0.1 --proxy-tokens proxy.jsonl --batch-size 1 --steps 3", &["proxy.jsonl", "2 sequences", "3 steps"]),
+        ("--heads 0.1 --proxy-tokens proxy.jsonl --batch-size 1 --length 3", &["proxy.jsonl: line 1", "--length"]),
+        ("--heads 0.1 --curve curve.gif", &["curve.gif"]),
+    ];
+    let export: &[(&str, &[&str])] = &[
+        ("--model {llama-2} --out folded", &["--profile"]),
+        ("--model {llama-2} --profile profile.json", &["--out"]),
+        ("--model {llama-2} --profile nothing.json --out folded", &["nothing.json", "cannot read"]),
+        ("--model {llama-2} --profile misfit.json --out folded", &["misfit.json", "8 heads", "6 heads"]),
+        ("--model {llama-2} --profile beyond.json --out folded", &["beyond.json", "2.0"]),
+        ("--model {llama-2} --profile twice.json --out folded", &["twice.json", "1.0", "twice"]),
+        ("--model {llama-2} --profile infinite.json --out folded", &["infinite.json"]),
+        ("--model {gpt2} --profile profile.json --out folded", &["profile.json", "gpt2", "llama"]),
+        ("--model {llama-2} --profile profile.json --out .", &["exists already"]),
+        ("--model {llama-2} --profile profile.json --out no/folded", &["--out no/folded"]),
+        ("--model {llama-2} --profile profile.json --out text.txt", &["text.txt"]),
+    ];
+    let score: &[(&str, &[&str])] = &[
+        ("--model {llama-2}", &["--tokens <FILE>|--text <FILE>"]),
+        ("--model {llama-2} --tokens proxy.jsonl --text text.txt", &["--tokens", "--text"]),
+        ("--model {llama-2} --tokens short.jsonl", &["short.jsonl: line 2", "1 token"]),
+        ("--model {llama-2} --tokens large.jsonl", &["large.jsonl: line 1", "97"]),
+        ("--model {llama-2} --tokens proxy.jsonl --profile misfit.json", &["misfit.json"]),
+        ("--model {gpt2} --tokens long.jsonl", &["long.jsonl: line 1", "96 positions"]),
+        ("--model {bloom} --text nothing.txt", &["nothing.txt"]),
+        ("--model {llama-2} --text empty.jsonl", &["empty.jsonl"]),
+        ("--model {llama-2} --text binary.jsonl", &["binary.jsonl", "UTF-8"]),
+        ("--model {llama-2} --tokens proxy.jsonl --out no/scores.json", &["--out"]),
+    ];
+    let generate: &[(&str, &[&str])] = &[
+        ("", &["--prompt <TEXT>|--prompt-tokens"]),
+        ("--prompt a --prompt-tokens 1", &["--prompt", "--prompt-tokens"]),
+        ("--prompt-tokens 1,x", &["--prompt-tokens", "`x`"]),
+        ("--prompt-tokens -1", &["--prompt-tokens", "`-1`"]),
+        ("--prompt-tokens 97", &["--prompt-tokens", "97"]),
+        ("--prompt-tokens 1 --chat", &["--chat"]),
+        ("--prompt-tokens 1 --max-new-tokens 18446744073709551615", &["--max-new-tokens"]),
+        ("--prompt-tokens 1 --temperature NaN", &["--temperature NaN"]),
+        ("--prompt-tokens 1 --temperature -1", &["--temperature -1"]),
+        ("--prompt-tokens 1 --top-k 0", &["--top-k 0"]),
+        ("--prompt-tokens 1 --top-p 1.5", &["--top-p 1.5"]),
+        ("--prompt-tokens 1 --profile text.txt", &["text.txt", "pear-profile"]),
+    ];
+    let with_model = |lines: &[(&str, &[&str])], example: &str| {
+        for (flags, parts) in lines {
+            let flags = if flags.contains("--model") { (*flags).into() } else { format!("--model {{llama-2}} {flags}") };
+            bench.refused(&format!("{example} {flags}").trim_end().replace("  ", " "), parts);
+        }
+    };
+    for (flags, parts) in locate {
+        bench.refused(format!("locate {flags}").trim_end(), parts);
+    }
+    with_model(train, "train");
+    with_model(export, "export");
+    with_model(score, "score");
+    with_model(generate, "generate");
+    bench.refused("generate --model {gpt2} --prompt-tokens 1,2,3 --max-new-tokens 95", &["--max-new-tokens 95", "96 positions"]);
+}
+
+#[test]
+fn broken_models_are_refused_by_every_command() {
+    let bench = Bench::new();
+    fs::create_dir(bench.path("broken")).unwrap();
+    bench.write("profile.json", "{}");
+    let files: Vec<_> =
+        ["config.json", "model.safetensors"].map(|file| (file, fs::read(model("llama-2").join(file)).unwrap())).into();
+    let restore = || {
+        for (file, bytes) in &files {
+            bench.write(&format!("broken/{file}"), bytes);
+        }
+    };
+    let breaks: [(&str, Vec<u8>); 4] = [
+        ("config.json", b"{".into()),
+        ("config.json", b"{\"model_type\": \"mystery\"}".into()),
+        ("model.safetensors", files[1].1[..1000].into()),
+        ("model.safetensors", [&u64::MAX.to_le_bytes()[..], b"{}"].concat()),
+    ];
+    for (file, bytes) in breaks {
+        restore();
+        bench.write(&format!("broken/{file}"), bytes);
+        bench.refused("locate --model broken", &["broken", file]);
+        bench.refused("train --model broken --heads 0.1", &["broken", file]);
+        bench.refused("export --model broken --profile profile.json --out folded", &["broken", file]);
+        bench.refused("generate --model broken --prompt-tokens 1", &["broken", file]);
+    }
+}
+
+#[test]
+fn a_model_is_not_exported_into_itself() {
+    let bench = Bench::new();
+    fs::create_dir(bench.path("model")).unwrap();
+    for file in ["config.json", "model.safetensors"] {
+        fs::copy(model("llama-2").join(file), bench.path("model").join(file)).unwrap();
+    }
+    let shape = json!({"architecture": "llama", "num_layers": 2, "num_heads": 6});
+    bench.write("profile.json", json!({"format": "pear-profile", "version": 1, "model": shape, "coefficients": []}).to_string());
+    bench.refused("export --model model --profile profile.json --out model/folded", &["--out model/folded", "within"]);
+    assert_eq!(fs::read_dir(bench.path("model")).unwrap().count(), 2);
+}
