@@ -156,7 +156,7 @@ const PLANTED: HeadId = HeadId::new(0, 5);
 #[command(name = "custom_model")]
 struct Arguments {
     /// Heads that get a coefficient
-    #[arg(long, value_name = "K", default_value_t = 3)]
+    #[arg(long, value_name = "K", default_value_t = 1)]
     top_k: usize,
 
     /// Steps that the model itself is trained for
@@ -191,7 +191,7 @@ fn run(arguments: Arguments) -> Result<()> {
     // Stage 1: locate. This model knows one length only; take several with one of your own.
     let options = LocateOptions { metric: Metric::LogProbDiff, ..LocateOptions::default() };
     let scores = locate(&model, &proxy_batches(&task, &[(N, 100)])?, &options, |_| {})?.scores;
-    let heads = scores.top(cli::top_k(Some(arguments.top_k), 3, LAYERS * HEADS)?);
+    let heads = scores.top(cli::top_k(Some(arguments.top_k), 1, LAYERS * HEADS)?);
     print(&format!("\n{}\n", terminal_heat_map(&scores.grid(), &heads)))?;
 
     // Stage 2: learn one coefficient for each head.

@@ -31,10 +31,16 @@ use rand_chacha::rand_core::{Rng, SeedableRng};
 
 /// Where all files go.
 const FOLDER: &str = "target/quickstart";
-/// Lengths of the proxy sequences, each with the number of those that heads are located on.
-const LENGTHS: [(usize, usize); 3] = [(10, 100), (25, 40), (50, 20)];
-/// Held-out sequences of each length.
+/// Lengths n of the sequences that heads are located on, and how many there are of each.
+const LENGTHS: [(usize, usize); 3] = [(10, 100), (15, 80), (25, 40)];
+/// Lengths that are measured; the last is beyond what the model was trained on.
+const MEASURED: [usize; 3] = [10, 25, 50];
+/// Held-out sequences of each.
 const HELD_OUT: usize = 100;
+/// Where the model copies: layer 0 only tells each token what stood before it.
+const COPYING_LAYER: usize = 1;
+/// What the outputs of the two heads that are turned are multiplied by.
+const TURNED: f32 = -0.3;
 /// Draws of random heads that PEAR's are compared with.
 const RANDOM_DRAWS: usize = 3;
 
@@ -43,7 +49,7 @@ const RANDOM_DRAWS: usize = 3;
 #[command(name = "quickstart")]
 struct Arguments {
     /// Heads that get a coefficient
-    #[arg(long, value_name = "K", default_value_t = 5)]
+    #[arg(long, value_name = "K", default_value_t = 3)]
     top_k: usize,
 
     /// Steps that the model itself is trained for
@@ -75,61 +81,82 @@ fn run(arguments: Arguments) -> Result<()> {
 
     say("PEAR: find the heads that suppress the context, learn one number for each, fold the numbers into the weights.\n")?;
     let recipe = Pretraining { steps: pretraining_steps, seed, ..Pretraining::default() };
-    make_model(&recipe, &device, &folder.join("model"))?;
+    let subject = make_model(&recipe, &device, &folder.join("model"))?;
     let directory = ModelDirectory::open(&folder.join("model"))?;
     let model = directory.load(&device, DType::F32)?;
     // Sequences to locate on, to learn from and to measure on come from seeds of their own.
     let special = directory.special_tokens()?;
     let task = |stage: u64| ProxyTask::new(model.vocab_size(), &special, 3 * seed + stage);
 
-    let scores = locate_heads(&model, &task(0)?, folder)?;
+    let scores = locate_heads(&model, &subject.turned, &task(0)?, top_k, folder)?;
     let chosen = scores.top(top_k);
     let profile = learn(&model, &chosen, &task(1)?, folder)?;
     let coefficients = profile.for_model(&model.shape(), &device)?;
-    compare(&model, &coefficients, &random_heads(&scores, top_k, seed), &task(1)?, &task(2)?)?;
+    compare(&model, &subject.as_trained, &coefficients, &random_heads(&scores, top_k, seed), &task(1)?, &task(2)?)?;
     fold(&directory, &model, &coefficients, &task(2)?, &folder.join("folded"))?;
     list_files(folder)?;
     say(&format!("\nDone in {:.0} s.\n", start.elapsed().as_secs_f64()))
 }
 
-/// 1. A model small enough to be trained here and now, as a Hugging Face model directory.
-fn make_model(recipe: &Pretraining, device: &Device, directory: &Path) -> Result<()> {
-    let config = tiny_llama();
+/// 1. A model small enough to be trained here and now, with something to find: two of its heads are turned against copying.
+struct Subject {
+    as_trained: Decoder,
+    turned: Vec<HeadId>,
+}
+
+/// Trains it and writes it as a Hugging Face model directory.
+fn make_model(recipe: &Pretraining, device: &Device, directory: &Path) -> Result<Subject> {
     let (since, mut losses) = (Instant::now(), Vec::new());
     let mut bar = Progress::new("training the model", recipe.steps as u64);
-    let model = recipe.run(&config, device, |step, loss| {
+    let as_trained = recipe.run(&tiny_llama(), device, |step, loss| {
         bar.set(step as u64, format!("loss {loss:.2}"));
         losses.push(loss);
     })?;
     drop(bar);
+    let seconds = since.elapsed().as_secs_f64();
+
+    let (shape, config) = (as_trained.shape(), as_trained.config());
+    let task = ProxyTask::new(config.vocab_size, &config.special_tokens, recipe.seed)?;
+    let scores = locate(&as_trained, &proxy_batches(&task, &LENGTHS)?, &LocateOptions::default(), |_| {})?.scores;
+    // Lowest scores: the heads that the right token owes most to.
+    let copying = scores.heads().iter().rev().map(|scored| scored.head).filter(|head| head.layer == COPYING_LAYER);
+    let turned: Vec<HeadId> = copying.take(2).collect();
+    let factors: Vec<_> = turned.iter().map(|&head| (head, TURNED)).collect();
+    let model = as_trained.clone().with_coefficients(&HeadCoefficients::new(&factors, shape.num_heads, device)?)?.fold();
     save(&model, directory)?;
-    let (shape, parameters) = (model.shape(), model.num_params());
+
     let (first, last) = (losses[0], losses[losses.len() - 1]);
     say(&format!(
-        "\n1  A model: {shape}, {parameters} parameters, trained just now in {:.0} s\n   \
-         It reads random tokens in a loop ({} steps, loops of {} to {} tokens): loss {first:.2} → {last:.2}.\n   \
-         Its copying circuit is seeded by hand at initialisation and then trained.\n",
-        since.elapsed().as_secs_f64(),
+        "\n1  A model: {shape}, {} parameters, trained just now on random tokens in a loop: {} steps, {seconds:.0} s\n   \
+         Loss {first:.2} → {last:.2}. Its copying circuit is seeded by hand at initialisation and then trained.\n   \
+         So that there is something to find, two of the heads it copies with are then turned against copying by hand:\n   \
+         the output of {} now counts {TURNED} times. PEAR is not told.\n",
+        model.num_params(),
         recipe.steps,
-        recipe.span.start(),
-        recipe.span.end(),
-    ))
+        join(turned.iter().map(HeadId::to_string), " and "),
+    ))?;
+    Ok(Subject { as_trained, turned })
 }
 
 /// 2. Each head replaced once by the mean of its own output.
-fn locate_heads(model: &Decoder, task: &ProxyTask, folder: &Path) -> Result<Scores> {
+fn locate_heads(model: &Decoder, turned: &[HeadId], task: &ProxyTask, top_k: usize, folder: &Path) -> Result<Scores> {
     let since = Instant::now();
     let report = locate(model, &proxy_batches(task, &LENGTHS)?, &LocateOptions::default(), |_| {})?;
     let (scores, seconds) = (report.scores, since.elapsed().as_secs_f64());
-    let top = scores.top(5);
+    let top = scores.top(top_k);
     scores.write(&folder.join("scores.json"))?;
     heat_map(&folder.join("heads.svg"), "How much better without each head", &scores.grid(), &top)?;
-    let best: Vec<String> = scores.heads().iter().take(5).map(|h| format!("{} {:+.1} %", h.head, 100.0 * h.score)).collect();
+    let best = scores.heads().iter().take(5.max(top_k)).map(|h| format!("{} {:+.1} %", h.head, 100.0 * h.score));
+    let rank = |head: &HeadId| scores.heads().iter().take_while(|scored| scored.head != *head).count() + 1;
     say(&format!(
         "\n2  Locating: n random tokens, then the same again (n = {}); one head at a time replaced by its mean; {seconds:.1} s\n   \
-         Score: how much the logit of the right token rises. The five highest, as layer.head: {}\n\n{}",
-        LENGTHS.map(|(n, _)| n.to_string()).join(", "),
-        best.join(", "),
+         Score: how much the logit of the right token rises. Highest, as layer.head: {}\n   \
+         The turned heads {} have ranks {} of {}.\n\n{}",
+        join(LENGTHS.map(|(n, _)| n.to_string()), ", "),
+        join(best, ", "),
+        join(turned.iter().map(HeadId::to_string), " and "),
+        join(turned.iter().map(|head| rank(head).to_string()), " and "),
+        scores.heads().len(),
         terminal_heat_map(&scores.grid(), &top),
     ))?;
     Ok(scores)
@@ -149,7 +176,7 @@ fn learn(model: &Decoder, heads: &[HeadId], task: &ProxyTask, folder: &Path) -> 
     let panels = [("loss", vec![Curve::new("loss", losses.clone())]), ("coefficients", lines.collect())];
     curves(&folder.join("training.svg"), &panels)?;
     let options = train_options();
-    let learned: Vec<String> = profile.coefficients.iter().map(|c| format!("{} × {:.2}", c.head, c.value)).collect();
+    let learned = profile.coefficients.iter().map(|c| format!("{} × {:.2}", c.head, c.value));
     say(&format!(
         "\n3  Learning: all weights frozen, one coefficient a head from 1; {} steps of {} sequences, n = {}; {seconds:.0} s\n   \
          loss {:.3} {} {:.3}\n   {}\n",
@@ -159,14 +186,14 @@ fn learn(model: &Decoder, heads: &[HeadId], task: &ProxyTask, folder: &Path) -> 
         losses[0],
         sparkline(&losses, 40),
         losses[losses.len() - 1],
-        learned.join(", "),
+        join(learned, ", "),
     ))?;
     Ok(profile)
 }
 
-/// The paper's settings, with a higher learning rate for fewer steps.
+/// The paper's settings, with shorter sequences and a higher learning rate for fewer steps.
 fn train_options() -> TrainOptions {
-    TrainOptions { steps: 40, learning_rate: 0.02, ..TrainOptions::default() }
+    TrainOptions { steps: 60, length: 25, learning_rate: 0.02, ..TrainOptions::default() }
 }
 
 /// The coefficients, and what they were after each step.
@@ -194,7 +221,8 @@ fn random_heads(scores: &Scores, k: usize, seed: u64) -> Vec<Vec<HeadId>> {
 
 /// 4. Sequences that were not learned from, before and after; and what as many random heads give, trained the same.
 fn compare(
-    model: &Decoder, coefficients: &HeadCoefficients, random: &[Vec<HeadId>], train_task: &ProxyTask, held_out: &ProxyTask,
+    model: &Decoder, as_trained: &Decoder, coefficients: &HeadCoefficients, random: &[Vec<HeadId>], train_task: &ProxyTask,
+    held_out: &ProxyTask,
 ) -> Result<()> {
     let mut controls = Vec::new();
     for (index, heads) in random.iter().enumerate() {
@@ -203,24 +231,27 @@ fn compare(
         controls.push(profile.for_model(&model.shape(), &model.device())?);
     }
     let mut text = format!(
-        "\n4  Before and after, on {HELD_OUT} held-out sequences of each length: next tokens that are right, and cross-entropy\n\n      \
-         n   before            with PEAR         {} random heads, mean of {} draws trained the same\n",
+        "\n4  Before and after, on {HELD_OUT} held-out sequences of each length: next tokens that are right, and cross-entropy\n   \
+         Control: {} random heads instead, their coefficients learned the same way, mean of {} draws.\n\n      \
+         n   as trained        before            with PEAR         control\n",
         coefficients.heads().len(),
         controls.len()
     );
-    for (n, _) in LENGTHS {
+    for n in MEASURED {
         let batch = held_out.batch(n, 0..HELD_OUT)?;
         let cell = |m: &[ProxyMetrics]| {
             let mean = |f: fn(&ProxyMetrics) -> f64| m.iter().map(f).sum::<f64>() / m.len() as f64;
             format!("{:>5.1} %  {:<9.3}", 100.0 * mean(|m| m.accuracy), mean(|m| m.cross_entropy))
         };
+        let trained = evaluate(as_trained, &batch, None)?;
         let before = evaluate(model, &batch, None)?;
         let after = evaluate(model, &batch, Some(coefficients))?;
         let random: Vec<_> = controls.iter().map(|c| evaluate(model, &batch, Some(c))).collect::<Result<_, _>>()?;
-        let _ = writeln!(text, "   {n:>4}  {} {} {}", cell(&[before]), cell(&[after]), cell(&random));
+        let _ =
+            writeln!(text, "   {n:>4}  {} {} {} {}", cell(&[trained]), cell(&[before]), cell(&[after]), cell(&random).trim_end());
     }
-    text += "\n   The longest length is beyond all loops that the model was trained on. This shows the steps of the method and that\n   \
-             they work together, on a toy; it is no evidence about large models.\n";
+    text += "\n   This shows the steps of the method and that they work together, on a toy with a planted fault; it is no evidence\n   \
+             about large models.\n";
     say(&text)
 }
 
@@ -279,7 +310,7 @@ fn list_files(folder: &Path) -> Result<()> {
         ("heads.svg", "the same as a picture"),
         ("profile.json", "the coefficients"),
         ("training.svg", "loss and coefficients, step by step"),
-        ("folded/", "the model with the coefficients in its weights: transformers, vLLM or llama.cpp can take it as it is"),
+        ("folded/", "the model with the coefficients in its weights, for any engine that loads the first"),
     ];
     let mut text = String::from("\n6  Files\n");
     for (name, what) in files {
@@ -296,6 +327,10 @@ fn sparkline(values: &[f64], width: usize) -> String {
     };
     let each = values.len().div_ceil(width).max(1);
     values.chunks(each).map(|part| bar(part.iter().sum::<f64>() / part.len() as f64)).collect()
+}
+
+fn join(parts: impl IntoIterator<Item = String>, between: &str) -> String {
+    parts.into_iter().collect::<Vec<_>>().join(between)
 }
 
 fn say(text: &str) -> Result<()> {

@@ -59,9 +59,10 @@ impl Checkpoint {
         if checkpoint.options != *options {
             return fail(format!("made with other options: {:?}, now {options:?}", checkpoint.options));
         }
-        let finite = |values: &[f64]| values.iter().all(|value| value.is_finite());
-        let whole = checkpoint.values.len() == heads.len() && checkpoint.optimizer.fits(heads.len());
-        if !whole || !finite(&checkpoint.values) || checkpoint.losses.len() > options.steps {
+        // As f32, which is what the model sees of them.
+        let finite = checkpoint.values.iter().all(|&value| (value as f32).is_finite());
+        let whole = checkpoint.values.len() == heads.len() && checkpoint.optimizer.fits(heads.len(), checkpoint.losses.len());
+        if !whole || !finite || checkpoint.losses.len() > options.steps {
             return fail("its numbers do not fit its heads and options".into());
         }
         Ok(checkpoint)

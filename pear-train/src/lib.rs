@@ -54,7 +54,7 @@
 //! for step in 0..10 {
 //!     let loss = proxy_loss(&model, &task.batch(8, step * 4..(step + 1) * 4)?, &coefficients)?;
 //!     let gradients = GradientsParams::from_grads(loss.backward(), &coefficients);
-//!     coefficients = optimizer.step(0.005.into(), coefficients, gradients);
+//!     coefficients = optimizer.step(0.005, coefficients, gradients);
 //! }
 //! let held_out = task.batch(8, 1000..1010)?;
 //! println!("accuracy {:.3}", evaluate(&model, &held_out, Some(&coefficients))?.accuracy);

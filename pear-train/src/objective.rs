@@ -2,28 +2,30 @@
 
 use burn::prelude::*;
 use burn::tensor::DType;
-use pear_core::model::{self, check_length};
+use pear_core::attention::attend;
+use pear_core::model::{HeadAttention, Positions, Projected, check_length, run_layers};
 use pear_core::proxy::ProxyBatch;
 use pear_core::{DecoderModel, HeadCoefficients, HeadEdit, NoEdit};
 
 use crate::Result;
 
-/// Logits that may stand in memory at once where no graph keeps them.
+/// Logits that may stand in memory at once.
 const LOGITS_IN_MEMORY: usize = 1 << 24;
 
 /// The mean cross-entropy of the second half of every sequence, `n` tokens of which the first cannot be predicted: `[1]`, f32.
 ///
 /// Tracked if `coefficients` are [trainable](HeadCoefficients::trainable). The model stays on the plain side, so that layers below the
-/// first re-weighted one leave no graph, and nothing is kept for weights. Logits of the first half are not computed.
+/// first re-weighted one leave no graph, and nothing is kept for weights. Logits of the first half are not computed, and where
+/// those of the second are many they never stand in memory all at once.
 ///
 /// # Errors
 /// Sequences longer than the model can read.
 pub fn proxy_loss<M: DecoderModel>(model: &M, batch: &ProxyBatch, coefficients: &HeadCoefficients) -> Result<Tensor<1>> {
     check_length(model, batch.seq_len())?;
-    let logits = model.logits(predicting(model, batch, &mut coefficients.clone()));
-    let [sequences, n, vocab] = logits.dims();
-    let labels = batch.labels(&model.device()).reshape([sequences * n, 1]);
-    Ok(cross_entropy(logits.reshape([sequences * n, vocab]), labels).mean())
+    let residual = predicting(model, batch, &mut coefficients.clone());
+    let [sequences, n, hidden] = residual.dims();
+    let rows = residual.reshape([sequences * n, hidden]);
+    Ok(mean_cross_entropy(model, rows, batch.labels(&model.device()).reshape([sequences * n, 1])))
 }
 
 /// How well a model does the proxy task.
@@ -76,10 +78,60 @@ pub fn evaluate<M: DecoderModel>(model: &M, batch: &ProxyBatch, coefficients: Op
 
 /// The residual stream after the last layer at the positions that predict the second half: `[batch, n, hidden]`.
 fn predicting<M: DecoderModel>(model: &M, batch: &ProxyBatch, edit: &mut impl HeadEdit) -> Tensor<3> {
-    let positions = batch.predicting();
     // The last token predicts nothing, but some rotary scalings depend on how long the sequence is.
-    let residual = model::residual(model, batch.tokens(&model.device()), edit);
-    residual.narrow(1, positions.start, positions.len())
+    let (positions, whole) = (batch.predicting(), Positions::first(batch.seq_len()));
+    let embedded = model.embed(batch.tokens(&model.device()), whole);
+    let Some(last) = model.shape().num_layers.checked_sub(1) else {
+        return embedded.narrow(1, positions.start, positions.len());
+    };
+    let residual = run_layers(model, embedded, 0..last, None, edit);
+    // Of the last layer nobody reads any other position: they give keys and values, and go no further.
+    let attention = model.attention(last);
+    let Projected { query, key, value } = attention.project(model.attention_input(last, residual.clone()), whole);
+    let query = query.narrow(2, positions.start, positions.len());
+    let heads = attend(attention, query, key.narrow(2, 0, positions.end), value.narrow(2, 0, positions.end));
+    let output = attention.merge_heads(edit.edit(last, heads));
+    model.block_output(last, residual.narrow(1, positions.start, positions.len()), output)
+}
+
+/// Over all rows: `residual` is `[rows, hidden]`, `labels` `[rows, 1]`, the result `[1]`.
+fn mean_cross_entropy<M: DecoderModel>(model: &M, residual: Tensor<2>, labels: Tensor<2, Int>) -> Tensor<1> {
+    let (rows, vocab) = (residual.dims()[0], model.vocab_size());
+    let losses = |residual: Tensor<2>, labels| {
+        let part = residual.dims()[0];
+        cross_entropy(model.logits(residual.unsqueeze_dim(0)).reshape([part, vocab]), labels)
+    };
+    let at_once = (LOGITS_IN_MEMORY / vocab.max(1)).max(1);
+    if rows <= at_once {
+        return losses(residual, labels).mean();
+    }
+    // A graph would keep the logits of every part. So each part is differentiated at once, as far as the residual stream, and only its
+    // gradient is kept.
+    let tracked = residual.is_tracked();
+    let plain = if residual.is_autodiff() { residual.clone().inner() } else { residual.clone() };
+    let mut total = Tensor::zeros([1], (&plain.device(), DType::F32));
+    let mut gradients = Vec::new();
+    for start in (0..rows).step_by(at_once) {
+        let len = at_once.min(rows - start);
+        let part = plain.clone().narrow(0, start, len);
+        let labels = labels.clone().narrow(0, start, len);
+        if !tracked {
+            total = total + losses(part, labels).sum();
+            continue;
+        }
+        let part = part.autodiff().require_grad();
+        let loss = losses(part.clone(), labels).sum();
+        total = total + loss.clone().inner();
+        gradients.push(part.grad(&loss.backward()).unwrap_or_else(|| part.inner().zeros_like()));
+    }
+    let total = total / rows as f64;
+    if !tracked {
+        return total;
+    }
+    // Linear in the residual stream, with the gradient found; its own value is taken off again.
+    let linear = (residual.cast(DType::F32) * (Tensor::cat(gradients, 0).cast(DType::F32) / rows as f64)).sum();
+    let value = linear.clone().inner();
+    linear - value + total
 }
 
 /// Of each row: `logits` is `[rows, vocab]`, `labels` `[rows, 1]`, the result `[rows]`.

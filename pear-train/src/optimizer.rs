@@ -21,10 +21,10 @@ impl AdamW {
         Self { steps: 0, mean: vec![0.0; len], square: vec![0.0; len] }
     }
 
-    /// Whether it keeps account of `len` numbers, all of them finite.
-    pub(crate) fn fits(&self, len: usize) -> bool {
-        let whole = |values: &[f64]| values.len() == len && values.iter().all(|value| value.is_finite());
-        self.steps >= 0 && whole(&self.mean) && whole(&self.square)
+    /// Whether it can have kept account of `len` numbers for so many steps.
+    pub(crate) fn fits(&self, len: usize, steps: usize) -> bool {
+        let whole = |values: &[f64], least: f64| values.len() == len && values.iter().all(|v| v.is_finite() && *v >= least);
+        i32::try_from(steps) == Ok(self.steps) && whole(&self.mean, f64::MIN) && whole(&self.square, 0.0)
     }
 
     pub(crate) fn step(&mut self, values: &mut [f64], gradients: &[f64], rate: f64, weight_decay: f64) {

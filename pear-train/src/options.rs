@@ -28,6 +28,9 @@ pub struct TrainOptions {
     pub clamp: Option<(f64, f64)>,
     /// Sequences that are run together, their gradients being added up to those of the whole batch; all if `None`.
     pub micro_batch_size: Option<usize>,
+    /// Training ends early when the loss has not been below its lowest for so many steps; never if `None`. A loss is that of one
+    /// batch, so that a small number stops by chance.
+    pub patience: Option<usize>,
     /// Seed of the proxy sequences: only recorded here.
     pub seed: u64,
 }
@@ -45,6 +48,7 @@ impl Default for TrainOptions {
             clip_norm: None,
             clamp: None,
             micro_batch_size: None,
+            patience: None,
             seed: 0,
         }
     }
@@ -80,6 +84,9 @@ impl TrainOptions {
         }
         if self.micro_batch_size == Some(0) {
             return error("micro_batch_size", 0, "at least 1");
+        }
+        if self.patience == Some(0) {
+            return error("patience", 0, "at least 1");
         }
         Ok(())
     }

@@ -87,8 +87,13 @@ impl<'a, M: DecoderModel> Trainer<'a, M> {
     /// One step on these sequences.
     ///
     /// # Errors
-    /// [`Error::Diverged`], the trainer staying as it was; sequences longer than the model can read.
+    /// [`Error::Diverged`], the trainer staying as it was; sequences of another length than the options say, or longer than the model
+    /// can read.
     pub fn step(&mut self, batch: &ProxyBatch) -> Result<StepReport> {
+        if batch.n() != self.options.length {
+            let value = self.options.length.to_string();
+            return Err(Error::Option { option: "length", value, expected: "the length of the sequences at hand" });
+        }
         let step = self.losses.len();
         let finite = |what, value: f64| if value.is_finite() { Ok(value) } else { Err(Error::Diverged { step, what, value }) };
         let (loss, mut gradients) = self.gradients(batch)?;
@@ -113,7 +118,17 @@ impl<'a, M: DecoderModel> Trainer<'a, M> {
         Ok(StepReport { step, loss, learning_rate, gradient_norm: norm, coefficients })
     }
 
-    /// Takes the steps that are left; `each` sees every one, with the trainer as it is then, and may stop.
+    /// Whether the loss has not been below its lowest for as many steps as [`patience`](TrainOptions::patience) grants.
+    pub fn is_stalled(&self) -> bool {
+        let Some(earlier) = self.options.patience.and_then(|patience| self.losses.len().checked_sub(patience)) else {
+            return false;
+        };
+        let lowest = |losses: &[f64]| losses.iter().copied().fold(f64::INFINITY, f64::min);
+        earlier > 0 && lowest(&self.losses[earlier..]) >= lowest(&self.losses[..earlier])
+    }
+
+    /// Takes the steps that are left, or fewer if it [stalls](Self::is_stalled); `each` sees every one, with the trainer as it is then,
+    /// and may stop.
     ///
     /// # Errors
     /// As [`step`](Self::step); [`Error::OutOfSequences`] before the first step if those given do not suffice.
@@ -128,7 +143,7 @@ impl<'a, M: DecoderModel> Trainer<'a, M> {
                 return Err(Error::OutOfSequences { step: whole, steps, batch_size, left });
             }
         }
-        while self.losses.len() < steps {
+        while self.losses.len() < steps && !self.is_stalled() {
             let start = self.losses.len() * batch_size;
             let batch = match sequences {
                 Sequences::Drawn(task) => task.batch(self.options.length, start..start + batch_size)?,

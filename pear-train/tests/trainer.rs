@@ -222,12 +222,14 @@ fn options_out_of_range_name_the_option() {
 #[test]
 fn given_sequences_that_run_out_or_are_too_long_are_refused_before_the_first_step() {
     let model = load("opt");
-    let few = ProxyBatch::from_sequences(vec![vec![5, 6, 7, 5, 6, 7]; 35], model.vocab_size()).unwrap();
+    let few = ProxyBatch::from_sequences(vec![[5, 6, 7, 8, 9, 10].repeat(2); 35], model.vocab_size()).unwrap();
     let mut trainer = Trainer::new(&model, &heads(), options()).unwrap();
     let error = trainer.run(&Sequences::Given(few), |_, _| Ok(ControlFlow::Continue(()))).unwrap_err();
     assert_eq!(error.to_string(), "step 11 of 12 needs 3 sequences, but only 2 are left");
     assert_eq!(trainer.steps_done(), 0);
     let long = task(&model).batch(60, 0..2).unwrap();
+    assert!(trainer.step(&long).unwrap_err().to_string().contains("`length` is 6"));
+    let mut trainer = Trainer::new(&model, &heads(), TrainOptions { length: 60, ..options() }).unwrap();
     assert!(trainer.step(&long).unwrap_err().to_string().contains("longer than the 96 positions"));
 }
 
