@@ -47,6 +47,7 @@ mod family;
 mod generate;
 mod layer;
 mod score;
+mod source;
 mod special;
 #[cfg(feature = "tokenizer")]
 mod tokenizer;

@@ -9,10 +9,10 @@ use half::{bf16, f16};
 use safetensors::Dtype;
 
 use super::ModelDirectory;
-use super::source::Source;
 use super::weights::Entry;
 use crate::decoder::Decoder;
 use crate::error::Error;
+use crate::source::Source;
 
 impl ModelDirectory {
     /// Loads the model onto a device, its weights converted to `dtype` (f32, f16 or bf16) one tensor at a time.

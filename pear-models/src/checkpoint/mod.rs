@@ -2,7 +2,6 @@
 
 mod export;
 mod load;
-mod source;
 mod weights;
 
 use std::path::{Path, PathBuf};
@@ -12,7 +11,7 @@ use pear_core::ModelShape;
 use crate::config::DecoderConfig;
 use crate::error::Error;
 use crate::family::{Family, Parameter, read_config};
-pub(crate) use source::Source;
+use crate::source::Source;
 use weights::Weights;
 
 /// A model directory: `config.json` read, the headers of the weights checked, nothing loaded yet.

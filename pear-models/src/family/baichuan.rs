@@ -1,9 +1,9 @@
 //! Baichuan and Baichuan 2: Llama with packed projections; the 13B models have ALiBi in place of rotary positions.
 
 use super::{ConfigReader, Family, Parameter, PositionEmbeddingConfig, attention, llama_source};
-use crate::checkpoint::Source;
 use crate::config::DecoderConfig;
 use crate::error::Error;
+use crate::source::Source;
 
 pub(super) const FAMILY: Family = Family {
     model_types: &["baichuan"],

@@ -1,9 +1,9 @@
 //! GPT-2: learned positions, packed projections, weights stored `[in, out]` (`Conv1D`).
 
 use super::{ConfigReader, Family, Parameter, PositionEmbeddingConfig, ScoreOptions, attention};
-use crate::checkpoint::Source;
 use crate::config::{DecoderConfig, NormKind};
 use crate::error::Error;
+use crate::source::Source;
 
 pub(super) const FAMILY: Family = Family {
     model_types: &["gpt2"],

@@ -1,9 +1,9 @@
 //! GPT-NeoX and Pythia ([arXiv 2204.06745](https://arxiv.org/abs/2204.06745)): partial rotary positions, parallel residual.
 
 use super::{ConfigReader, Family, Parameter, PositionEmbeddingConfig, attention};
-use crate::checkpoint::Source;
 use crate::config::{DecoderConfig, NormKind, Residual};
 use crate::error::Error;
+use crate::source::Source;
 
 pub(super) const FAMILY: Family = Family {
     model_types: &["gpt_neox"],

@@ -20,9 +20,9 @@ use pear_core::AttentionConfig;
 use pear_core::attention::ScoreOptions;
 use pear_core::position::PositionEmbeddingConfig;
 
-use crate::checkpoint::Source;
 use crate::config::DecoderConfig;
 use crate::error::Error;
+use crate::source::Source;
 pub(crate) use reader::ConfigReader;
 
 /// A parameter of the decoder.

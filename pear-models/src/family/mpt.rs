@@ -1,9 +1,9 @@
 //! MPT: ALiBi, no biases at all, queries, keys and values packed in blocks.
 
 use super::{ConfigReader, Family, Parameter, PositionEmbeddingConfig, attention};
-use crate::checkpoint::Source;
 use crate::config::{Activation, DecoderConfig, NormKind};
 use crate::error::Error;
+use crate::source::Source;
 
 pub(super) const FAMILY: Family =
     Family { model_types: &["mpt"], prefixes: &["transformer.", ""], lm_head: "lm_head.weight", config, source, buffers: &[] };

@@ -1,9 +1,9 @@
 //! OPT ([arXiv 2205.01068](https://arxiv.org/abs/2205.01068)): learned positions, ReLU.
 
 use super::{ConfigReader, Family, Parameter, PositionEmbeddingConfig, attention};
-use crate::checkpoint::Source;
 use crate::config::{DecoderConfig, NormKind, Residual};
 use crate::error::Error;
+use crate::source::Source;
 
 /// The table of positions starts with two rows that no token uses.
 const POSITION_OFFSET: usize = 2;

@@ -3,9 +3,9 @@
 use pear_core::position::{SinusoidalConfig, SinusoidalLayout};
 
 use super::{ConfigReader, Family, Parameter, PositionEmbeddingConfig, attention, opt};
-use crate::checkpoint::Source;
 use crate::config::{DecoderConfig, NormKind};
 use crate::error::Error;
+use crate::source::Source;
 
 pub(super) const FAMILY: Family = Family {
     model_types: &["xglm"],

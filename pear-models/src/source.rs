@@ -35,7 +35,7 @@ enum Part {
 
 /// Which output channels of a tensor with `total` of them.
 #[derive(Debug, PartialEq)]
-pub(super) struct Channels {
+pub(crate) struct Channels {
     pub total: usize,
     pub ranges: Vec<Range<usize>>,
 }
@@ -72,7 +72,7 @@ impl Source {
     }
 
     /// The channels of a parameter that has `wanted` of them.
-    pub(super) fn channels(&self, wanted: usize) -> Channels {
+    pub(crate) fn channels(&self, wanted: usize) -> Channels {
         match self.part {
             Part::Whole => Channels { total: wanted, ranges: vec![0..wanted] },
             Part::Skipping(rows) => Channels { total: rows + wanted, ranges: vec![rows..rows + wanted] },
@@ -86,7 +86,7 @@ impl Source {
     }
 
     /// The shape the tensor has in the file, for a parameter of shape `shape`.
-    pub(super) fn file_shape(&self, shape: &[usize]) -> Vec<usize> {
+    pub(crate) fn file_shape(&self, shape: &[usize]) -> Vec<usize> {
         match *shape {
             [channels] => vec![self.channels(channels).total],
             [rows, width] if matches!(self.part, Part::Skipping(_)) => vec![self.channels(rows).total, width],
