@@ -18,7 +18,7 @@ use burn::optim::{AdamConfig, AdamWConfig, GradientsParams};
 use burn::prelude::*;
 use burn::tensor::activation::log_softmax;
 use clap::Parser;
-use pear_core::model::{additivity_error, logits, residual};
+use pear_core::forward::{additivity_error, logits, residual};
 use pear_core::reparam::HeadScaling;
 use pear_core::{DecoderModel, HeadAttention, HeadCoefficients, HeadId, ModelShape, NoEdit, Positions, Projected, ProxyTask};
 use pear_examples::cli::{self, print};

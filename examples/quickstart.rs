@@ -18,7 +18,7 @@ use burn::module::Module;
 use burn::prelude::*;
 use burn::tensor::DType;
 use clap::Parser;
-use pear_core::{DecoderModel, HeadCoefficients, HeadId, NoEdit, Profile, ProxyTask, Scores, model};
+use pear_core::{DecoderModel, HeadCoefficients, HeadId, NoEdit, Profile, ProxyTask, Scores, forward};
 use pear_examples::cli;
 use pear_examples::draw::{Curve, curves, heat_map, terminal_heat_map};
 use pear_examples::pretrain::{Pretraining, save, tiny_llama};
@@ -292,7 +292,7 @@ fn forward_milliseconds(models: [&Decoder; 2], tokens: &Tensor<2, Int>) -> [f64;
         for (model, times) in models.iter().zip(&mut times) {
             let since = Instant::now();
             // Taking the numbers out waits for the device.
-            let _ = model::logits(*model, tokens.clone(), &mut NoEdit).into_data();
+            let _ = forward::logits(*model, tokens.clone(), &mut NoEdit).into_data();
             times.push(1000.0 * since.elapsed().as_secs_f64());
         }
     }

@@ -14,7 +14,7 @@ use burn::module::Module;
 use burn::optim::{AdamWConfig, GradientsParams};
 use burn::prelude::*;
 use burn::tensor::activation::log_softmax;
-use pear_core::model::{residual, token_tensor};
+use pear_core::forward::{residual, token_tensor};
 use pear_core::position::{PositionEmbeddingConfig, RotaryConfig};
 use pear_core::{DecoderModel, NoEdit};
 use pear_models::{Decoder, DecoderConfig};

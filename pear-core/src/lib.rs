@@ -6,7 +6,8 @@
 //!
 //! | module | what it is |
 //! | --- | --- |
-//! | [`model`] | the two traits that a model implements, and the forward pass built on them |
+//! | [`model`] | the two traits that a model implements |
+//! | [`mod@forward`] | the forward pass built on them, with or without a cache |
 //! | [`attention`] | grouped-query attention whose heads can be re-weighted, in two halves with the heads between |
 //! | [`position`] | rotary, ALiBi, learned, sinusoidal, relative and no position embedding behind one interface |
 //! | [`edit`] | capturing, replacing and scaling head outputs |
@@ -43,18 +44,21 @@
 //! ```
 #![deny(missing_docs)]
 
+mod attend;
 pub mod attention;
 pub mod cache;
 pub mod coefficients;
 pub mod edit;
 pub mod error;
 pub mod files;
+pub mod forward;
 pub mod head;
 pub mod model;
 pub mod position;
 pub mod proxy;
 pub mod reparam;
 
+pub use attend::attend;
 pub use attention::{Attention, AttentionConfig};
 pub use cache::KvCache;
 pub use coefficients::{HeadCoefficients, LayerCoefficients};
@@ -62,7 +66,8 @@ pub use edit::{CaptureHeads, HeadEdit, NoEdit};
 pub use error::Error;
 pub use files::{Profile, Scores};
 pub use head::{HeadId, ModelShape};
-pub use model::{DecoderModel, HeadAttention, Positions, Projected};
+pub use model::{DecoderModel, HeadAttention, Projected, ScoreOptions};
+pub use position::Positions;
 pub use proxy::ProxyTask;
 
 /// The result of everything here that can fail.

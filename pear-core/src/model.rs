@@ -1,4 +1,4 @@
-//! What a model must show of itself to be located, trained and re-weighted, and the forward pass built on it.
+//! What a model must show of itself to be located, trained and re-weighted.
 //!
 //! A decoder is cut where attention heads are still heads. Per layer, with `x` the residual stream:
 //!
@@ -10,39 +10,15 @@
 //! x      = block_output(layer, x, output)               residual sum, MLP, norms: serial or parallel
 //! ```
 //!
-//! [`DecoderModel`] and [`HeadAttention`] are these pieces. Everything else — caches, edits, sweeps over heads, training — is
-//! written once on top of them.
+//! [`DecoderModel`] and [`HeadAttention`] are these pieces. Everything else — the [forward pass](crate::forward), caches,
+//! edits, sweeps over heads, training — is written once on top of them.
 
 use std::ops::Range;
 
 use burn::prelude::*;
 
-use crate::attention::{ScoreOptions, attend};
-use crate::cache::KvCache;
-use crate::edit::HeadEdit;
 use crate::head::ModelShape;
-use crate::{Error, Result};
-
-/// Where a stretch of tokens stands.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Positions {
-    /// Position of its first token, from 0.
-    pub start: usize,
-    /// Length of the whole sequence, as far as it is known: some rotary scalings depend on it.
-    pub total: usize,
-}
-
-impl Positions {
-    /// A whole sequence of `len` tokens.
-    pub const fn first(len: usize) -> Self {
-        Self { start: 0, total: len }
-    }
-
-    /// The next `len` tokens after `start` others.
-    pub const fn after(start: usize, len: usize) -> Self {
-        Self { start, total: start + len }
-    }
-}
+use crate::position::Positions;
 
 /// Queries, keys and values with their positions already in them.
 #[derive(Clone, Debug)]
@@ -53,6 +29,17 @@ pub struct Projected {
     pub key: Tensor<4>,
     /// `[batch, key_value_heads, seq, head_dim]`.
     pub value: Tensor<4>,
+}
+
+/// How scores are made from queries and keys, in this order: scale, soft cap, bias, mask, softmax.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct ScoreOptions {
+    /// Multiplies `q kᵀ`; `1 / √head_dim` if `None`.
+    pub scale: Option<f64>,
+    /// `cap · tanh(score / cap)` (`attn_logit_softcapping`).
+    pub soft_cap: Option<f64>,
+    /// Each position sees itself and the `window − 1` before it (`sliding_window`).
+    pub window: Option<usize>,
 }
 
 /// One layer's attention in two halves, the heads between them.
@@ -122,113 +109,4 @@ pub trait DecoderModel {
         let logits = self.logits(residual.unsqueeze_dim(1)).reshape([rows, self.vocab_size()]);
         logits.gather(1, targets.reshape([rows, 1])).reshape([rows])
     }
-}
-
-/// # Errors
-/// [`Error::TooLong`] if the model has no positions for `length` tokens.
-pub fn check_length<M: DecoderModel>(model: &M, length: usize) -> Result<()> {
-    match model.max_positions() {
-        Some(max_positions) if length > max_positions => Err(Error::TooLong { length, max_positions }),
-        _ => Ok(()),
-    }
-}
-
-/// Token ids as the tensor `[batch, seq]` that [`DecoderModel::embed`] takes.
-///
-/// # Panics
-/// If the rows are not all of the same length.
-pub fn token_tensor(rows: &[impl AsRef<[u32]>], device: &Device) -> Tensor<2, Int> {
-    let seq = rows.first().map_or(0, |row| row.as_ref().len());
-    let ids: Vec<i32> = rows.iter().flat_map(|row| row.as_ref().iter().map(|&id| id as i32)).collect();
-    Tensor::from_data(TensorData::new(ids, [rows.len(), seq]), device)
-}
-
-/// Runs `layers` on a residual stream `[batch, seq, hidden]`, with `edit` between the halves of each attention.
-///
-/// With a cache the tokens follow those that it holds; the caller [advances](KvCache::advance) it after the last layer.
-pub fn run_layers<M: DecoderModel>(
-    model: &M, mut residual: Tensor<3>, layers: Range<usize>, mut cache: Option<&mut KvCache>, edit: &mut impl HeadEdit,
-) -> Tensor<3> {
-    let positions = Positions::after(cache.as_ref().map_or(0, |c| c.len()), residual.dims()[1]);
-    for layer in layers {
-        let attention = model.attention(layer);
-        let Projected { query, mut key, mut value } =
-            attention.project(model.attention_input(layer, residual.clone()), positions);
-        if let Some(cache) = cache.as_deref_mut() {
-            (key, value) = cache.append(layer, key, value);
-        }
-        let heads = edit.edit(layer, attend(attention, query, key, value));
-        residual = model.block_output(layer, residual, attention.merge_heads(heads));
-    }
-    residual
-}
-
-/// The residual stream after the last layer for whole sequences: `[batch, seq]` to `[batch, seq, hidden]`.
-pub fn residual<M: DecoderModel>(model: &M, tokens: Tensor<2, Int>, edit: &mut impl HeadEdit) -> Tensor<3> {
-    let embedded = model.embed(tokens.clone(), Positions::first(tokens.dims()[1]));
-    run_layers(model, embedded, 0..model.shape().num_layers, None, edit)
-}
-
-/// The logits of whole sequences: `[batch, seq]` to `[batch, seq, vocab]`.
-pub fn logits<M: DecoderModel>(model: &M, tokens: Tensor<2, Int>, edit: &mut impl HeadEdit) -> Tensor<3> {
-    model.logits(residual(model, tokens, edit))
-}
-
-/// Reads the next tokens `[batch, seq]` after those in the cache and returns the residual stream after the last layer,
-/// `[batch, seq, hidden]`. A prompt may come in one piece, in chunks, or token by token.
-pub fn residual_cached<M: DecoderModel>(
-    model: &M, tokens: Tensor<2, Int>, cache: &mut KvCache, edit: &mut impl HeadEdit,
-) -> Tensor<3> {
-    let seq = tokens.dims()[1];
-    let embedded = model.embed(tokens, Positions::after(cache.len(), seq));
-    let residual = run_layers(model, embedded, 0..model.shape().num_layers, Some(cache), edit);
-    cache.advance(seq);
-    residual
-}
-
-/// What each head adds to the residual stream: `[batch, heads, seq, hidden]`, from head outputs `[batch, heads, seq, head_dim]`.
-///
-/// The output projection is linear, so these and its bias sum to the attention's output.
-pub fn head_contributions<A: HeadAttention>(attention: &A, heads: Tensor<4>) -> Tensor<4> {
-    let [_, num_heads, _, _] = heads.dims();
-    let bias = attention.merge_heads(heads.zeros_like());
-    let contributions = (0..num_heads)
-        .map(|head| {
-            let alone = only(heads.clone(), head);
-            (attention.merge_heads(alone) - bias.clone()).unsqueeze_dim(1)
-        })
-        .collect();
-    Tensor::cat(contributions, 1)
-}
-
-/// A self-test of a model's two halves: how far head contributions and bias are from summing to the attention's output, relative
-/// to the largest entry of that output, over all layers. Rounding alone leaves about 1e-6 in f32.
-///
-/// A large value means that [`merge_heads`](HeadAttention::merge_heads) is not the output projection of separate heads: the
-/// most frequent mistake is to take the tensor *after* W_O for head outputs.
-pub fn additivity_error<M: DecoderModel>(model: &M, tokens: Tensor<2, Int>) -> f32 {
-    let mut residual = model.embed(tokens.clone(), Positions::first(tokens.dims()[1]));
-    let positions = Positions::first(tokens.dims()[1]);
-    let mut worst = 0f32;
-    for layer in 0..model.shape().num_layers {
-        let attention = model.attention(layer);
-        let qkv = attention.project(model.attention_input(layer, residual.clone()), positions);
-        let heads = attend(attention, qkv.query, qkv.key, qkv.value);
-        let output = attention.merge_heads(heads.clone());
-        let bias = attention.merge_heads(heads.zeros_like());
-        let [batch, _, seq, hidden] = [output.dims()[0], 0, output.dims()[1], output.dims()[2]];
-        let sum = head_contributions(attention, heads).sum_dim(1).reshape([batch, seq, hidden]) + bias;
-        let error: f32 = (sum - output.clone()).abs().max().into_scalar();
-        let largest: f32 = output.clone().abs().max().into_scalar();
-        worst = worst.max(error / largest.max(f32::MIN_POSITIVE));
-        residual = model.block_output(layer, residual, output);
-    }
-    worst
-}
-
-/// Head outputs with every head but one set to zero.
-fn only(heads: Tensor<4>, head: usize) -> Tensor<4> {
-    let [batch, _, seq, head_dim] = heads.dims();
-    let place = [0..batch, head..head + 1, 0..seq, 0..head_dim];
-    heads.zeros_like().slice_assign(place.clone(), heads.slice(place))
 }

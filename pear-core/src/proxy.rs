@@ -10,7 +10,7 @@ use burn::prelude::*;
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{Rng, SeedableRng};
 
-use crate::model::token_tensor;
+use crate::forward::token_tensor;
 use crate::{Error, Result};
 
 /// Draws proxy sequences.

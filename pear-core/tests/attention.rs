@@ -2,9 +2,8 @@
 
 use burn::module::{Module, ModuleMapper, Param};
 use burn::prelude::*;
-use pear_core::attention::{ScoreOptions, attend};
 use pear_core::position::{PositionEmbeddingConfig, RotaryConfig};
-use pear_core::{Attention, AttentionConfig, HeadAttention, HeadCoefficients, HeadId, Positions, model};
+use pear_core::{Attention, AttentionConfig, HeadAttention, HeadCoefficients, HeadId, Positions, ScoreOptions, attend, forward};
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{Rng, SeedableRng};
 
@@ -168,7 +167,7 @@ impl burn::module::ModuleVisitor for Gradients<'_> {
 fn contributions_of_heads_and_the_bias_add_up() {
     let attention = attention(&grouped());
     let heads = random([2, 14, 3, 5], 7);
-    let contributions = model::head_contributions(&attention, heads.clone());
+    let contributions = forward::head_contributions(&attention, heads.clone());
     assert_eq!(contributions.dims(), [2, 14, 3, 12]);
     let bias = attention.merge_heads(heads.zeros_like());
     let sum = contributions.sum_dim(1).squeeze_dim::<3>(1) + bias;

@@ -2,9 +2,8 @@
 
 use std::ops::Range;
 
-use pear_core::DecoderModel;
-use pear_core::model::Positions;
 use pear_core::proxy::ProxyBatch;
+use pear_core::{DecoderModel, Positions};
 
 /// Sizes of the steps that a batch is worked off in; see
 /// [`LocateOptions::DEFAULT_MEMORY_BUDGET`](crate::LocateOptions::DEFAULT_MEMORY_BUDGET) for the estimate.

@@ -7,7 +7,7 @@ use burn::prelude::*;
 use burn::tensor::DType;
 use pear_core::edit::{ReplaceHead, Replacement};
 use pear_core::files::{Ablation, Metric, Mode};
-use pear_core::model::residual;
+use pear_core::forward::residual;
 use pear_core::proxy::ProxyBatch;
 use pear_core::{CaptureHeads, DecoderModel, HeadEdit, HeadId};
 

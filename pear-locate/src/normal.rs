@@ -2,11 +2,9 @@
 
 use burn::prelude::*;
 use burn::tensor::DType;
-use pear_core::attention::attend;
 use pear_core::files::Ablation;
-use pear_core::model::Positions;
 use pear_core::proxy::ProxyBatch;
-use pear_core::{DecoderModel, HeadAttention};
+use pear_core::{DecoderModel, HeadAttention, Positions, attend};
 
 use crate::budget::Plan;
 use crate::{Error, Result};

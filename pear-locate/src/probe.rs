@@ -6,8 +6,7 @@
 use burn::prelude::*;
 use burn::tensor::activation::softmax;
 use burn::tensor::{Bool, DType};
-use pear_core::model::{Positions, Projected};
-use pear_core::{DecoderModel, HeadAttention};
+use pear_core::{DecoderModel, HeadAttention, Positions, Projected};
 
 use crate::normal::NormalLayer;
 
@@ -111,7 +110,7 @@ impl<'a, M: DecoderModel> Probe<'a, M> {
         self.merge(heads.reshape([rows, num_heads, head_dim]))
     }
 
-    /// Scale, soft cap and bias, as [`attend`](pear_core::attention::attend) has them; the window has already been cut out.
+    /// Scale, soft cap and bias, as [`attend`](pear_core::attend) has them; the window has already been cut out.
     fn finish(&self, scores: Tensor<5>) -> Tensor<5> {
         let attention = self.model.attention(self.layer);
         let options = attention.score_options();

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use pear_core::DecoderModel;
 use pear_core::files::{LengthScores, Scores};
-use pear_core::model::check_length;
+use pear_core::forward::check_length;
 use pear_core::proxy::ProxyBatch;
 use serde::Serialize;
 

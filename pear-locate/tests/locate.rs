@@ -6,7 +6,7 @@ use burn::module::Module;
 use common::{Copier, TestDecoder, VOCAB, plain};
 use pear_core::position::PositionEmbeddingConfig;
 use pear_core::proxy::ProxyBatch;
-use pear_core::{DecoderModel, HeadId, NoEdit, ProxyTask, model};
+use pear_core::{DecoderModel, HeadId, NoEdit, ProxyTask, forward};
 use pear_locate::{
     Ablation, Error, LocateOptions, Metric, Mode, PatchedLogits, Progress, References, Warning, locate, metric, patched_logits,
     proxy_batches,
@@ -115,7 +115,7 @@ fn accuracy_and_cross_entropy_are_means_over_the_second_half_without_its_first_t
     let batch = task().with_bos(Some(0)).batch(7, 0..5).unwrap();
     let found = patched_logits(&decoder, &batch, &LocateOptions::default(), |_| {}).unwrap();
 
-    let logits = model::logits(&decoder, batch.tokens(&decoder.device()), &mut NoEdit);
+    let logits = forward::logits(&decoder, batch.tokens(&decoder.device()), &mut NoEdit);
     let logits: Vec<f64> = logits.into_data().iter::<f64>().collect();
     let (mut hits, mut entropy, mut count) = (0.0, 0.0, 0.0);
     for (sample, tokens) in batch.sequences().iter().enumerate() {

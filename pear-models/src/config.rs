@@ -1,9 +1,8 @@
 //! What varies between decoders.
 
 use burn::prelude::*;
-use pear_core::attention::ScoreOptions;
 use pear_core::position::PositionEmbeddingConfig;
-use pear_core::{AttentionConfig, ModelShape};
+use pear_core::{AttentionConfig, ModelShape, ScoreOptions};
 
 /// The kind of norm.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

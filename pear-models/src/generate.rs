@@ -2,7 +2,7 @@
 
 use std::ops::ControlFlow;
 
-use pear_core::model::{check_length, residual_cached, token_tensor};
+use pear_core::forward::{check_length, residual_cached, token_tensor};
 use pear_core::{DecoderModel, KvCache, NoEdit};
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{Rng, SeedableRng};

@@ -1,6 +1,6 @@
 //! How probable a model finds given tokens.
 
-use pear_core::model::{check_length, residual, token_tensor};
+use pear_core::forward::{check_length, residual, token_tensor};
 use pear_core::{DecoderModel, NoEdit};
 
 use crate::error::Error;

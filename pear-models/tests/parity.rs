@@ -6,8 +6,8 @@ use std::ops::ControlFlow;
 
 use burn::prelude::*;
 use common::{distance, expected, load, names, open};
-use pear_core::model::{residual_cached, token_tensor};
-use pear_core::{CaptureHeads, DecoderModel, HeadCoefficients, KvCache, NoEdit, model};
+use pear_core::forward::{residual_cached, token_tensor};
+use pear_core::{CaptureHeads, DecoderModel, HeadCoefficients, KvCache, NoEdit, forward};
 use pear_models::{GenerateOptions, generate, log_probs};
 
 /// Nats; what f32 leaves on these checkpoints is below 2e-5.
@@ -30,12 +30,12 @@ fn logits_are_those_of_transformers() {
     for name in names() {
         let (model, expected) = (load(&name), expected(&name));
         let prompt = expected.prompts.iter().find(|p| p.len() == 9).unwrap();
-        let logits = model::logits(&model, token_tensor(&[prompt], &model.device()), &mut NoEdit);
+        let logits = forward::logits(&model, token_tensor(&[prompt], &model.device()), &mut NoEdit);
         let last: Vec<f64> = logits.narrow(1, 8, 1).into_data().iter::<f64>().collect();
         let error = distance(&last, &expected.last_logits);
         assert!(error < TOLERANCE, "{name}: {error}");
 
-        let residual = model::residual(&model, token_tensor(&[prompt], &model.device()), &mut NoEdit);
+        let residual = forward::residual(&model, token_tensor(&[prompt], &model.device()), &mut NoEdit);
         let row = residual.narrow(1, 8, 1).squeeze_dim::<2>(1);
         let target = Tensor::<1, Int>::from_ints([41], &model.device());
         let alone: f64 = model.target_logits(row, target).into_data().iter::<f64>().next().unwrap();
@@ -60,7 +60,7 @@ fn a_prompt_in_chunks_or_token_by_token_gives_what_it_gives_at_once() {
     for name in names().into_iter().filter(|name| name != "llama-dynamic") {
         let (model, expected) = (load(&name), expected(&name));
         let prompt = expected.prompts.iter().find(|p| p.len() == 33).unwrap();
-        let whole = model::residual(&model, token_tensor(&[prompt], &model.device()), &mut NoEdit);
+        let whole = forward::residual(&model, token_tensor(&[prompt], &model.device()), &mut NoEdit);
         for chunk in [1, 7, 32] {
             let mut cache = KvCache::new(model.shape().num_layers, 4);
             let parts = prompt
@@ -79,9 +79,9 @@ fn rows_of_a_batch_are_what_they_are_alone() {
     for name in names() {
         let (model, expected) = (load(&name), expected(&name));
         let sequences = &expected.locate.sequences;
-        let batch = model::residual(&model, token_tensor(sequences, &model.device()), &mut NoEdit);
+        let batch = forward::residual(&model, token_tensor(sequences, &model.device()), &mut NoEdit);
         for (row, sequence) in sequences.iter().enumerate() {
-            let alone = model::residual(&model, token_tensor(&[sequence], &model.device()), &mut NoEdit);
+            let alone = forward::residual(&model, token_tensor(&[sequence], &model.device()), &mut NoEdit);
             let error: f32 = (batch.clone().narrow(0, row, 1) - alone.clone()).abs().max().into_scalar();
             let largest: f32 = alone.abs().max().into_scalar();
             assert!(error < 1e-5 * largest, "{name}, row {row}: {error} of {largest}");
@@ -95,14 +95,14 @@ fn head_outputs_are_those_before_the_output_projection() {
         let (model, expected) = (load(&name), expected(&name));
         let prompt = expected.prompts.iter().find(|p| p.len() == 9).unwrap();
         let mut capture = CaptureHeads::default();
-        model::residual(&model, token_tensor(&[prompt], &model.device()), &mut capture);
+        forward::residual(&model, token_tensor(&[prompt], &model.device()), &mut capture);
         assert_eq!(capture.outputs.len(), expected.head_outputs.len(), "{name}");
         for (layer, (ours, reference)) in capture.outputs.into_iter().zip(&expected.head_outputs).enumerate() {
             let ours: Vec<f64> = ours.into_data().iter::<f64>().collect();
             let error = distance(&ours, reference.iter().flatten().flatten());
             assert!(error < TOLERANCE, "{name}, layer {layer}: {error}");
         }
-        let error = model::additivity_error(&model, token_tensor(&[prompt], &model.device()));
+        let error = forward::additivity_error(&model, token_tensor(&[prompt], &model.device()));
         assert!(error < 1e-5, "{name}: contributions of heads and bias miss the attention's output by {error}");
     }
 }

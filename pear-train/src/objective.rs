@@ -2,10 +2,9 @@
 
 use burn::prelude::*;
 use burn::tensor::DType;
-use pear_core::attention::attend;
-use pear_core::model::{HeadAttention, Positions, Projected, check_length, run_layers};
+use pear_core::forward::{check_length, run_layers};
 use pear_core::proxy::ProxyBatch;
-use pear_core::{DecoderModel, HeadCoefficients, HeadEdit, NoEdit};
+use pear_core::{DecoderModel, HeadAttention, HeadCoefficients, HeadEdit, NoEdit, Positions, Projected, attend};
 
 use crate::Result;
 

@@ -8,7 +8,7 @@ use burn::tensor::activation::log_softmax;
 use common::{HEAD_DIM, Small};
 use pear_core::position::{PositionEmbeddingConfig, RotaryConfig};
 use pear_core::proxy::ProxyBatch;
-use pear_core::{DecoderModel, HeadCoefficients, HeadEdit, HeadId, NoEdit, model};
+use pear_core::{DecoderModel, HeadCoefficients, HeadEdit, HeadId, NoEdit, forward};
 use pear_train::{evaluate, proxy_loss};
 
 fn rotary() -> PositionEmbeddingConfig {
@@ -35,7 +35,7 @@ fn coefficients(model: &Small, values: &[(HeadId, f32)]) -> HeadCoefficients {
 fn defined(model: &Small, batch: &ProxyBatch, edit: &mut impl HeadEdit) -> Tensor<1> {
     let device = model.device();
     let [n, seq] = [batch.n(), batch.seq_len()];
-    let logits = model::logits(model, batch.tokens(&device), edit);
+    let logits = forward::logits(model, batch.tokens(&device), edit);
     let log_probs = log_softmax(logits.narrow(1, seq - n - 1, n), 2);
     let labels = batch.tokens(&device).narrow(1, seq - n, n).unsqueeze_dim::<3>(2);
     -log_probs.gather(2, labels).mean()

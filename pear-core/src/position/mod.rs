@@ -26,9 +26,29 @@ pub use relative::{RelativeConfig, relative_bucket};
 pub use rotary::{RotaryConfig, RotaryLayout, RotaryScaling};
 pub use sinusoidal::{SinusoidalConfig, SinusoidalLayout};
 
-use crate::model::Positions;
 use crate::{Error, Result};
 use rotary::Rotary;
+
+/// Where a stretch of tokens stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Positions {
+    /// Position of its first token, from 0.
+    pub start: usize,
+    /// Length of the whole sequence, as far as it is known: some rotary scalings depend on it.
+    pub total: usize,
+}
+
+impl Positions {
+    /// A whole sequence of `len` tokens.
+    pub const fn first(len: usize) -> Self {
+        Self { start: 0, total: len }
+    }
+
+    /// The next `len` tokens after `start` others.
+    pub const fn after(start: usize, len: usize) -> Self {
+        Self { start, total: start + len }
+    }
+}
 
 /// Which position embedding a model has.
 #[derive(Clone, Debug, PartialEq)]

@@ -8,7 +8,7 @@ use std::sync::{Mutex, PoisonError};
 use burn::prelude::*;
 use burn::tensor::DType;
 
-use crate::model::Positions;
+use crate::position::Positions;
 use crate::{Error, Result};
 
 /// Which two channels are rotated together.

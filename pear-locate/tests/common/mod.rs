@@ -6,9 +6,8 @@ use burn::nn::{Linear, LinearConfig, RmsNorm, RmsNormConfig};
 use burn::prelude::*;
 use burn::tensor::DType;
 use burn::tensor::activation::silu;
-use pear_core::attention::ScoreOptions;
 use pear_core::position::{PositionEmbedding, PositionEmbeddingConfig, RelativeConfig, RotaryConfig, RotaryScaling};
-use pear_core::{Attention, AttentionConfig, DecoderModel, HeadAttention, ModelShape, Positions, Projected};
+use pear_core::{Attention, AttentionConfig, DecoderModel, HeadAttention, ModelShape, Positions, Projected, ScoreOptions};
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{Rng, SeedableRng};
 

@@ -16,9 +16,8 @@ mod xglm;
 
 use std::path::Path;
 
-use pear_core::AttentionConfig;
-use pear_core::attention::ScoreOptions;
 use pear_core::position::PositionEmbeddingConfig;
+use pear_core::{AttentionConfig, ScoreOptions};
 
 use crate::config::DecoderConfig;
 use crate::error::Error;

@@ -1,0 +1,94 @@
+//! The half of attention that every model shares: head outputs from queries, keys and values.
+
+use std::ops::Range;
+
+use burn::prelude::*;
+use burn::tensor::activation::softmax;
+use burn::tensor::{Bool, DType};
+
+use crate::model::{HeadAttention, ScoreOptions};
+
+/// Scores that may stand in memory at once; larger attention is computed a tile of queries at a time.
+const SCORES_IN_MEMORY: usize = 1 << 25;
+/// Queries in a tile: a causal tile skips the keys after it, so that smaller tiles also do less work.
+const QUERY_TILE: usize = 256;
+
+/// Causal softmax attention, the first half of a layer: head outputs `[batch, heads, queries, head_dim]`.
+///
+/// `query` is `[batch, heads, queries, head_dim]`; `key` and `value` are `[batch, key_value_heads, keys, head_dim]`. The queries are the last
+/// ones of the `keys` positions, so that a cache may stand before them. Keys and values are shared between the query heads of a
+/// group without being copied, on every backend and under autodiff alike; softmax is taken in f32.
+pub fn attend<A: HeadAttention>(attention: &A, query: Tensor<4>, key: Tensor<4>, value: Tensor<4>) -> Tensor<4> {
+    let [batch, heads, queries, head_dim] = query.dims();
+    let keys = key.dims()[2];
+    let options = attention.score_options();
+    let fits = (SCORES_IN_MEMORY / (batch * heads * keys).max(1)).max(1);
+    // An autodiff graph keeps every tile, so that tiling would save work but no memory; it does the former all the same.
+    let tile = QUERY_TILE.min(fits);
+    if queries <= tile {
+        return attend_tile(attention, options, query, key, value);
+    }
+    let tiles = (0..queries)
+        .step_by(tile)
+        .map(|start| {
+            let len = tile.min(queries - start);
+            let end = keys - queries + start + len;
+            let first = options.window.map_or(0, |window| (end - len + 1).saturating_sub(window));
+            let seen = |x: &Tensor<4>| x.clone().narrow(2, first, end - first);
+            let query = query.clone().slice([0..batch, 0..heads, start..start + len, 0..head_dim]);
+            attend_span(attention, options, query, seen(&key), seen(&value), first..end)
+        })
+        .collect();
+    Tensor::cat(tiles, 2)
+}
+
+fn attend_tile<A: HeadAttention>(
+    attention: &A, options: ScoreOptions, query: Tensor<4>, key: Tensor<4>, value: Tensor<4>,
+) -> Tensor<4> {
+    let keys = key.dims()[2];
+    attend_span(attention, options, query, key, value, 0..keys)
+}
+
+/// `span`: the positions of the keys; the queries are its last ones.
+fn attend_span<A: HeadAttention>(
+    attention: &A, options: ScoreOptions, query: Tensor<4>, key: Tensor<4>, value: Tensor<4>, span: Range<usize>,
+) -> Tensor<4> {
+    let [batch, heads, queries, head_dim] = query.dims();
+    let [_, key_value_heads, keys, _] = key.dims();
+    let group = heads / key_value_heads;
+    let dtype = query.dtype();
+    let scale = options.scale.unwrap_or_else(|| (head_dim as f64).sqrt().recip());
+
+    // The query heads of a group are rows against one key head: one batched product, nothing repeated.
+    let rows = query.reshape([batch, key_value_heads, group * queries, head_dim]);
+    let scores = rows.matmul(key.swap_dims(2, 3)).reshape([batch, heads, queries, keys]);
+    let mut scores = scores.cast(DType::F32) * scale;
+    if let Some(cap) = options.soft_cap {
+        scores = (scores / cap).tanh() * cap;
+    }
+    let first_query = span.end - queries;
+    if let Some(bias) = attention.score_bias(first_query..span.end, span.clone()) {
+        scores = scores + bias;
+    }
+    if let Some(mask) = causal_mask(first_query..span.end, span, options.window, &scores.device()) {
+        scores = scores.mask_fill(mask.unsqueeze::<4>(), f32::NEG_INFINITY);
+    }
+    let weights = softmax(scores, 3).cast(dtype).reshape([batch, key_value_heads, group * queries, keys]);
+    weights.matmul(value).reshape([batch, heads, queries, head_dim])
+}
+
+/// `[queries, keys]`, `true` where a query must not look; `None` where every query may look everywhere.
+fn causal_mask(queries: Range<usize>, keys: Range<usize>, window: Option<usize>, device: &Device) -> Option<Tensor<2, Bool>> {
+    let hides_past = window.is_some_and(|window| keys.start + window < queries.end);
+    if queries.len() == 1 && !hides_past {
+        return None;
+    }
+    let positions = |range: &Range<usize>| Tensor::<1, Int>::arange(range.start as i64..range.end as i64, device);
+    let (query, key) = (positions(&queries).reshape([queries.len(), 1]), positions(&keys).reshape([1, keys.len()]));
+    let distance = query - key;
+    let future = distance.clone().lower_elem(0);
+    Some(match window {
+        Some(window) if hides_past => future.bool_or(distance.greater_equal_elem(window as i64)),
+        _ => future,
+    })
+}
