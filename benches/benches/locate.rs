@@ -19,6 +19,7 @@ use pear_models::DecoderConfig;
 const NAIVE_SAMPLES: usize = 1;
 
 fn main() {
+    pear_examples::allocator::keep_pages();
     let device = Device::flex();
     let config = DecoderConfig::llama(32000, 768, 2048, 12, 12);
     let model = config.init(&device).expect("a valid config");

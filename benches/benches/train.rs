@@ -19,6 +19,7 @@ const HEADS: usize = 10;
 const STEPS: usize = 5;
 
 fn main() {
+    pear_examples::allocator::keep_pages();
     let device = Device::flex();
     let config = DecoderConfig::llama(32000, 768, 2048, 12, 12);
     let model = config.init(&device).expect("a valid config");

@@ -88,6 +88,7 @@ impl From<Dtype> for DType {
 
 /// Runs a command to its exit status: 0, or 2 with one line on standard error that says what was wrong with the input.
 pub fn main_with<A: Parser>(command: impl FnOnce(A) -> Result<()>) -> ExitCode {
+    crate::allocator::keep_pages();
     set_hook(Box::new(|panic| {
         let place = panic.location().map_or(String::new(), |place| format!(" ({}:{})", place.file(), place.line()));
         let message = panic.payload_as_str().unwrap_or("of unknown cause");

@@ -1,6 +1,7 @@
 //! What the commands of this folder share.
 #![deny(missing_docs)]
 
+pub mod allocator;
 pub mod cli;
 pub mod device;
 pub mod draw;

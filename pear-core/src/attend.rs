@@ -3,9 +3,9 @@
 use std::ops::Range;
 
 use burn::prelude::*;
-use burn::tensor::activation::softmax;
-use burn::tensor::{Bool, DType};
+use burn::tensor::DType;
 
+use crate::kernels::causal_softmax;
 use crate::model::{HeadAttention, ScoreOptions};
 
 /// Scores that may stand in memory at once; larger attention is computed a tile of queries at a time.
@@ -67,28 +67,14 @@ fn attend_span<A: HeadAttention>(
         scores = (scores / cap).tanh() * cap;
     }
     let first_query = span.end - queries;
-    if let Some(bias) = attention.score_bias(first_query..span.end, span.clone()) {
+    if let Some(bias) = attention.score_bias(first_query..span.end, span) {
         scores = scores + bias;
     }
-    if let Some(mask) = causal_mask(first_query..span.end, span, options.window, &scores.device()) {
-        scores = scores.mask_fill(mask.unsqueeze::<4>(), f32::NEG_INFINITY);
-    }
-    let weights = softmax(scores, 3).cast(dtype).reshape([batch, key_value_heads, group * queries, keys]);
+    let weights = causal_softmax(scores, keys - queries, options.window).cast(dtype).reshape([
+        batch,
+        key_value_heads,
+        group * queries,
+        keys,
+    ]);
     weights.matmul(value).reshape([batch, heads, queries, head_dim])
-}
-
-/// `[queries, keys]`, `true` where a query must not look; `None` where every query may look everywhere.
-fn causal_mask(queries: Range<usize>, keys: Range<usize>, window: Option<usize>, device: &Device) -> Option<Tensor<2, Bool>> {
-    let hides_past = window.is_some_and(|window| keys.start + window < queries.end);
-    if queries.len() == 1 && !hides_past {
-        return None;
-    }
-    let positions = |range: &Range<usize>| Tensor::<1, Int>::arange(range.start as i64..range.end as i64, device);
-    let (query, key) = (positions(&queries).reshape([queries.len(), 1]), positions(&keys).reshape([1, keys.len()]));
-    let distance = query - key;
-    let future = distance.clone().lower_elem(0);
-    Some(match window {
-        Some(window) if hides_past => future.bool_or(distance.greater_equal_elem(window as i64)),
-        _ => future,
-    })
 }

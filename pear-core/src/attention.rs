@@ -5,10 +5,10 @@ use std::ops::Range;
 use burn::module::{Module, Param};
 use burn::nn::{Linear, LinearConfig};
 use burn::prelude::*;
-use burn::tensor::DType;
 
 use crate::attend::attend;
 use crate::coefficients::LayerCoefficients;
+use crate::kernels::rms_norm;
 use crate::model::{HeadAttention, Projected, ScoreOptions};
 use crate::position::{PositionEmbedding, PositionEmbeddingConfig, Positions};
 use crate::{Error, Result};
@@ -28,10 +28,7 @@ impl HeadNorm {
 
     /// Root-mean-square norm over the last dimension, in f32.
     fn forward(&self, x: Tensor<4>) -> Tensor<4> {
-        let dtype = x.dtype();
-        let x = x.cast(DType::F32);
-        let scale = (x.clone().square().mean_dim(3) + self.eps).sqrt().recip();
-        (x * scale).cast(dtype) * self.weight.val().unsqueeze::<4>()
+        rms_norm(x, self.weight.val(), self.eps)
     }
 }
 

@@ -170,8 +170,16 @@ impl ProxyBatch {
 
     /// The tokens predicted at [`predicting`](Self::predicting): `[batch, n]`.
     pub fn labels(&self, device: &Device) -> Tensor<2, Int> {
-        let labels: Vec<&[u32]> = self.sequences.iter().map(|s| &s[s.len() - self.n..]).collect();
-        token_tensor(&labels, device)
+        token_tensor(&self.label_rows(), device)
+    }
+
+    /// The same as numbers, one sequence after the other: `batch * n`.
+    pub fn label_ids(&self) -> Vec<u32> {
+        self.label_rows().concat()
+    }
+
+    fn label_rows(&self) -> Vec<&[u32]> {
+        self.sequences.iter().map(|s| &s[s.len() - self.n..]).collect()
     }
 
     /// Part of the sequences.

@@ -1,6 +1,7 @@
 //! What varies between decoders.
 
 use burn::prelude::*;
+use pear_core::kernels::Activation;
 use pear_core::position::PositionEmbeddingConfig;
 use pear_core::{AttentionConfig, ModelShape, ScoreOptions};
 
@@ -27,19 +28,6 @@ pub enum Residual {
     Parallel,
     /// `x = norm(x + attention(x)); x = norm(x + mlp(x))`: OPT-350m.
     PostNorm,
-}
-
-/// What the MLP does between its projections.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Activation {
-    /// `x · sigmoid(x)`.
-    Silu,
-    /// With the error function.
-    Gelu,
-    /// With the tanh approximation (`gelu_new`, `gelu_pytorch_tanh`, BLOOM's own).
-    GeluTanh,
-    /// `max(x, 0)`.
-    Relu,
 }
 
 /// A decoder-only language model: everything that its forward pass depends on.

@@ -4,12 +4,12 @@ use burn::module::{Initializer, Module, Param};
 use burn::nn::{Linear, LinearConfig};
 use burn::prelude::*;
 use burn::tensor::DType;
-use burn::tensor::activation::{gelu, relu, sigmoid};
 use burn::tensor::module::layer_norm;
 use pear_core::Attention;
+use pear_core::kernels::{Activation, activate, activate_gated, rms_norm};
 use pear_core::position::PositionEmbedding;
 
-use crate::config::{Activation, DecoderConfig, NormKind, Residual};
+use crate::config::{DecoderConfig, NormKind, Residual};
 
 /// A norm over the last dimension, computed in f32.
 #[derive(Module, Debug)]
@@ -35,14 +35,10 @@ impl Norm {
     }
 
     pub(crate) fn forward(&self, x: Tensor<3>) -> Tensor<3> {
-        let dtype = x.dtype();
         match self.kind {
-            NormKind::Rms => {
-                let x = x.cast(DType::F32);
-                let scale = (x.clone().square().mean_dim(2) + self.eps).sqrt().recip();
-                (x * scale).cast(dtype) * self.weight.val().unsqueeze::<3>()
-            }
+            NormKind::Rms => rms_norm(x, self.weight.val(), self.eps),
             NormKind::Layer { .. } => {
+                let dtype = x.dtype();
                 let weight = self.weight.val().cast(DType::F32);
                 let bias = self.bias.as_ref().map(|bias| bias.val().cast(DType::F32));
                 layer_norm(x.cast(DType::F32), weight, bias, self.eps).cast(dtype)
@@ -76,23 +72,10 @@ impl Mlp {
     fn forward(&self, x: Tensor<3>) -> Tensor<3> {
         let up = self.up_proj.forward(x.clone());
         let inner = match &self.gate_proj {
-            Some(gate) => activate(self.activation, gate.forward(x)) * up,
+            Some(gate) => activate_gated(self.activation, gate.forward(x), up),
             None => activate(self.activation, up),
         };
         self.down_proj.forward(inner)
-    }
-}
-
-fn activate(activation: Activation, x: Tensor<3>) -> Tensor<3> {
-    match activation {
-        Activation::Silu => x.clone() * sigmoid(x),
-        Activation::Gelu => gelu(x),
-        Activation::GeluTanh => {
-            // (1 + tanh(u)) / 2 = sigmoid(2u), and one sigmoid is cheaper than a tanh.
-            let cubic = x.clone().square() * x.clone() * 0.044715 + x.clone();
-            x * sigmoid(cubic * (2.0 * (2.0 / std::f64::consts::PI).sqrt()))
-        }
-        Activation::Relu => relu(x),
     }
 }
 

@@ -53,11 +53,12 @@ mod special;
 mod tokenizer;
 
 pub use checkpoint::ModelDirectory;
-pub use config::{Activation, DecoderConfig, NormKind, Residual};
+pub use config::{DecoderConfig, NormKind, Residual};
 pub use decoder::Decoder;
 pub use error::Error;
 pub use family::supported_model_types;
 pub use generate::{GenerateOptions, generate};
+pub use pear_core::kernels::Activation;
 pub use score::{log_probs, perplexity};
 #[cfg(feature = "tokenizer")]
 pub use tokenizer::Tokenizer;

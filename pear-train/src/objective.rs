@@ -3,6 +3,7 @@
 use burn::prelude::*;
 use burn::tensor::DType;
 use pear_core::forward::{check_length, run_layers};
+use pear_core::kernels::cross_entropy;
 use pear_core::proxy::ProxyBatch;
 use pear_core::{DecoderModel, HeadAttention, HeadCoefficients, HeadEdit, NoEdit, Positions, Projected, attend};
 
@@ -24,7 +25,7 @@ pub fn proxy_loss<M: DecoderModel>(model: &M, batch: &ProxyBatch, coefficients: 
     let residual = predicting(model, batch, &mut coefficients.clone());
     let [sequences, n, hidden] = residual.dims();
     let rows = residual.reshape([sequences * n, hidden]);
-    Ok(mean_cross_entropy(model, rows, batch.labels(&model.device()).reshape([sequences * n, 1])))
+    Ok(mean_cross_entropy(model, rows, &batch.label_ids()))
 }
 
 /// How well a model does the proxy task.
@@ -56,8 +57,8 @@ pub fn evaluate<M: DecoderModel>(model: &M, batch: &ProxyBatch, coefficients: Op
         let rows = part.len() * n;
         let logits = model.logits(residual).reshape([rows, vocab]);
         let labels = part.labels(&model.device()).reshape([rows, 1]);
-        let hits: Vec<bool> = logits.clone().argmax(1).equal(labels.clone()).into_data().iter::<bool>().collect();
-        let losses: Vec<f64> = cross_entropy(logits, labels).into_data().iter::<f64>().collect();
+        let hits: Vec<bool> = logits.clone().argmax(1).equal(labels).into_data().iter::<bool>().collect();
+        let losses: Vec<f64> = cross_entropy(logits, &part.label_ids()).into_data().iter::<f64>().collect();
         for (row, (loss, hit)) in losses.into_iter().zip(hits).enumerate() {
             if row % n == 0 {
                 first += loss;
@@ -93,10 +94,10 @@ fn predicting<M: DecoderModel>(model: &M, batch: &ProxyBatch, edit: &mut impl He
     model.block_output(last, residual.narrow(1, positions.start, positions.len()), output)
 }
 
-/// Over all rows: `residual` is `[rows, hidden]`, `labels` `[rows, 1]`, the result `[1]`.
-fn mean_cross_entropy<M: DecoderModel>(model: &M, residual: Tensor<2>, labels: Tensor<2, Int>) -> Tensor<1> {
+/// Over all rows: `residual` is `[rows, hidden]`, the result `[1]`.
+fn mean_cross_entropy<M: DecoderModel>(model: &M, residual: Tensor<2>, labels: &[u32]) -> Tensor<1> {
     let (rows, vocab) = (residual.dims()[0], model.vocab_size());
-    let losses = |residual: Tensor<2>, labels| {
+    let losses = |residual: Tensor<2>, labels: &[u32]| {
         let part = residual.dims()[0];
         cross_entropy(model.logits(residual.unsqueeze_dim(0)).reshape([part, vocab]), labels)
     };
@@ -113,7 +114,7 @@ fn mean_cross_entropy<M: DecoderModel>(model: &M, residual: Tensor<2>, labels: T
     for start in (0..rows).step_by(at_once) {
         let len = at_once.min(rows - start);
         let part = plain.clone().narrow(0, start, len);
-        let labels = labels.clone().narrow(0, start, len);
+        let labels = &labels[start..start + len];
         if !tracked {
             total = total + losses(part, labels).sum();
             continue;
@@ -131,15 +132,4 @@ fn mean_cross_entropy<M: DecoderModel>(model: &M, residual: Tensor<2>, labels: T
     let linear = (residual.cast(DType::F32) * (Tensor::cat(gradients, 0).cast(DType::F32) / rows as f64)).sum();
     let value = linear.clone().inner();
     linear - value + total
-}
-
-/// Of each row: `logits` is `[rows, vocab]`, `labels` `[rows, 1]`, the result `[rows]`.
-fn cross_entropy(logits: Tensor<2>, labels: Tensor<2, Int>) -> Tensor<1> {
-    let rows = logits.dims()[0];
-    let logits = logits.cast(DType::F32);
-    // The shift changes no value and so no gradient: it stays out of the graph.
-    let plain = if logits.is_autodiff() { logits.clone().inner() } else { logits.clone() };
-    let shifted = logits - plain.max_dim(1);
-    let total = shifted.clone().exp().sum_dim(1).log();
-    (total - shifted.gather(1, labels)).reshape([rows])
 }

@@ -8,6 +8,7 @@ use std::sync::{Mutex, PoisonError};
 use burn::prelude::*;
 use burn::tensor::DType;
 
+use crate::kernels;
 use crate::position::Positions;
 use crate::{Error, Result};
 
@@ -233,32 +234,9 @@ impl Rotary {
     }
 
     pub(super) fn rotate(&self, x: Tensor<4>, positions: Positions) -> Tensor<4> {
-        let [batch, heads, seq, head_dim] = x.dims();
+        let seq = x.dims()[2];
         let (cos, sin) = self.cos_sin(positions, seq, &x.device().inner(), x.dtype());
-        let (rotary_dim, half) = (self.config.rotary_dim, self.config.rotary_dim / 2);
-        match self.config.layout {
-            RotaryLayout::HalfSplit => {
-                let (cos, sin) = (cos.unsqueeze::<4>(), sin.unsqueeze::<4>());
-                let a = x.clone().narrow(3, 0, half);
-                let b = x.clone().narrow(3, half, half);
-                let mut parts = vec![a.clone() * cos.clone() - b.clone() * sin.clone(), b * cos + a * sin];
-                if rotary_dim < head_dim {
-                    parts.push(x.narrow(3, rotary_dim, head_dim - rotary_dim));
-                }
-                Tensor::cat(parts, 3)
-            }
-            RotaryLayout::Interleaved => {
-                let (cos, sin) = (cos.reshape([1, 1, seq, half, 1]), sin.reshape([1, 1, seq, half, 1]));
-                let pairs = x.clone().narrow(3, 0, rotary_dim).reshape([batch, heads, seq, half, 2]);
-                let (a, b) = (pairs.clone().narrow(4, 0, 1), pairs.narrow(4, 1, 1));
-                let rotated = Tensor::cat(vec![a.clone() * cos.clone() - b.clone() * sin.clone(), b * cos + a * sin], 4);
-                let rotated = rotated.reshape([batch, heads, seq, rotary_dim]);
-                if rotary_dim == head_dim {
-                    return rotated;
-                }
-                Tensor::cat(vec![rotated, x.narrow(3, rotary_dim, head_dim - rotary_dim)], 3)
-            }
-        }
+        kernels::rotate(x, cos, sin, self.config.layout == RotaryLayout::Interleaved)
     }
 
     /// Cosines and sines of `seq` positions, `[seq, rotary_dim / 2]` each.

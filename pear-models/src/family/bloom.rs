@@ -1,7 +1,9 @@
 //! BLOOM ([arXiv 2211.05100](https://arxiv.org/abs/2211.05100)): ALiBi, a norm after the embedding, projections packed head by head.
 
+use pear_core::kernels::Activation;
+
 use super::{ConfigReader, Family, Parameter, PositionEmbeddingConfig, attention};
-use crate::config::{Activation, DecoderConfig, NormKind, Residual};
+use crate::config::{DecoderConfig, NormKind, Residual};
 use crate::error::Error;
 use crate::source::Source;
 

@@ -1,7 +1,9 @@
 //! MPT: ALiBi, no biases at all, queries, keys and values packed in blocks.
 
+use pear_core::kernels::Activation;
+
 use super::{ConfigReader, Family, Parameter, PositionEmbeddingConfig, attention};
-use crate::config::{Activation, DecoderConfig, NormKind};
+use crate::config::{DecoderConfig, NormKind};
 use crate::error::Error;
 use crate::source::Source;
 

@@ -7,10 +7,10 @@ use std::cell::RefCell;
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
+use pear_core::kernels::Activation;
 use pear_core::position::{RotaryConfig, RotaryLayout, RotaryScaling};
 use serde_json::{Map, Value};
 
-use crate::config::Activation;
 use crate::error::Error;
 
 /// No model comes near these; a config beyond them is broken, and nothing is allocated for it.

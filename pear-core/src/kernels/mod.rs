@@ -1,0 +1,267 @@
+//! What stands between the matrix products of a layer, each in one pass.
+//!
+//! On the CPU, in f32, a chain of elementwise tensor operations costs as much as the products: each reads and writes memory, takes a
+//! new buffer, and runs on one core with one scalar `exp` after the other. With this crate's feature `flex` these functions run
+//! there as one vectorised loop over all cores, with a backward pass of their own. On every other device, in every other dtype and
+//! without the feature they are the tensor operations that define them.
+
+#[cfg(feature = "flex")]
+mod flex;
+#[cfg(feature = "flex")]
+mod math;
+
+use burn::prelude::*;
+use burn::tensor::{DType, activation};
+
+/// The nonlinearity of an MLP.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Activation {
+    /// `x · sigmoid(x)`.
+    Silu,
+    /// With the error function.
+    Gelu,
+    /// With the tanh approximation (`gelu_new`, `gelu_pytorch_tanh`, BLOOM's own).
+    GeluTanh,
+    /// `max(x, 0)`.
+    Relu,
+}
+
+/// `act(x)`, of any shape.
+pub fn activate<const D: usize>(kind: Activation, x: Tensor<D>) -> Tensor<D> {
+    #[cfg(feature = "flex")]
+    if flex::serves(&x) {
+        return flex::activate(kind, x);
+    }
+    activate_composed(kind, x)
+}
+
+/// `act(gate) · up`, both of the same shape.
+pub fn activate_gated<const D: usize>(kind: Activation, gate: Tensor<D>, up: Tensor<D>) -> Tensor<D> {
+    #[cfg(feature = "flex")]
+    if flex::serves(&gate) && flex::serves(&up) {
+        return flex::activate_gated(kind, gate, up);
+    }
+    activate_composed(kind, gate) * up
+}
+
+fn activate_composed<const D: usize>(kind: Activation, x: Tensor<D>) -> Tensor<D> {
+    match kind {
+        Activation::Silu => x.clone() * activation::sigmoid(x),
+        Activation::Gelu => activation::gelu(x),
+        Activation::GeluTanh => {
+            // (1 + tanh(u)) / 2 = sigmoid(2u), and one sigmoid is cheaper than a tanh.
+            let cubic = x.clone().square() * x.clone() * 0.044715 + x.clone();
+            x * activation::sigmoid(cubic * (2.0 * (2.0 / std::f64::consts::PI).sqrt()))
+        }
+        Activation::Relu => activation::relu(x),
+    }
+}
+
+/// Root-mean-square norm over the last dimension, in f32, times `weight`, which is as long as that dimension.
+pub fn rms_norm<const D: usize>(x: Tensor<D>, weight: Tensor<1>, eps: f64) -> Tensor<D> {
+    #[cfg(feature = "flex")]
+    if flex::serves(&x) && flex::serves(&weight) && !weight.is_tracked() {
+        return flex::rms_norm(x, weight, eps);
+    }
+    rms_norm_composed(x, weight, eps)
+}
+
+fn rms_norm_composed<const D: usize>(x: Tensor<D>, weight: Tensor<1>, eps: f64) -> Tensor<D> {
+    let dtype = x.dtype();
+    let x = x.cast(DType::F32);
+    let scale = (x.clone().square().mean_dim(D - 1) + eps).sqrt().recip();
+    (x * scale).cast(dtype) * weight.unsqueeze::<D>()
+}
+
+/// Softmax over the last dimension of scores `[batch, heads, queries, keys]`, f32, where query `i` sees no key after `first_query + i`
+/// and, with a window, only the last `window` of those before it.
+pub(crate) fn causal_softmax(scores: Tensor<4>, first_query: usize, window: Option<usize>) -> Tensor<4> {
+    #[cfg(feature = "flex")]
+    if flex::serves(&scores) {
+        return flex::causal_softmax(scores, first_query, window);
+    }
+    causal_softmax_composed(scores, first_query, window)
+}
+
+fn causal_softmax_composed(scores: Tensor<4>, first_query: usize, window: Option<usize>) -> Tensor<4> {
+    let [_, _, queries, keys] = scores.dims();
+    let device = scores.device();
+    let scores = match causal_mask(first_query, queries, keys, window, &device) {
+        Some(mask) => scores.mask_fill(mask.unsqueeze::<4>(), f32::NEG_INFINITY),
+        None => scores,
+    };
+    activation::softmax(scores, 3)
+}
+
+/// `[queries, keys]`, `true` where a query must not look; `None` where every query may look everywhere.
+fn causal_mask(
+    first_query: usize, queries: usize, keys: usize, window: Option<usize>, device: &Device,
+) -> Option<Tensor<2, Bool>> {
+    let hides_past = window.is_some_and(|window| window < first_query + queries);
+    if queries == 1 && first_query + 1 == keys && !hides_past {
+        return None;
+    }
+    let positions = |first: usize, len: usize| Tensor::<1, Int>::arange(first as i64..(first + len) as i64, device);
+    let distance = positions(first_query, queries).reshape([queries, 1]) - positions(0, keys).reshape([1, keys]);
+    let future = distance.clone().lower_elem(0);
+    Some(match window {
+        Some(window) if hides_past => future.bool_or(distance.greater_equal_elem(window as i64)),
+        _ => future,
+    })
+}
+
+/// The cross-entropy of each row: `logits` is `[rows, vocab]`, `labels` has a token for each row, the result is `[rows]`, f32.
+///
+/// # Panics
+/// If there are not as many labels as rows, or one of them is not below `vocab`.
+pub fn cross_entropy(logits: Tensor<2>, labels: &[u32]) -> Tensor<1> {
+    let [rows, vocab] = logits.dims();
+    assert_eq!(labels.len(), rows, "a label for each row");
+    assert!(labels.iter().all(|&label| (label as usize) < vocab), "labels below {vocab}");
+    #[cfg(feature = "flex")]
+    if flex::serves(&logits) {
+        return flex::cross_entropy(logits, labels);
+    }
+    cross_entropy_composed(logits, labels)
+}
+
+fn cross_entropy_composed(logits: Tensor<2>, labels: &[u32]) -> Tensor<1> {
+    let rows = labels.len();
+    let labels: Vec<i32> = labels.iter().map(|&label| label as i32).collect();
+    let logits = logits.cast(DType::F32);
+    // The shift changes no value and so no gradient: it stays out of the graph.
+    let plain = if logits.is_autodiff() { logits.clone().inner() } else { logits.clone() };
+    let labels = Tensor::<2, Int>::from_data(TensorData::new(labels, [rows, 1]), &plain.device());
+    let shifted = logits - plain.max_dim(1);
+    let total = shifted.clone().exp().sum_dim(1).log();
+    (total - shifted.gather(1, labels)).reshape([rows])
+}
+
+/// Rotates `x`, `[batch, heads, seq, head_dim]`, by angles whose cosines and sines are `[seq, rotary_dim / 2]`: channel `i` with channel
+/// `i + rotary_dim / 2`, or with its neighbour if `interleaved`. Channels from `rotary_dim` on stay.
+pub(crate) fn rotate(x: Tensor<4>, cos: Tensor<2>, sin: Tensor<2>, interleaved: bool) -> Tensor<4> {
+    #[cfg(feature = "flex")]
+    if flex::serves(&x) && flex::serves(&cos) {
+        return flex::rotate(x, cos, sin, interleaved);
+    }
+    rotate_composed(x, cos, sin, interleaved)
+}
+
+fn rotate_composed(x: Tensor<4>, cos: Tensor<2>, sin: Tensor<2>, interleaved: bool) -> Tensor<4> {
+    let [batch, heads, seq, head_dim] = x.dims();
+    let half = cos.dims()[1];
+    let rotary_dim = 2 * half;
+    let rotated = if interleaved {
+        let (cos, sin) = (cos.reshape([1, 1, seq, half, 1]), sin.reshape([1, 1, seq, half, 1]));
+        let pairs = x.clone().narrow(3, 0, rotary_dim).reshape([batch, heads, seq, half, 2]);
+        let (a, b) = (pairs.clone().narrow(4, 0, 1), pairs.narrow(4, 1, 1));
+        let rotated = vec![a.clone() * cos.clone() - b.clone() * sin.clone(), b * cos + a * sin];
+        Tensor::cat(rotated, 4).reshape([batch, heads, seq, rotary_dim])
+    } else {
+        let (cos, sin) = (cos.unsqueeze::<4>(), sin.unsqueeze::<4>());
+        let (a, b) = (x.clone().narrow(3, 0, half), x.clone().narrow(3, half, half));
+        Tensor::cat(vec![a.clone() * cos.clone() - b.clone() * sin.clone(), b * cos + a * sin], 3)
+    };
+    if rotary_dim == head_dim {
+        return rotated;
+    }
+    Tensor::cat(vec![rotated, x.narrow(3, rotary_dim, head_dim - rotary_dim)], 3)
+}
+
+#[cfg(all(test, feature = "flex"))]
+mod tests {
+    use burn::tensor::Distribution;
+
+    use super::*;
+
+    fn random<const D: usize>(shape: [usize; D]) -> Tensor<D> {
+        Tensor::random(shape, Distribution::Normal(0.0, 2.0), &Device::flex())
+    }
+
+    fn distance<const D: usize>(a: Tensor<D>, b: Tensor<D>) -> f32 {
+        let largest: f32 = b.clone().abs().max().into_scalar();
+        (a - b).abs().max().into_scalar::<f32>() / largest
+    }
+
+    /// Values of `fast` and `composed`, and their gradients under the same weights of the output.
+    fn check<const D: usize, const O: usize>(
+        x: Tensor<D>, fast: impl Fn(Tensor<D>) -> Tensor<O>, composed: impl Fn(Tensor<D>) -> Tensor<O>,
+    ) {
+        let expected = composed(x.clone());
+        let weights = random(expected.dims());
+        assert!(distance(fast(x.clone()), expected) < 2e-6);
+        // The input is a view as well: heads are swapped out of the projection's layout.
+        let gradient = |f: &dyn Fn(Tensor<D>) -> Tensor<O>| {
+            let x = x.clone().autodiff().require_grad();
+            let gradients = (f(x.clone() * 1.0) * weights.clone()).sum().backward();
+            x.grad(&gradients).expect("a gradient")
+        };
+        assert!(distance(gradient(&fast), gradient(&composed)) < 5e-6);
+    }
+
+    #[test]
+    fn activations_and_their_gradients_are_those_of_the_composed_operations() {
+        Device::flex().seed(1);
+        // More than a block, and not a whole number of vectors.
+        let (x, up) = (random([3, 5, 999]), random([3, 5, 999]));
+        for kind in [Activation::Silu, Activation::Gelu, Activation::GeluTanh, Activation::Relu] {
+            check(x.clone(), |x| activate(kind, x), |x| activate_composed(kind, x));
+            check(x.clone(), |x| activate_gated(kind, x, up.clone()), |x| activate_composed(kind, x) * up.clone());
+            check(up.clone(), |up| activate_gated(kind, x.clone(), up), |up| activate_composed(kind, x.clone()) * up);
+        }
+    }
+
+    #[test]
+    fn norms_and_their_gradients_are_those_of_the_composed_operations() {
+        Device::flex().seed(2);
+        let weight = random([130]);
+        check(random([2, 90, 130]), |x| rms_norm(x, weight.clone(), 1e-3), |x| rms_norm_composed(x, weight.clone(), 1e-3));
+        let view = random([2, 7, 3, 130]).swap_dims(1, 2);
+        check(view, |x| rms_norm(x, weight.clone(), 1e-3), |x| rms_norm_composed(x, weight.clone(), 1e-3));
+    }
+
+    #[test]
+    fn softmax_sees_what_it_may_and_nothing_else() {
+        Device::flex().seed(3);
+        for (queries, keys, window) in [(37, 37, None), (5, 37, None), (1, 37, None), (37, 37, Some(4)), (1, 37, Some(4))] {
+            let first = keys - queries;
+            let scores = random([2, 3, queries, keys]);
+            check(scores, |x| causal_softmax(x, first, window), |x| causal_softmax_composed(x, first, window));
+        }
+    }
+
+    #[test]
+    fn losses_and_their_gradients_are_those_of_the_composed_operations() {
+        Device::flex().seed(4);
+        let labels: Vec<u32> = (0..40).map(|row| row * 7 % 301).collect();
+        check(random([40, 301]), |x| cross_entropy(x, &labels), |x| cross_entropy_composed(x, &labels));
+    }
+
+    #[test]
+    fn rotations_and_their_gradients_are_those_of_the_composed_operations() {
+        Device::flex().seed(5);
+        let angles = random([30, 8]);
+        let (cos, sin) = (angles.clone().cos(), angles.sin());
+        let view = random([2, 30, 3, 20]).swap_dims(1, 2);
+        for interleaved in [false, true] {
+            for x in [view.clone(), random([2, 3, 30, 20]), view.clone().narrow(3, 2, 16)] {
+                let rotate_by = |f: fn(Tensor<4>, Tensor<2>, Tensor<2>, bool) -> Tensor<4>| {
+                    let (cos, sin) = (cos.clone(), sin.clone());
+                    move |x| f(x, cos.clone(), sin.clone(), interleaved)
+                };
+                check(x, rotate_by(rotate), rotate_by(rotate_composed));
+            }
+        }
+    }
+
+    #[test]
+    fn a_tensor_that_others_hold_is_not_changed() {
+        let x = random([4, 8]);
+        let before = x.clone().into_data();
+        let _ = activate(Activation::Silu, x.clone());
+        let _ = activate_gated(Activation::Silu, x.clone(), x.clone());
+        let _ = causal_softmax(x.clone().reshape([1, 1, 4, 8]), 4, None);
+        assert_eq!(x.into_data(), before);
+    }
+}
