@@ -5,54 +5,57 @@
 //! PEAR_PYTHON=path/to/python cargo bench --bench train        # and theirs: needs torch and transformers
 //! ```
 //!
-//! A random Llama of GPT-2-small's shape, f32, n = 50, 20 sequences a step, 10 heads re-weighted in all layers or in the upper half.
+//! A random Llama of GPT-2-small's shape, f32, n = 50, 20 sequences a step, 10 heads re-weighted in all layers or in the upper half; then
+//! what a step costs as heads, sequences, their length and the vocabulary grow. Every row is a process of its own, so that peaks of memory
+//! compare.
 
+use std::env;
+use std::process::Command;
 use std::time::Instant;
 
 use burn::prelude::*;
-use pear_benches::{Flops, gigabytes, matmul_rate, median, number_in, peak_memory, python, reset_peak_memory};
+use pear_benches::{Flops, matmul_rate, median, number_in, peak_memory, python, reset_peak_memory};
 use pear_core::{DecoderModel, HeadId, ProxyTask};
 use pear_models::DecoderConfig;
 use pear_train::{TrainOptions, Trainer};
 
-const HEADS: usize = 10;
+const LAYERS: usize = 12;
 const STEPS: usize = 5;
+
+/// One row: what is trained on what.
+#[derive(Clone, Copy)]
+struct Case {
+    heads: usize,
+    first: usize,
+    n: usize,
+    batch_size: usize,
+    vocab_size: usize,
+}
+
+const USUAL: Case = Case { heads: 10, first: 0, n: 50, batch_size: 20, vocab_size: 32000 };
 
 fn main() {
     pear_examples::allocator::keep_pages();
-    let device = Device::flex();
-    let config = DecoderConfig::llama(32000, 768, 2048, 12, 12);
-    let model = config.init(&device).expect("a valid config");
-    let task = ProxyTask::new(model.vocab_size(), &[], 0).expect("a vocabulary");
-    let options = TrainOptions { steps: STEPS + 1, ..TrainOptions::default() };
-    let rate = matmul_rate(&device, config.hidden_size(), config.intermediate_size);
+    if let Ok(case) = env::var("PEAR_BENCH_CASE") {
+        return measure(Case::parse(&case));
+    }
+    let config = DecoderConfig::llama(32000, 768, 2048, LAYERS, 12);
+    let rate = matmul_rate(&Device::flex(), config.hidden_size(), config.intermediate_size);
     println!("matmul rate of this machine: {:.0} GFLOP/s\n", rate / 1e9);
     println!("{:<44} {:>9} {:>8} {:>8} {:>13} {:>8}", "", "s a step", "TFLOP", "GFLOP/s", "of the floor", "peak GB");
-    for (name, first) in [("all layers", 0), ("the upper half", 6)] {
-        let heads: Vec<HeadId> = (0..HEADS).map(|i| HeadId::new(first + i % (12 - first), 5 * i % 12)).collect();
-        let mut trainer = Trainer::new(&model, &heads, options.clone()).expect("valid options");
-        let mut step = |index: usize| {
-            let batch =
-                task.batch(options.length, index * options.batch_size..(index + 1) * options.batch_size).expect("a batch");
-            let start = Instant::now();
-            trainer.step(&batch).expect("a step");
-            start.elapsed().as_secs_f64()
-        };
-        step(0);
-        reset_peak_memory();
-        let seconds = median((1..=STEPS).map(&mut step).collect());
-        let peak = peak_memory();
-        let work = Flops::of(&config).training_step(first, options.batch_size, options.length);
+    for (name, case) in [("all layers", USUAL), ("the upper half", Case { first: LAYERS / 2, ..USUAL })] {
+        let (seconds, peak) = in_a_process(case);
+        let work = case.flops();
         println!(
             "{:<44} {seconds:>9.2} {:>8.2} {:>8.0} {:>12.0}% {:>8.2}",
             format!("ours, heads in {name}"),
             work / 1e12,
             work / seconds / 1e9,
             100.0 * work / rate / seconds,
-            gigabytes(peak)
+            peak / 1e9
         );
         for style in ["authors", "careful"] {
-            let upper: &[&str] = if first > 0 { &["--upper"] } else { &[] };
+            let upper: &[&str] = if case.first > 0 { &["--upper"] } else { &[] };
             let Some(output) = python("train.py", &[&["--style", style], upper].concat()) else { continue };
             let (theirs, bytes) = (number_in(&output, "seconds_per_step"), number_in(&output, "peak_bytes"));
             println!(
@@ -63,11 +66,74 @@ fn main() {
                 "",
                 bytes / 1e9,
                 theirs / seconds,
-                100.0 * peak as f64 / bytes
+                100.0 * peak / bytes
             );
         }
     }
-    if std::env::var_os("PEAR_PYTHON").is_none() {
+    if env::var_os("PEAR_PYTHON").is_none() {
         println!("\nPEAR_PYTHON is not set: PyTorch was not run");
     }
+
+    println!("\n{:<44} {:>9} {:>9} {:>9} {:>8}", "growth", "s a step", "expected", "measured", "peak GB");
+    let base = Case { first: LAYERS / 2, batch_size: 4, ..USUAL };
+    let (seconds, peak) = in_a_process(base);
+    println!("{:<44} {seconds:>9.2} {:>9} {:>9} {:>8.2}", "upper half, 10 heads, n = 50, 4 sequences", "", "", peak / 1e9);
+    for (name, case) in [
+        ("all 72 heads of the upper half", Case { heads: 72, ..base }),
+        ("n = 100", Case { n: 100, ..base }),
+        ("8 sequences", Case { batch_size: 8, ..base }),
+        ("a vocabulary of 160000", Case { vocab_size: 160_000, ..base }),
+    ] {
+        let (measured, peak) = in_a_process(case);
+        let (expected, measured_factor) = (case.flops() / base.flops(), measured / seconds);
+        println!("{name:<44} {measured:>9.2} {expected:>8.2}x {measured_factor:>8.2}x {:>8.2}", peak / 1e9);
+    }
+}
+
+impl Case {
+    fn text(self) -> String {
+        [self.heads, self.first, self.n, self.batch_size, self.vocab_size].map(|number| number.to_string()).join(",")
+    }
+
+    fn parse(text: &str) -> Self {
+        let numbers: Vec<usize> = text.split(',').map(|number| number.parse().expect("a number")).collect();
+        let [heads, first, n, batch_size, vocab_size] = numbers[..] else { panic!("five numbers, not `{text}`") };
+        Self { heads, first, n, batch_size, vocab_size }
+    }
+
+    fn config(self) -> DecoderConfig {
+        DecoderConfig::llama(self.vocab_size, 768, 2048, LAYERS, 12)
+    }
+
+    fn flops(self) -> f64 {
+        Flops::of(&self.config()).training_step(self.first, self.batch_size, self.n)
+    }
+}
+
+/// Seconds a step and peak memory in bytes.
+fn in_a_process(case: Case) -> (f64, f64) {
+    let program = env::current_exe().expect("this program");
+    let output = Command::new(program).env("PEAR_BENCH_CASE", case.text()).output().expect("this program once more");
+    let output = String::from_utf8_lossy(&output.stdout);
+    (number_in(&output, "seconds_per_step"), number_in(&output, "peak_bytes"))
+}
+
+fn measure(case: Case) {
+    let model = case.config().init(&Device::flex()).expect("a valid config");
+    let task = ProxyTask::new(model.vocab_size(), &[], 0).expect("a vocabulary");
+    let Case { n: length, batch_size, .. } = case;
+    let options = TrainOptions { steps: STEPS + 1, length, batch_size, ..TrainOptions::default() };
+    let above = LAYERS - case.first;
+    let heads: Vec<HeadId> = (0..case.heads).map(|i| HeadId::new(case.first + i % above, (i / above + 5 * i) % 12)).collect();
+    let mut trainer = Trainer::new(&model, &heads, options).expect("valid options");
+    let mut step = |index: usize| {
+        let batch = task.batch(length, index * batch_size..(index + 1) * batch_size).expect("a batch");
+        let start = Instant::now();
+        trainer.step(&batch).expect("a step");
+        start.elapsed().as_secs_f64()
+    };
+    step(0);
+    reset_peak_memory();
+    let seconds = median((1..=STEPS).map(&mut step).collect());
+    println!("seconds_per_step {seconds}\npeak_bytes {}", peak_memory());
 }
