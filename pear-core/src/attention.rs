@@ -8,7 +8,7 @@ use burn::prelude::*;
 
 use crate::attend::attend;
 use crate::coefficients::LayerCoefficients;
-use crate::kernels::rms_norm;
+use crate::kernels::{project, rms_norm};
 use crate::model::{HeadAttention, Projected, ScoreOptions};
 use crate::position::{PositionEmbedding, PositionEmbeddingConfig, Positions};
 use crate::{Error, Result};
@@ -211,9 +211,9 @@ impl Attention {
 
 impl HeadAttention for Attention {
     fn project(&self, input: Tensor<3>, positions: Positions) -> Projected {
-        let query = self.split_heads(self.q_proj.forward(input.clone()), self.num_attention_heads);
-        let key = self.split_heads(self.k_proj.forward(input.clone()), self.num_key_value_heads);
-        let value = self.split_heads(self.v_proj.forward(input), self.num_key_value_heads);
+        let query = self.split_heads(project(&self.q_proj, input.clone()), self.num_attention_heads);
+        let key = self.split_heads(project(&self.k_proj, input.clone()), self.num_key_value_heads);
+        let value = self.split_heads(project(&self.v_proj, input), self.num_key_value_heads);
         let normed = |norm: &Option<HeadNorm>, x: Tensor<4>| match norm {
             Some(norm) => norm.forward(x),
             None => x,
@@ -232,7 +232,7 @@ impl HeadAttention for Attention {
             None => heads,
         };
         let [batch, num_heads, seq, head_dim] = heads.dims();
-        self.o_proj.forward(heads.swap_dims(1, 2).reshape([batch, seq, num_heads * head_dim]))
+        project(&self.o_proj, heads.swap_dims(1, 2).reshape([batch, seq, num_heads * head_dim]))
     }
 
     fn score_options(&self) -> ScoreOptions {

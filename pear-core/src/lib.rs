@@ -10,7 +10,7 @@
 //! | [`mod@forward`] | the forward pass built on them, with or without a cache |
 //! | [`attention`] | grouped-query attention whose heads can be re-weighted, in two halves with the heads between |
 //! | [`position`] | rotary, ALiBi, learned, sinusoidal, relative and no position embedding behind one interface |
-//! | [`kernels`] | what stands between the matrix products, fast on the CPU |
+//! | [`kernels`] | the parts of a layer, fast on the CPU |
 //! | [`edit`] | capturing, replacing and scaling head outputs |
 //! | [`coefficients`] | the learned numbers: fixed or trainable, applied to heads or folded into weights |
 //! | [`reparam`] | the same coefficients attached to the output projection of *any* burn model |

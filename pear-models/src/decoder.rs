@@ -4,7 +4,8 @@ use burn::module::{Initializer, Module, Param};
 use burn::nn::{Linear, LinearConfig};
 use burn::prelude::*;
 use burn::tensor::DType;
-use burn::tensor::module::{embedding, linear};
+use burn::tensor::module::embedding;
+use pear_core::kernels::linear;
 use pear_core::position::{PositionEmbedding, PositionEmbeddingConfig};
 use pear_core::{Attention, DecoderModel, HeadCoefficients, ModelShape, Positions, Profile};
 

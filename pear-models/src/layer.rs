@@ -6,7 +6,7 @@ use burn::prelude::*;
 use burn::tensor::DType;
 use burn::tensor::module::layer_norm;
 use pear_core::Attention;
-use pear_core::kernels::{Activation, activate, activate_gated, rms_norm};
+use pear_core::kernels::{Activation, activate, activate_gated, project, rms_norm};
 use pear_core::position::PositionEmbedding;
 
 use crate::config::{DecoderConfig, NormKind, Residual};
@@ -70,12 +70,12 @@ impl Mlp {
     }
 
     fn forward(&self, x: Tensor<3>) -> Tensor<3> {
-        let up = self.up_proj.forward(x.clone());
+        let up = project(&self.up_proj, x.clone());
         let inner = match &self.gate_proj {
-            Some(gate) => activate_gated(self.activation, gate.forward(x), up),
+            Some(gate) => activate_gated(self.activation, project(gate, x), up),
             None => activate(self.activation, up),
         };
-        self.down_proj.forward(inner)
+        project(&self.down_proj, inner)
     }
 }
 

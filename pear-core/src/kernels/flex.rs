@@ -22,6 +22,17 @@ pub(super) fn serves<const D: usize>(x: &Tensor<D>) -> bool {
     x.dtype() == DType::F32 && matches!(x.device().inner().as_dispatch(), DispatchDevice::Flex(_))
 }
 
+/// From so many rows on, [`linear`] is faster than the backend's own.
+pub(super) const MANY_ROWS: usize = 256;
+
+pub(super) fn linear(x: Tensor<3>, weight: Tensor<2>, bias: Option<Tensor<1>>) -> Tensor<3> {
+    let (x, weight) = (x.into_dispatch(), weight.into_dispatch());
+    Tensor::from_dispatch(match bias {
+        Some(bias) => Dispatch::linear_with_bias(x, weight, bias.into_dispatch()),
+        None => Dispatch::linear_without_bias(x, weight),
+    })
+}
+
 pub(super) fn activate<const D: usize>(kind: Activation, x: Tensor<D>) -> Tensor<D> {
     Tensor::from_dispatch(Dispatch::activate(x.into_dispatch(), kind))
 }
@@ -50,6 +61,8 @@ pub(super) fn rotate(x: Tensor<4>, cos: Tensor<2>, sin: Tensor<2>, interleaved: 
 /// Entry points of the kernels, plain and under autodiff.
 #[backend_extension(Flex, Autodiff)]
 trait Kernels: Backend {
+    fn linear_without_bias(x: FloatTensor<Self>, weight: FloatTensor<Self>) -> FloatTensor<Self>;
+    fn linear_with_bias(x: FloatTensor<Self>, weight: FloatTensor<Self>, bias: FloatTensor<Self>) -> FloatTensor<Self>;
     fn activate(x: FloatTensor<Self>, kind: Activation) -> FloatTensor<Self>;
     fn activate_gated(gate: FloatTensor<Self>, up: FloatTensor<Self>, kind: Activation) -> FloatTensor<Self>;
     fn rms_norm(x: FloatTensor<Self>, weight: FloatTensor<Self>, eps: f32) -> FloatTensor<Self>;
@@ -59,6 +72,14 @@ trait Kernels: Backend {
 }
 
 impl Kernels for Flex {
+    fn linear_without_bias(x: FlexTensor, weight: FlexTensor) -> FlexTensor {
+        Weight(weight).multiply(x, None)
+    }
+
+    fn linear_with_bias(x: FlexTensor, weight: FlexTensor, bias: FlexTensor) -> FlexTensor {
+        Weight(weight).multiply(x, Some(bias))
+    }
+
     fn activate(x: FlexTensor, kind: Activation) -> FlexTensor {
         with_function!(kind, F => map(x, F::value))
     }
@@ -85,6 +106,20 @@ impl Kernels for Flex {
 }
 
 impl<C: CheckpointStrategy> Kernels for Autodiff<Flex, C> {
+    fn linear_without_bias(x: FloatTensor<Self>, weight: FloatTensor<Self>) -> FloatTensor<Self> {
+        let (x, node) = x.into_parts();
+        let weight = Weight(weight.primitive().clone());
+        let output = weight.multiply(x, None);
+        track::<C, _, 1>([node], weight, output)
+    }
+
+    fn linear_with_bias(x: FloatTensor<Self>, weight: FloatTensor<Self>, bias: FloatTensor<Self>) -> FloatTensor<Self> {
+        let (x, node) = x.into_parts();
+        let weight = Weight(weight.primitive().clone());
+        let output = weight.multiply(x, Some(bias.primitive().clone()));
+        track::<C, _, 1>([node], weight, output)
+    }
+
     fn activate(x: FloatTensor<Self>, kind: Activation) -> FloatTensor<Self> {
         let (input, node) = (x.primitive().clone(), x.node());
         let output = Flex::activate(input.clone(), kind);
@@ -152,6 +187,79 @@ fn track<C: CheckpointStrategy, P: Pullback<N> + Sync, const N: usize>(
     match Differentiate(PhantomData).prepare::<C>(inputs).compute_bound().stateful() {
         OpsKind::Tracked(step) => step.finish(pullback, output),
         OpsKind::UnTracked(step) => step.finish(output),
+    }
+}
+
+/// `[in, out]`, in memory anyhow.
+#[derive(Clone, Debug)]
+struct Weight(FlexTensor);
+
+impl Weight {
+    fn multiply(&self, x: FlexTensor, bias: Option<FlexTensor>) -> FlexTensor {
+        let (x, bias) = (x.to_contiguous(), bias.map(|bias| bias.to_contiguous()));
+        let (shape, layout) = (x.shape(), self.0.layout());
+        let (x, bias) = (values(&x), bias.as_ref().map(values));
+        let (from, to) = (self.0.shape()[0], self.0.shape()[1]);
+        let strides = [layout.strides()[0], layout.strides()[1]];
+        let weight = &self.0.storage::<f32>()[layout.start_offset()..];
+        let reach = (from - 1) as isize * strides[0] + (to - 1) as isize * strides[1];
+        assert!(strides[0] >= 0 && strides[1] >= 0 && (reach as usize) < weight.len(), "a weight within its buffer");
+
+        let rows = x.len() / from;
+        let piece = (rows / (4 * rayon::current_num_threads())).max(MANY_ROWS / 2);
+        let mut output = Vec::with_capacity(rows * to);
+        let pieces = output.spare_capacity_mut()[..rows * to].par_chunks_mut(piece * to);
+        pieces.zip(x.par_chunks(piece * from)).for_each(|(output, x)| {
+            if let Some(bias) = bias {
+                for row in output.chunks_exact_mut(to) {
+                    row.iter_mut().zip(bias).for_each(|(out, &bias)| {
+                        out.write(bias);
+                    });
+                }
+            }
+            let rows = x.len() / from;
+            // SAFETY: `x` and `output` hold `rows` contiguous rows of `from` and `to` numbers, the reach of the weight was checked, and
+            // the output is read only where the bias was written.
+            unsafe {
+                gemm::gemm(
+                    rows,
+                    to,
+                    from,
+                    output.as_mut_ptr().cast::<f32>(),
+                    1,
+                    to as isize,
+                    bias.is_some(),
+                    x.as_ptr(),
+                    1,
+                    from as isize,
+                    weight.as_ptr(),
+                    strides[1],
+                    strides[0],
+                    1.0,
+                    1.0,
+                    false,
+                    false,
+                    false,
+                    gemm::Parallelism::None,
+                );
+            }
+        });
+        // SAFETY: the pieces cover all rows, and each product writes every number of its own.
+        unsafe { output.set_len(rows * to) };
+        let mut shape = shape.to_vec();
+        shape.pop();
+        shape.push(to);
+        tensor(output, Shape::from(shape))
+    }
+
+    fn transposed(&self) -> Self {
+        Self(self.0.transpose(0, 1))
+    }
+}
+
+impl Pullback<1> for Weight {
+    fn pull(self, grad: FlexTensor) -> [FlexTensor; 1] {
+        [self.transposed().multiply(grad, None)]
     }
 }
 

@@ -1,8 +1,8 @@
-//! What stands between the matrix products of a layer, each in one pass.
+//! The parts of a layer, each in one pass.
 //!
-//! On the CPU, in f32, a chain of elementwise tensor operations costs as much as the products: each reads and writes memory, takes a
-//! new buffer, and runs on one core with one scalar `exp` after the other. With this crate's feature `flex` these functions run
-//! there as one vectorised loop over all cores, with a backward pass of their own. On every other device, in every other dtype and
+//! On the CPU, in f32, a chain of elementwise tensor operations costs as much as the matrix products between them: each reads and
+//! writes memory, takes a new buffer, and runs on one core with one scalar `exp` after the other. With this crate's feature `flex` these
+//! functions run there as one vectorised loop over all cores, with a backward pass of their own. On every other device, in every other dtype and
 //! without the feature they are the tensor operations that define them.
 
 #[cfg(feature = "flex")]
@@ -10,6 +10,7 @@ mod flex;
 #[cfg(feature = "flex")]
 mod math;
 
+use burn::nn::Linear;
 use burn::prelude::*;
 use burn::tensor::{DType, activation};
 
@@ -25,6 +26,26 @@ pub enum Activation {
     GeluTanh,
     /// `max(x, 0)`.
     Relu,
+}
+
+/// `x · weight + bias` for `x` of `[batch, seq, in]`, `weight` of `[in, out]` (or a view of `[out, in]`) and `bias` of `[out]`.
+///
+/// Products of many rows are cut in pieces that cores take as they get free: where one core is slower or busy, nobody waits for it.
+pub fn linear(x: Tensor<3>, weight: Tensor<2>, bias: Option<Tensor<1>>) -> Tensor<3> {
+    #[cfg(feature = "flex")]
+    {
+        let [batch, seq, _] = x.dims();
+        let frozen = !weight.is_tracked() && bias.as_ref().is_none_or(|bias| flex::serves(bias) && !bias.is_tracked());
+        if batch * seq >= flex::MANY_ROWS && frozen && flex::serves(&x) && flex::serves(&weight) {
+            return flex::linear(x, weight, bias);
+        }
+    }
+    burn::tensor::module::linear(x, weight, bias)
+}
+
+/// [`linear`] with the weights of a burn layer.
+pub fn project(layer: &Linear, x: Tensor<3>) -> Tensor<3> {
+    linear(x, layer.weight.val(), layer.bias.as_ref().map(|bias| bias.val()))
 }
 
 /// `act(x)`, of any shape.
@@ -198,6 +219,24 @@ mod tests {
             x.grad(&gradients).expect("a gradient")
         };
         assert!(distance(gradient(&fast), gradient(&composed)) < 5e-6);
+    }
+
+    #[test]
+    fn products_and_their_gradients_are_those_of_the_backend() {
+        Device::flex().seed(6);
+        let composed = burn::tensor::module::linear::<3>;
+        let bias = random([33]);
+        // Views: a table of embeddings is read as its transpose, heads are merged by a swap.
+        for weight in [random([40, 33]), random([33, 40]).transpose(), random([33, 50]).narrow(1, 5, 40).transpose()] {
+            for x in [random([3, 211, 40]), random([211, 3, 40]).swap_dims(0, 1)] {
+                check(x.clone(), |x| linear(x, weight.clone(), None), |x| composed(x, weight.clone(), None));
+                let with_bias = |f: fn(Tensor<3>, Tensor<2>, Option<Tensor<1>>) -> Tensor<3>| {
+                    let (weight, bias) = (weight.clone(), bias.clone());
+                    move |x| f(x, weight.clone(), Some(bias.clone()))
+                };
+                check(x, with_bias(linear), with_bias(composed));
+            }
+        }
     }
 
     #[test]
