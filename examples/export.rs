@@ -36,7 +36,7 @@ fn run(arguments: Arguments) -> Result<()> {
     let Arguments { model, profile, out } = &arguments;
     check_out(out, &model.model)?;
     let directory = model.open()?;
-    let profile = cli::read_profile(profile, &directory.shape())?;
+    let profile = cli::read_profile(profile, &directory)?;
     let coefficients = profile.for_model(&directory.shape(), &model.device.open()?)?;
     directory.export(&coefficients, out)?;
     cli::print(&format!("{} with {} heads re-weighted in {}\n", directory.shape(), coefficients.heads().len(), out.display()))

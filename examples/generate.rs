@@ -94,7 +94,7 @@ fn run(arguments: Arguments) -> Result<()> {
     if !arguments.ignore_eos {
         options.eos_tokens = directory.eos_tokens()?;
     }
-    let profile = arguments.profile.as_ref().map(|path| cli::read_profile(path, &directory.shape())).transpose()?;
+    let profile = arguments.profile.as_ref().map(|path| cli::read_profile(path, &directory)).transpose()?;
     let has_tokenizer = arguments.prompt.is_some() || directory.path().join("tokenizer.json").exists();
     let tokenizer = has_tokenizer.then(|| Tokenizer::open(directory.path())).transpose()?;
     let prompt = prompt(&arguments, &directory, tokenizer.as_ref())?;

@@ -11,6 +11,7 @@ use std::process::ExitCode;
 
 use anyhow::{Result, bail};
 use clap::{Parser, ValueEnum};
+use pear_core::files::SequenceRecord;
 use pear_core::model::DecoderModel;
 use pear_core::proxy::ProxyBatch;
 use pear_examples::cli::{self, ModelArgs};
@@ -127,7 +128,7 @@ fn run(arguments: Arguments) -> Result<()> {
     let directory = arguments.model.open()?;
     let shape = directory.shape();
     let top_k = cli::top_k(arguments.top_k, 10, shape.num_layers * shape.num_heads)?;
-    let batches = batches(&arguments, &directory)?;
+    let (batches, sequences) = batches(&arguments, &directory)?;
 
     let model = arguments.model.load(&directory)?;
     cli::print(&format!("model   {}\nscores  {}, {}, {}\n", model.shape(), options.mode, options.ablation, options.metric))?;
@@ -138,8 +139,9 @@ fn run(arguments: Arguments) -> Result<()> {
     })?;
     drop(bar);
 
-    let scores = report.scores;
+    let mut scores = report.scores;
     if let Some(out) = &arguments.out {
+        scores.provenance = arguments.model.provenance(&directory, sequences)?;
         scores.write(out)?;
     }
     if let Some(heatmap) = &arguments.heatmap {
@@ -166,18 +168,19 @@ fn options(arguments: &Arguments) -> Result<LocateOptions> {
     })
 }
 
-/// The sequences, one batch for each length.
-fn batches(arguments: &Arguments, directory: &ModelDirectory) -> Result<Vec<ProxyBatch>> {
+/// The sequences, one batch for each length, and what the scores say about them.
+fn batches(arguments: &Arguments, directory: &ModelDirectory) -> Result<(Vec<ProxyBatch>, SequenceRecord)> {
     let config = directory.config();
     if let Some(path) = &arguments.proxy_tokens {
         let tokens = TokenFile::read_proxy(path, config.vocab_size)?;
         tokens.check_lengths(config.attention.position_embedding.max_positions())?;
+        let record = tokens.record();
         let mut by_length = BTreeMap::<usize, Vec<Vec<u32>>>::new();
         for row in tokens.rows {
             by_length.entry(row.len()).or_default().push(row);
         }
         let batch = |rows| Ok(ProxyBatch::from_sequences(rows, config.vocab_size)?);
-        return by_length.into_values().map(batch).collect();
+        return Ok((by_length.into_values().map(batch).collect::<Result<_>>()?, record));
     }
     let (lengths, samples) = (&arguments.lengths, &arguments.samples);
     if lengths.len() != samples.len() {
@@ -200,7 +203,7 @@ fn batches(arguments: &Arguments, directory: &ModelDirectory) -> Result<Vec<Prox
         bail!("--samples: sequences of {tokens} tokens altogether, expected at most {MOST_TOKENS}");
     }
     let pairs: Vec<(usize, usize)> = lengths.iter().copied().zip(samples.iter().copied()).collect();
-    Ok(proxy_batches(&draw.task(directory)?, &pairs)?)
+    Ok((proxy_batches(&draw.task(directory)?, &pairs)?, draw.record(directory)))
 }
 
 fn table(scores: &Scores, top_k: usize) -> String {

@@ -59,7 +59,7 @@ fn run(arguments: Arguments) -> Result<()> {
         cli::check_out("--out", out)?;
     }
     let directory = arguments.model.open()?;
-    let profile = arguments.profile.as_ref().map(|path| cli::read_profile(path, &directory.shape())).transpose()?;
+    let profile = arguments.profile.as_ref().map(|path| cli::read_profile(path, &directory)).transpose()?;
     let rows = rows(&arguments, &directory)?;
 
     let model = arguments.model.load_with(&directory, profile.as_ref())?;

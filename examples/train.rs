@@ -12,8 +12,9 @@ use std::process::ExitCode;
 
 use anyhow::{Context, Result, bail};
 use clap::Parser;
+use pear_core::files::SequenceRecord;
 use pear_core::proxy::ProxyBatch;
-use pear_core::{DecoderModel, HeadId, ModelShape, Scores};
+use pear_core::{DecoderModel, HeadId, Scores};
 use pear_examples::cli::{self, ModelArgs};
 use pear_examples::draw::{Curve, check_picture, curves};
 use pear_examples::progress::Progress;
@@ -126,17 +127,18 @@ fn run(arguments: Arguments) -> Result<()> {
     }
     let mut options = options(&arguments)?;
     let directory = arguments.model.open()?;
-    let heads = heads(&arguments, &directory.shape())?;
+    let heads = heads(&arguments, &directory)?;
     let draw = Draw { seed: arguments.seed, bos: arguments.bos, special: false };
     let task = draw.task(&directory)?;
     let given = arguments.proxy_tokens.as_ref().map(|path| given(path, &arguments, &mut options, &directory)).transpose()?;
+    let record = given.as_ref().map_or_else(|| draw.record(&directory), |(_, record)| record.clone());
     if given.is_none() {
         draw.check_length("--length", options.length, &directory)?;
     }
     bound(&mut options)?;
     let unseen = options.steps * options.batch_size;
     let held_out = task.batch(options.length, unseen..unseen + HELD_OUT)?;
-    let sequences = given.map_or(Sequences::Drawn(task), Sequences::Given);
+    let sequences = given.map_or(Sequences::Drawn(task), |(batch, _)| Sequences::Given(batch));
 
     let model = arguments.model.load(&directory)?;
     let before = evaluate(&model, &held_out, None)?;
@@ -163,7 +165,9 @@ fn run(arguments: Arguments) -> Result<()> {
     drop(bar);
 
     if let Some(out) = &arguments.out {
-        trainer.profile()?.write(out)?;
+        let mut profile = trainer.profile()?;
+        profile.provenance = arguments.model.provenance(&directory, record)?;
+        profile.write(out)?;
     }
     if let Some(curve) = &arguments.curve {
         draw_curves(curve, &trainer, history)?;
@@ -209,7 +213,8 @@ fn bound(options: &mut TrainOptions) -> Result<()> {
 }
 
 /// The heads of a list, or the first of a scores file.
-fn heads(arguments: &Arguments, shape: &ModelShape) -> Result<Vec<HeadId>> {
+fn heads(arguments: &Arguments, directory: &ModelDirectory) -> Result<Vec<HeadId>> {
+    let shape = directory.shape();
     let text = &arguments.heads;
     let path = Path::new(text);
     let list: Result<Vec<HeadId>, _> = text.split(',').map(str::parse).collect();
@@ -225,12 +230,15 @@ fn heads(arguments: &Arguments, shape: &ModelShape) -> Result<Vec<HeadId>> {
     }
     let scores = Scores::read(path)?;
     shape.check_same(&scores.model).with_context(|| path.display().to_string())?;
+    cli::warn_of_mismatches(path, &scores.provenance, directory)?;
     let top_k = cli::top_k(arguments.top_k, 10, scores.heads().len())?;
     Ok(scores.top(top_k))
 }
 
 /// The sequences of a file, all of one length; their number decides on the steps unless `--steps` does.
-fn given(path: &Path, arguments: &Arguments, options: &mut TrainOptions, directory: &ModelDirectory) -> Result<ProxyBatch> {
+fn given(
+    path: &Path, arguments: &Arguments, options: &mut TrainOptions, directory: &ModelDirectory,
+) -> Result<(ProxyBatch, SequenceRecord)> {
     let config = directory.config();
     let tokens = TokenFile::read_proxy(path, config.vocab_size)?;
     tokens.check_lengths(config.attention.position_embedding.max_positions())?;
@@ -253,7 +261,8 @@ fn given(path: &Path, arguments: &Arguments, options: &mut TrainOptions, directo
         cli::warn(&format!("{}: the last {left} sequences are not used", path.display()));
     }
     options.steps = steps;
-    Ok(ProxyBatch::from_sequences(tokens.rows, config.vocab_size)?)
+    let record = tokens.record();
+    Ok((ProxyBatch::from_sequences(tokens.rows, config.vocab_size)?, record))
 }
 
 /// The file in the folder of `--checkpoint`, which is made if need be.

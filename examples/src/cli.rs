@@ -8,7 +8,8 @@ use std::process::ExitCode;
 use anyhow::{Context, Result, bail};
 use burn::tensor::DType;
 use clap::{Args, Parser, ValueEnum};
-use pear_core::{ModelShape, Profile};
+use pear_core::Profile;
+use pear_core::files::{Provenance, SequenceRecord};
 use pear_models::{Decoder, ModelDirectory};
 
 use crate::device::DeviceName;
@@ -47,9 +48,22 @@ impl ModelArgs {
     /// # Errors
     /// A device that is not built in or not there.
     pub fn load(&self, directory: &ModelDirectory) -> Result<Decoder> {
-        let device = self.device.open()?;
-        let dtype = self.dtype.unwrap_or(if self.device.is_cpu() { Dtype::F32 } else { Dtype::Bf16 });
-        Ok(directory.load(&device, dtype.into())?)
+        Ok(directory.load(&self.device.open()?, self.dtype())?)
+    }
+
+    /// Type of the weights in memory.
+    pub fn dtype(&self) -> DType {
+        self.dtype.unwrap_or(if self.device.is_cpu() { Dtype::F32 } else { Dtype::Bf16 }).into()
+    }
+
+    /// What a file of results says about the model and its proxy sequences. Reads all weights.
+    ///
+    /// # Errors
+    /// A `tokenizer.json` that cannot be read.
+    pub fn provenance(&self, directory: &ModelDirectory, sequences: SequenceRecord) -> Result<Provenance> {
+        let mut provenance = directory.provenance(self.dtype())?;
+        provenance.sequences = Some(sequences);
+        Ok(provenance)
     }
 
     /// As [`load`](Self::load), with the coefficients of a profile if there is one.
@@ -195,10 +209,27 @@ pub fn parent(path: &Path) -> &Path {
 ///
 /// # Errors
 /// A file that is no profile or for another shape of model.
-pub fn read_profile(path: &Path, model: &ModelShape) -> Result<Profile> {
+pub fn read_profile(path: &Path, directory: &ModelDirectory) -> Result<Profile> {
     let profile = Profile::read(path)?;
-    model.check_same(&profile.model).with_context(|| path.display().to_string())?;
+    directory.shape().check_same(&profile.model).with_context(|| path.display().to_string())?;
+    warn_of_mismatches(path, &profile.provenance, directory)?;
     Ok(profile)
+}
+
+/// Warns of a file that was made for a model of the same shape with other weights or another tokenizer.
+///
+/// # Errors
+/// A `tokenizer.json` that cannot be read.
+pub fn warn_of_mismatches(path: &Path, made: &Provenance, directory: &ModelDirectory) -> Result<()> {
+    let mismatches = directory.mismatches(made)?;
+    if !mismatches.is_empty() {
+        let (path, model) = (path.display(), directory.path().display());
+        warn(&format!(
+            "{path}: was made for another model: its fingerprint of {} is not that of {model}",
+            mismatches.join(" and of ")
+        ));
+    }
+    Ok(())
 }
 
 /// How many of the heads `--top-k` asks for: all there are, with a warning, where it asks for more.

@@ -2,6 +2,7 @@
 
 use anyhow::{Context, Result, bail};
 use pear_core::ProxyTask;
+use pear_core::files::SequenceRecord;
 use pear_models::ModelDirectory;
 
 /// Which proxy sequences are drawn.
@@ -18,6 +19,11 @@ pub struct Draw {
 impl Draw {
     /// The longest sequence: more than any of our models was trained for.
     pub const LONGEST: usize = 1 << 17;
+
+    /// What a file of results says about them.
+    pub fn record(self, directory: &ModelDirectory) -> SequenceRecord {
+        SequenceRecord::Drawn { bos: directory.config().bos_token.filter(|_| self.bos), special: self.special }
+    }
 
     /// What draws them for this model.
     ///

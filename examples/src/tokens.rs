@@ -5,6 +5,7 @@ use std::io::{BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
+use pear_core::files::SequenceRecord;
 use serde_json::Value;
 
 /// No sequence of tokens is written in more bytes.
@@ -78,6 +79,16 @@ impl TokenFile {
             }
         }
         Ok(tokens)
+    }
+
+    /// What a file of results says about the sequences: a fingerprint of the ids, whatever white space stands between them.
+    pub fn record(&self) -> SequenceRecord {
+        let mut hasher = blake3::Hasher::new();
+        for row in &self.rows {
+            hasher.update(&(row.len() as u64).to_le_bytes());
+            row.iter().for_each(|id| _ = hasher.update(&id.to_le_bytes()));
+        }
+        SequenceRecord::File { fingerprint: hasher.finalize().to_hex().to_string() }
     }
 
     /// An error in a sequence, counted from 0.
@@ -158,6 +169,14 @@ mod tests {
         let tokens = read("[1, 2, 1, 2]\n\n  \n[3,4,3,4]").unwrap();
         assert_eq!(tokens.rows, [[1, 2, 1, 2], [3, 4, 3, 4]]);
         assert!(tokens.problem(1, "x").to_string().ends_with("tokens.jsonl: line 4: x"));
+    }
+
+    #[test]
+    fn the_fingerprint_is_of_the_ids() {
+        let record = |text| read(text).unwrap().record();
+        assert_eq!(record("[1,2,1,2]\n[3,4,3,4]"), record("[1, 2, 1,2]\n\n[ 3,4,3,4 ]\n"));
+        let others = ["[3,4,3,4]\n[1,2,1,2]", "[1,2,1,2]", "[1,2,3,4,1,2,3,4]", "[1,2,1,2]\n[3,5,3,5]"];
+        others.iter().for_each(|other| assert_ne!(record("[1,2,1,2]\n[3,4,3,4]"), record(other), "{other}"));
     }
 
     #[test]

@@ -218,6 +218,35 @@ fn a_finished_training_can_be_resumed() {
 }
 
 #[test]
+fn results_say_where_they_come_from_and_warn_where_they_do_not_belong() {
+    let bench = Bench::new();
+    bench.write("proxy.jsonl", "[5, 6, 5, 6]\n[7, 8, 7, 8]");
+    bench.ok("locate --model {llama-2} --lengths 5 --samples 2 --bos --out scores.json");
+    let scores = bench.json("scores.json");
+    let made = &scores["provenance"];
+    assert_eq!((&made["version"], &made["dtype"]), (&json!(env!("CARGO_PKG_VERSION")), &json!("f32")));
+    assert_eq!(made["sequences"], json!({"from": "drawn", "bos": 1, "special": false}));
+    let flags = "--top-k 2 --proxy-tokens proxy.jsonl --batch-size 2 --warmup-steps 0 --learning-rate 0.1";
+    bench.ok(&format!("train --model {{llama-2}} --heads scores.json {flags} --out profile.json"));
+    let profile = bench.json("profile.json");
+    assert_eq!(profile["provenance"]["sequences"]["from"], "file");
+    for field in ["weights", "tokenizer"] {
+        assert_eq!(made[field], profile["provenance"][field]);
+    }
+    let warned = |line: &str| {
+        let output = bench.run(line);
+        assert_eq!(output.status.code(), Some(0), "{line}: {}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8(output.stderr).unwrap().lines().filter(|line| line.contains("made for another model")).count()
+    };
+    assert_eq!(warned("export --model {llama-2} --profile profile.json --out folded"), 0);
+    // The folded model has the same shape and other weights.
+    assert_eq!(warned("export --model folded --profile profile.json --out twice"), 1);
+    assert_eq!(warned("score --model folded --tokens proxy.jsonl --profile profile.json"), 1);
+    assert_eq!(warned("train --model folded --heads scores.json --length 4 --steps 1 --batch-size 1"), 1);
+    assert_eq!(warned("train --model {llama-2} --heads scores.json --length 4 --steps 1 --batch-size 1"), 0);
+}
+
+#[test]
 fn an_exported_model_scores_as_the_reweighted_one() {
     for name in MODELS {
         let expected = expected(name);

@@ -1,6 +1,7 @@
 //! Results as JSON files: [`Scores`] (which heads suppress) and [`Profile`] (what their coefficients are).
 
 mod profile;
+mod provenance;
 mod scores;
 
 use std::fs::File;
@@ -10,6 +11,7 @@ use std::path::Path;
 use serde::{Serialize, de::DeserializeOwned};
 
 pub use profile::{Coefficient, Profile, TrainingRecord};
+pub use provenance::{Provenance, SequenceRecord};
 pub use scores::{Ablation, HeadScore, LengthScores, Metric, Mode, ScoreSettings, Scores};
 
 use crate::{Error, Result};

@@ -6,6 +6,7 @@ use burn::prelude::*;
 use serde::{Deserialize, Serialize};
 
 use crate::coefficients::HeadCoefficients;
+use crate::files::Provenance;
 use crate::head::{HeadId, ModelShape};
 use crate::{Error, Result};
 
@@ -46,6 +47,9 @@ pub struct Profile {
     /// How they were learned, if they were.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub training: Option<TrainingRecord>,
+    /// Where they come from.
+    #[serde(default)]
+    pub provenance: Provenance,
 }
 
 impl Profile {
@@ -58,7 +62,8 @@ impl Profile {
     pub fn new(model: ModelShape, coefficients: &HeadCoefficients, training: Option<TrainingRecord>) -> Result<Self> {
         let values = coefficients.values();
         let coefficients = coefficients.heads().into_iter().zip(values).map(|(head, value)| Coefficient { head, value });
-        let profile = Self { format: Self::FORMAT.into(), version: 1, model, coefficients: coefficients.collect(), training };
+        let (format, coefficients) = (Self::FORMAT.into(), coefficients.collect());
+        let profile = Self { format, version: 1, model, coefficients, training, provenance: Provenance::new() };
         profile.check()?;
         Ok(profile)
     }

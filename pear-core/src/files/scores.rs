@@ -5,6 +5,7 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
+use crate::files::Provenance;
 use crate::head::{HeadId, ModelShape};
 use crate::{Error, Result};
 
@@ -109,6 +110,9 @@ pub struct Scores {
     heads: Vec<HeadScore>,
     /// The same for each length.
     pub by_length: Vec<LengthScores>,
+    /// Where they come from.
+    #[serde(default)]
+    pub provenance: Provenance,
 }
 
 impl Scores {
@@ -128,7 +132,8 @@ impl Scores {
         let mean = |head: HeadId| by_length.iter().map(|l| l.scores[head.layer][head.head]).sum::<f64>() / by_length.len() as f64;
         let mut heads: Vec<_> = model.heads().map(|head| HeadScore { head, score: mean(head) }).collect();
         rank(&mut heads);
-        Ok(Self { format: Self::FORMAT.into(), version: 1, model, settings, heads, by_length })
+        let (format, provenance) = (Self::FORMAT.into(), Provenance::new());
+        Ok(Self { format, version: 1, model, settings, heads, by_length, provenance })
     }
 
     /// Every head, highest score first.

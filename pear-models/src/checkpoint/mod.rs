@@ -1,10 +1,12 @@
 //! Hugging Face model directories: opened, checked, loaded, and written back with coefficients folded in.
 
 mod export;
+mod fingerprint;
 mod load;
 mod weights;
 
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 
 use pear_core::ModelShape;
 
@@ -34,6 +36,8 @@ pub struct ModelDirectory {
     weights: Weights,
     /// What stands before the names of this checkpoint's tensors.
     prefix: &'static str,
+    /// Computed when first asked for.
+    fingerprint: OnceLock<String>,
 }
 
 impl ModelDirectory {
@@ -48,7 +52,7 @@ impl ModelDirectory {
         let (family, config) = read_config(&path.join("config.json"))?;
         let weights = Weights::open(path)?;
         let prefix = Self::prefix(family, &config, &weights);
-        let directory = Self { path: path.into(), family, config, weights, prefix };
+        let directory = Self { path: path.into(), family, config, weights, prefix, fingerprint: OnceLock::new() };
         directory.check_tensors()?;
         Ok(directory)
     }
