@@ -21,7 +21,7 @@ use clap::Parser;
 use pear_core::forward::{additivity_error, logits, residual};
 use pear_core::reparam::HeadScaling;
 use pear_core::{DecoderModel, HeadAttention, HeadCoefficients, HeadId, ModelShape, NoEdit, Positions, Projected, ProxyTask};
-use pear_examples::cli::{self, print};
+use pear_examples::cli::{self, TopK, print};
 use pear_examples::draw::terminal_heat_map;
 use pear_locate::{LocateOptions, Metric, locate, proxy_batches};
 use pear_train::{Sequences, TrainOptions, Trainer, evaluate, proxy_loss};
@@ -191,7 +191,7 @@ fn run(arguments: Arguments) -> Result<()> {
     // Stage 1: locate. This model knows one length only; take several with one of your own.
     let options = LocateOptions { metric: Metric::LogProbDiff, ..LocateOptions::default() };
     let scores = locate(&model, &proxy_batches(&task, &[(N, 100)])?, &options, |_| {})?.scores;
-    let heads = scores.top(cli::top_k(Some(arguments.top_k), 1, LAYERS * HEADS)?);
+    let heads = TopK::checked(Some(TopK::Count(arguments.top_k)), 1, LAYERS * HEADS)?.of(&scores)?;
     print(&format!("\n{}\n", terminal_heat_map(&scores.grid(), &heads)))?;
 
     // Stage 2: learn one coefficient for each head.

@@ -10,16 +10,18 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::{Result, bail};
+use burn::tensor::DType;
 use clap::{Parser, ValueEnum};
-use pear_core::files::SequenceRecord;
+use pear_core::HeadId;
+use pear_core::files::{Overlap, Rounding, SequenceRecord, Stability};
 use pear_core::model::DecoderModel;
 use pear_core::proxy::ProxyBatch;
-use pear_examples::cli::{self, ModelArgs};
+use pear_examples::cli::{self, ModelArgs, TopK};
 use pear_examples::draw::{check_picture, heat_map, terminal_heat_map};
-use pear_examples::progress::Progress;
+use pear_examples::progress::Progress as ProgressBar;
 use pear_examples::proxy::Draw;
 use pear_examples::tokens::TokenFile;
-use pear_locate::{LocateOptions, Scores, locate, proxy_batches};
+use pear_locate::{LocateOptions, Progress, Scores, locate, proxy_batches, stability};
 use pear_models::ModelDirectory;
 
 /// No more tokens are drawn than this, over all sequences.
@@ -70,9 +72,18 @@ struct Arguments {
     #[arg(long, conflicts_with = "bos")]
     preset: Option<Preset>,
 
-    /// Heads to list and to outline [default: 10]
-    #[arg(long, value_name = "K")]
-    top_k: Option<usize>,
+    /// Heads to list and to outline; auto: those whose score is above zero at 5 %, one-sided and corrected for the number of heads,
+    /// at most 40 [default: 10]
+    #[arg(long, value_name = "K|auto")]
+    top_k: Option<TopK>,
+
+    /// Locate a second time with the other --mode, to see how many of the heads both find
+    #[arg(long)]
+    compare_modes: bool,
+
+    /// Locate a second time with the weights in bf16 (in f32 where --dtype is bf16 or f16), to see what rounding changes
+    #[arg(long)]
+    compare_dtypes: bool,
 
     /// Draw the scores of all heads; .svg or .png
     #[arg(long, value_name = "FILE")]
@@ -127,28 +138,77 @@ fn run(arguments: Arguments) -> Result<()> {
     let options = options(&arguments)?;
     let directory = arguments.model.open()?;
     let shape = directory.shape();
-    let top_k = cli::top_k(arguments.top_k, 10, shape.num_layers * shape.num_heads)?;
+    let top_k = TopK::checked(arguments.top_k, 10, shape.num_layers * shape.num_heads)?;
     let (batches, sequences) = batches(&arguments, &directory)?;
 
     let model = arguments.model.load(&directory)?;
     cli::print(&format!("model   {}\nscores  {}, {}, {}\n", model.shape(), options.mode, options.ablation, options.metric))?;
-    let mut bar = None;
-    let report = locate(&model, &batches, &options, |step| {
-        let bar = bar.get_or_insert_with(|| Progress::new("locating", step.total));
-        bar.set(step.done, format!("n = {}", step.n));
-    })?;
-    drop(bar);
+    let report = with_progress("locating", |progress| Ok(locate(&model, &batches, &options, progress)?))?;
+    let heads = top_k.of(&report.scores)?;
+    let mut stability = stability(&report, heads.len());
+    if arguments.compare_modes {
+        let options = LocateOptions { mode: other(options.mode), ..options.clone() };
+        let again = with_progress("other mode", |progress| Ok(locate(&model, &batches, &options, progress)?))?;
+        let modes = [report.scores.settings.mode, options.mode].map(|mode| mode.to_string());
+        stability.overlaps.push(Overlap::of(modes, &heads, &again.scores.top(heads.len())));
+    }
+    // Only one model is in memory at a time.
+    drop(model);
+    if arguments.compare_dtypes {
+        compare_dtypes(&arguments, &directory, &batches, &options, &report.scores, &mut stability)?;
+    }
+    if stability.gap.is_some_and(|gap| gap.is_noise()) {
+        cli::warn(&format!(
+            "whether head {} or the next one down is better cannot be told: their scores differ by less than the standard error",
+            heads.len()
+        ));
+    }
 
     let mut scores = report.scores;
+    scores.stability = Some(stability);
     if let Some(out) = &arguments.out {
         scores.provenance = arguments.model.provenance(&directory, sequences)?;
         scores.write(out)?;
     }
     if let Some(heatmap) = &arguments.heatmap {
         let title = format!("{}: {} by head", shape.architecture, options.metric);
-        heat_map(heatmap, &title, &scores.grid(), &scores.top(top_k))?;
+        heat_map(heatmap, &title, &scores.grid(), &heads)?;
     }
-    cli::print(&table(&scores, top_k))
+    if heads.is_empty() {
+        cli::warn(&format!("no head stands out of the noise: {}", TopK::RULE));
+    }
+    cli::print(&table(&scores, &heads))
+}
+
+/// Runs something that tells how far it is.
+fn with_progress<T>(what: &'static str, run: impl FnOnce(&mut dyn FnMut(Progress)) -> Result<T>) -> Result<T> {
+    let mut bar = None;
+    run(&mut |step| {
+        let bar = bar.get_or_insert_with(|| ProgressBar::new(what, step.total));
+        bar.set(step.done, format!("n = {}", step.n));
+    })
+}
+
+fn other(mode: pear_locate::Mode) -> pear_locate::Mode {
+    match mode {
+        pear_locate::Mode::Activation => pear_locate::Mode::Path,
+        pear_locate::Mode::Path => pear_locate::Mode::Activation,
+    }
+}
+
+/// The same with the model run in bf16, or in f32 where it ran in half precision.
+fn compare_dtypes(
+    arguments: &Arguments, directory: &ModelDirectory, batches: &[ProxyBatch], options: &LocateOptions, scores: &Scores,
+    stability: &mut Stability,
+) -> Result<()> {
+    let dtypes = [arguments.model.dtype(), if arguments.model.dtype() == DType::F32 { DType::BF16 } else { DType::F32 }];
+    let model = directory.load(&arguments.model.device.open()?, dtypes[1])?;
+    let again = with_progress("other dtype", |progress| Ok(locate(&model, batches, options, progress)?))?.scores;
+    let [here, there] = dtypes.map(|dtype| format!("{dtype:?}").to_lowercase());
+    let k = stability.top_k;
+    stability.overlaps.push(Overlap::of([&here, &there], &scores.top(k), &again.top(k)));
+    stability.rounding = Rounding::between(there, scores, &again);
+    Ok(())
 }
 
 fn options(arguments: &Arguments) -> Result<LocateOptions> {
@@ -206,17 +266,39 @@ fn batches(arguments: &Arguments, directory: &ModelDirectory) -> Result<(Vec<Pro
     Ok((proxy_batches(&draw.task(directory)?, &pairs)?, draw.record(directory)))
 }
 
-fn table(scores: &Scores, top_k: usize) -> String {
+fn table(scores: &Scores, heads: &[HeadId]) -> String {
     let mut text = String::from("\n     n  samples  accuracy  base logit\n");
     for length in &scores.by_length {
         let (n, samples, accuracy) = (length.n, length.samples, 100.0 * length.accuracy);
         let _ = writeln!(text, "{n:>6}  {samples:>7}  {accuracy:>6.1} %  {:>10.4}", length.base_logit);
     }
-    text += "\nrank  head     score\n";
-    for (rank, scored) in (1..).zip(&scores.heads()[..top_k]) {
-        let _ = writeln!(text, "{rank:>4}  {:<6} {:>+9.5}", scored.head.to_string(), scored.score);
+    text += "\nrank  head     score  std. error\n";
+    for (rank, scored) in (1..).zip(&scores.heads()[..heads.len()]) {
+        let error = scored.standard_error.map_or(String::new(), |error| format!("{error:>11.5}"));
+        let _ =
+            writeln!(text, "{}", format!("{rank:>4}  {:<6} {:>+9.5} {error}", scored.head.to_string(), scored.score).trim_end());
+    }
+    if let Some(stability) = &scores.stability {
+        text += &trust(stability);
     }
     text.push('\n');
-    text += &terminal_heat_map(&scores.grid(), &scores.top(top_k));
+    text += &terminal_heat_map(&scores.grid(), heads);
+    text
+}
+
+/// How far the scores can be trusted.
+fn trust(stability: &Stability) -> String {
+    let k = stability.top_k;
+    let mut text = format!("\nof the best {k} heads, found alike by\n");
+    for Overlap { between: [a, b], share } in &stability.overlaps {
+        let _ = writeln!(text, "{:>6.0} %  {a}, {b}", 100.0 * share);
+    }
+    if let Some(gap) = stability.gap {
+        let _ = writeln!(text, "head {k} is {:.5} ahead of the next, standard error {:.5}", gap.difference, gap.standard_error);
+    }
+    if let Some(rounding) = &stability.rounding {
+        let Rounding { dtype, largest, typical } = rounding;
+        let _ = writeln!(text, "in {dtype} scores differ by {typical:.5} (median), {largest:.5} at most");
+    }
     text
 }

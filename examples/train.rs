@@ -15,7 +15,7 @@ use clap::Parser;
 use pear_core::files::SequenceRecord;
 use pear_core::proxy::ProxyBatch;
 use pear_core::{DecoderModel, HeadId, Scores};
-use pear_examples::cli::{self, ModelArgs};
+use pear_examples::cli::{self, ModelArgs, TopK};
 use pear_examples::draw::{Curve, check_picture, curves};
 use pear_examples::progress::Progress;
 use pear_examples::proxy::Draw;
@@ -44,9 +44,10 @@ struct Arguments {
     #[arg(long, value_name = "SCORES|LIST")]
     heads: String,
 
-    /// How many heads to take from a scores file, from the highest score down [default: 10]
-    #[arg(long, value_name = "K")]
-    top_k: Option<usize>,
+    /// How many heads to take from a scores file, from the highest score down; auto: those whose score is above zero at 5 %,
+    /// one-sided and corrected for the number of heads, at most 40 [default: 10]
+    #[arg(long, value_name = "K|auto")]
+    top_k: Option<TopK>,
 
     /// Tokens that are repeated in each sequence [default: 50]
     #[arg(long, value_name = "N")]
@@ -231,8 +232,12 @@ fn heads(arguments: &Arguments, directory: &ModelDirectory) -> Result<Vec<HeadId
     let scores = Scores::read(path)?;
     shape.check_same(&scores.model).with_context(|| path.display().to_string())?;
     cli::warn_of_mismatches(path, &scores.provenance, directory)?;
-    let top_k = cli::top_k(arguments.top_k, 10, scores.heads().len())?;
-    Ok(scores.top(top_k))
+    let heads =
+        TopK::checked(arguments.top_k, 10, scores.heads().len())?.of(&scores).with_context(|| path.display().to_string())?;
+    if heads.is_empty() {
+        bail!("--top-k auto: no score in {} stands out of the noise ({})", path.display(), TopK::RULE);
+    }
+    Ok(heads)
 }
 
 /// The sequences of a file, all of one length; their number decides on the steps unless `--steps` does.

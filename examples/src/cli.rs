@@ -4,12 +4,13 @@ use std::io::{ErrorKind, Write};
 use std::panic::{AssertUnwindSafe, catch_unwind, set_hook};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::str::FromStr;
 
 use anyhow::{Context, Result, bail};
 use burn::tensor::DType;
 use clap::{Args, Parser, ValueEnum};
-use pear_core::Profile;
 use pear_core::files::{Provenance, SequenceRecord};
+use pear_core::{HeadId, Profile, Scores};
 use pear_models::{Decoder, ModelDirectory};
 
 use crate::device::DeviceName;
@@ -232,19 +233,58 @@ pub fn warn_of_mismatches(path: &Path, made: &Provenance, directory: &ModelDirec
     Ok(())
 }
 
-/// How many of the heads `--top-k` asks for: all there are, with a warning, where it asks for more.
-///
-/// # Errors
-/// 0.
-pub fn top_k(asked: Option<usize>, default: usize, heads: usize) -> Result<usize> {
-    match asked {
-        None => Ok(default.min(heads)),
-        Some(0) => bail!("--top-k 0: expected at least 1"),
-        Some(k) if k > heads => {
-            warn(&format!("--top-k {k}: there are {heads} heads, and all of them are taken"));
-            Ok(heads)
+/// What `--top-k` says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TopK {
+    /// So many.
+    Count(usize),
+    /// As many as stand out of the noise: see [`Scores::significant`].
+    Auto,
+}
+
+impl FromStr for TopK {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "auto" => Ok(Self::Auto),
+            _ => text.parse().map(Self::Count).map_err(|_| "expected a number of heads, or auto".into()),
         }
-        Some(k) => Ok(k),
+    }
+}
+
+impl TopK {
+    /// What stands out, in a sentence.
+    pub const RULE: &str = "auto takes the heads whose score is above zero at 5 % (one-sided, corrected for the number of heads)";
+
+    /// What `--top-k` asks for, or `default`: all heads, with a warning, where it is more than there are.
+    ///
+    /// # Errors
+    /// 0.
+    pub fn checked(asked: Option<Self>, default: usize, heads: usize) -> Result<Self> {
+        match asked {
+            None => Ok(Self::Count(default.min(heads))),
+            Some(Self::Count(0)) => bail!("--top-k 0: expected at least 1, or auto"),
+            Some(Self::Count(k)) if k > heads => {
+                warn(&format!("--top-k {k}: there are {heads} heads, and all of them are taken"));
+                Ok(Self::Count(heads))
+            }
+            Some(asked) => Ok(asked),
+        }
+    }
+
+    /// The heads.
+    ///
+    /// # Errors
+    /// Scores without standard errors, where they are needed.
+    pub fn of(self, scores: &Scores) -> Result<Vec<HeadId>> {
+        match self {
+            Self::Count(k) => Ok(scores.top(k)),
+            Self::Auto => match scores.significant() {
+                Some(heads) => Ok(heads),
+                None => bail!("--top-k auto: the scores have no standard errors: at least 2 sequences of each length are needed"),
+            },
+        }
     }
 }
 

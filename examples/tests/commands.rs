@@ -247,6 +247,41 @@ fn results_say_where_they_come_from_and_warn_where_they_do_not_belong() {
 }
 
 #[test]
+fn located_heads_come_with_what_they_depend_on() {
+    let bench = Bench::new();
+    let flags = "--lengths 5,7 --samples 4,3 --metric logit-diff --out scores.json";
+    let shown = bench.ok(&format!("locate --model {{llama-2}} {flags} --top-k 4 --compare-modes --compare-dtypes"));
+    for part in
+        ["std. error", "even sequences, odd sequences", "n = 5, n = 7", "activation, path", "f32, bf16", "in bf16 scores differ"]
+    {
+        assert!(shown.contains(part), "`{part}` is not in: {shown}");
+    }
+    let scores = bench.json("scores.json");
+    let stability = &scores["stability"];
+    assert_eq!((&stability["top_k"], stability["overlaps"].as_array().unwrap().len()), (&json!(4), 5));
+    let [largest, typical] = ["largest", "typical"].map(|field| stability["rounding"][field].as_f64().unwrap());
+    assert!(0.0 < typical && typical < largest && largest < 0.1, "{stability}");
+    assert!(scores["heads"][0]["standard_error"].as_f64().unwrap() > 0.0);
+    assert_eq!(scores["by_length"][1]["standard_errors"][1].as_array().unwrap().len(), 6);
+
+    // Only what stands out; a random model has nothing that does, or little.
+    bench.ok(&format!("locate --model {{llama-2}} {flags} --top-k auto"));
+    let mut scores = bench.json("scores.json");
+    for (rank, head) in scores["heads"].as_array_mut().unwrap().iter_mut().enumerate() {
+        (head["score"], head["standard_error"]) = (json!(1.0 - rank as f64), json!(if rank < 1 { 0.2 } else { 0.5 }));
+    }
+    bench.write("clear.json", scores.to_string());
+    let train = "train --model {llama-2} --top-k auto --length 4 --steps 1 --batch-size 1 --out profile.json --heads";
+    bench.ok(&format!("{train} clear.json"));
+    assert_eq!(bench.json("profile.json")["coefficients"].as_array().unwrap().len(), 1);
+    scores["heads"].as_array_mut().unwrap().iter_mut().for_each(|head| head["standard_error"] = json!(9));
+    bench.write("noise.json", scores.to_string());
+    bench.refused(&format!("{train} noise.json"), &["--top-k auto", "noise.json", "stands out"]);
+    bench.ok("locate --model {llama-2} --lengths 5 --samples 1 --out single.json");
+    bench.refused(&format!("{train} single.json"), &["--top-k auto", "single.json", "at least 2 sequences"]);
+}
+
+#[test]
 fn an_exported_model_scores_as_the_reweighted_one() {
     for name in MODELS {
         let expected = expected(name);

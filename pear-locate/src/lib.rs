@@ -81,6 +81,7 @@ mod probe;
 mod progress;
 mod readout;
 mod report;
+mod stability;
 mod sweep;
 mod warning;
 
@@ -90,6 +91,7 @@ pub use patched::{PatchedLogits, References};
 pub use pear_core::files::{Ablation, LengthScores, Metric, Mode, ScoreSettings, Scores};
 pub use progress::Progress;
 pub use report::{LengthReport, Report, locate, patched_logits};
+pub use stability::stability;
 pub use warning::Warning;
 
 use pear_core::ProxyTask;

@@ -53,6 +53,14 @@ impl PatchedLogits {
         mean(self.base_logits.iter().map(|&logit| f64::from(logit)))
     }
 
+    /// Every `step`-th sequence from `start`, with the accuracy of all.
+    pub(crate) fn every(&self, step: usize, start: usize) -> Self {
+        let pick = |numbers: &Vec<f32>| numbers.iter().skip(start).step_by(step).copied().collect::<Vec<f32>>();
+        let grid = |grid: &Vec<Vec<Vec<f32>>>| grid.iter().map(|heads| heads.iter().map(pick).collect()).collect();
+        let references = self.references.as_ref().map(|r| References { base: pick(&r.base), patched: grid(&r.patched) });
+        Self { base_logits: pick(&self.base_logits), patched_logits: grid(&self.patched_logits), references, ..*self }
+    }
+
     /// The sequences of all parts, one part after the other.
     pub(crate) fn collect(
         n: usize, shape: &ModelShape, metric: Metric, parts: &[Part], performance: Performance,
@@ -62,12 +70,11 @@ impl PatchedLogits {
             let head = |layer: usize, head: usize| joined(&|part| pick(&part.patched[layer * shape.num_heads + head]));
             (0..shape.num_layers).map(|l| (0..shape.num_heads).map(|h| head(l, h)).collect()).collect()
         };
-        let references = matches!(metric, Metric::CentredLogitDiff | Metric::LogProbDiff);
         let collected = Self {
             n,
             base_logits: joined(&|part| part.base.logits.clone()),
             patched_logits: grid(&|reading| reading.logits.clone()),
-            references: references.then(|| References {
+            references: metric.has_references().then(|| References {
                 base: joined(&|part| part.base.references.clone()),
                 patched: grid(&|reading| reading.references.clone()),
             }),

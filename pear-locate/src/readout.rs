@@ -27,7 +27,7 @@ pub(crate) fn read<M: DecoderModel>(
     model: &M, rows: Tensor<3>, targets: Tensor<1, Int>, metric: Metric, logit_rows: usize,
 ) -> Reading {
     let [_, count, hidden] = rows.dims();
-    if matches!(metric, Metric::LogitRatio | Metric::LogitDiff) {
+    if !metric.has_references() {
         let logits = model.target_logits(rows.reshape([count, hidden]), targets);
         return Reading { logits: to_f32(logits), references: Vec::new() };
     }

@@ -3,12 +3,12 @@
 use std::collections::BTreeSet;
 
 use pear_core::DecoderModel;
-use pear_core::files::{LengthScores, Scores};
+use pear_core::files::{LengthScores, Metric, Scores};
 use pear_core::forward::check_length;
 use pear_core::proxy::ProxyBatch;
 use serde::Serialize;
 
-use crate::metric::scores;
+use crate::metric::{deviations, scores, standard_error};
 use crate::patched::PatchedLogits;
 use crate::progress::{Meter, Progress};
 use crate::sweep::sweep;
@@ -63,17 +63,25 @@ pub fn locate<M: DecoderModel>(
         for warning in &warnings {
             log::warn!("{warning}");
         }
-        by_length.push(LengthScores {
-            n: logits.n,
-            samples: logits.samples(),
-            base_logit: logits.base_logit(),
-            accuracy: logits.accuracy,
-            scores: scores(options.metric, &logits)?,
-        });
+        by_length.push(length_scores(options.metric, &logits)?);
         reports.push(LengthReport { logits, warnings });
     }
     let scores = Scores::new(model.shape(), options.settings(), by_length)?;
     Ok(Report { scores, by_length: reports })
+}
+
+/// The scores of one length with their standard errors.
+pub(crate) fn length_scores(metric: Metric, logits: &PatchedLogits) -> Result<LengthScores> {
+    let errors = deviations(metric, logits)?;
+    let errors = errors.iter().map(|heads| heads.iter().map(|head| standard_error(head)).collect());
+    Ok(LengthScores {
+        n: logits.n,
+        samples: logits.samples(),
+        base_logit: logits.base_logit(),
+        accuracy: logits.accuracy,
+        scores: scores(metric, logits)?,
+        standard_errors: errors.collect(),
+    })
 }
 
 /// The logits behind the scores of one batch: `patched_logits[layer][head][sample]` and `base_logits[sample]`.

@@ -3,6 +3,7 @@
 mod profile;
 mod provenance;
 mod scores;
+mod stability;
 
 use std::fs::File;
 use std::io::{Read, Write};
@@ -13,6 +14,7 @@ use serde::{Serialize, de::DeserializeOwned};
 pub use profile::{Coefficient, Profile, TrainingRecord};
 pub use provenance::{Provenance, SequenceRecord};
 pub use scores::{Ablation, HeadScore, LengthScores, Metric, Mode, ScoreSettings, Scores};
+pub use stability::{Gap, Overlap, Rounding, Stability};
 
 use crate::{Error, Result};
 

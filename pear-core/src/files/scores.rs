@@ -5,7 +5,8 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
-use crate::files::Provenance;
+use crate::files::stability::upper_quantile;
+use crate::files::{Provenance, Stability};
 use crate::head::{HeadId, ModelShape};
 use crate::{Error, Result};
 
@@ -48,6 +49,13 @@ pub enum Metric {
     LogProbDiff,
 }
 
+impl Metric {
+    /// Whether something is subtracted from each logit first, which takes the logits of the whole vocabulary.
+    pub fn has_references(self) -> bool {
+        matches!(self, Self::CentredLogitDiff | Self::LogProbDiff)
+    }
+}
+
 macro_rules! display_as_in_files {
     ($($type:ty),*) => {$(
         impl fmt::Display for $type {
@@ -80,6 +88,10 @@ pub struct HeadScore {
     pub head: HeadId,
     /// High: the model predicts the right token better without this head.
     pub score: f64,
+    /// Of the score, from the spread over the sequences: the root of the sum of the lengths' squared errors, by their number. Absent
+    /// where a length has only one sequence.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub standard_error: Option<f64>,
 }
 
 /// The scores from sequences of one length.
@@ -95,6 +107,9 @@ pub struct LengthScores {
     pub accuracy: f64,
     /// `scores[layer][head]`.
     pub scores: Vec<Vec<f64>>,
+    /// Of the scores, `[layer][head]`; absent for a single sequence.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub standard_errors: Option<Vec<Vec<f64>>>,
 }
 
 /// A scores file.
@@ -113,10 +128,16 @@ pub struct Scores {
     /// Where they come from.
     #[serde(default)]
     pub provenance: Provenance,
+    /// How far they can be trusted, where it was looked into.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stability: Option<Stability>,
 }
 
 impl Scores {
     const FORMAT: &str = "pear-scores";
+
+    /// As many heads as the paper tries at most.
+    pub const MOST_SIGNIFICANT: usize = 40;
 
     /// The plain mean over lengths, ranked; heads of equal score by layer and head.
     ///
@@ -129,11 +150,17 @@ impl Scores {
         if by_length.is_empty() {
             return Err(Error::ProxyTask("scores of no length at all".into()));
         }
-        let mean = |head: HeadId| by_length.iter().map(|l| l.scores[head.layer][head.head]).sum::<f64>() / by_length.len() as f64;
-        let mut heads: Vec<_> = model.heads().map(|head| HeadScore { head, score: mean(head) }).collect();
+        let count = by_length.len() as f64;
+        let score = |head: HeadId| by_length.iter().map(|l| l.scores[head.layer][head.head]).sum::<f64>() / count;
+        let error = |head: HeadId| {
+            let squares = by_length.iter().map(|l| Some(l.standard_errors.as_ref()?[head.layer][head.head].powi(2)));
+            Some(squares.sum::<Option<f64>>()?.sqrt() / count)
+        };
+        let mut heads: Vec<_> =
+            model.heads().map(|head| HeadScore { head, score: score(head), standard_error: error(head) }).collect();
         rank(&mut heads);
         let (format, provenance) = (Self::FORMAT.into(), Provenance::new());
-        Ok(Self { format, version: 1, model, settings, heads, by_length, provenance })
+        Ok(Self { format, version: 1, model, settings, heads, by_length, provenance, stability: None })
     }
 
     /// Every head, highest score first.
@@ -144,6 +171,23 @@ impl Scores {
     /// The `k` heads with the highest scores: the suppression heads.
     pub fn top(&self, k: usize) -> Vec<HeadId> {
         self.heads.iter().take(k).map(|scored| scored.head).collect()
+    }
+
+    /// The heads whose scores stand out of the noise, highest first: those more than z standard errors above zero, z such that with no
+    /// suppressing head at all any would be listed in 5 % of cases (one-sided, corrected for the number of heads after Bonferroni),
+    /// and never more than [`MOST_SIGNIFICANT`](Self::MOST_SIGNIFICANT). `None` without standard errors.
+    ///
+    /// Errors are taken to be normal, which a few dozen sequences altogether make true enough.
+    pub fn significant(&self) -> Option<Vec<HeadId>> {
+        let z = upper_quantile(0.05 / self.heads.len() as f64);
+        let mut significant = Vec::new();
+        for scored in &self.heads {
+            if scored.score > z * scored.standard_error? {
+                significant.push(scored.head);
+            }
+        }
+        significant.truncate(Self::MOST_SIGNIFICANT);
+        Some(significant)
     }
 
     /// The scores as a grid, `[layer][head]`.
@@ -161,9 +205,10 @@ impl Scores {
         let mut scores: Self = super::read(path, Self::FORMAT)?;
         let malformed = |problem: String| Error::Malformed { path: path.into(), problem };
         scores.model.check_heads(scores.heads.iter().map(|s| s.head)).map_err(|e| malformed(e.to_string()))?;
-        let right = |l: &LengthScores| {
-            l.scores.len() == scores.model.num_layers && l.scores.iter().all(|row| row.len() == scores.model.num_heads)
+        let is_grid = |grid: &Vec<Vec<f64>>| {
+            grid.len() == scores.model.num_layers && grid.iter().all(|row| row.len() == scores.model.num_heads)
         };
+        let right = |l: &LengthScores| is_grid(&l.scores) && l.standard_errors.as_ref().is_none_or(is_grid);
         if let Some(wrong) = scores.by_length.iter().find(|l| !right(l)) {
             return Err(malformed(format!("the scores of n = {} are not a grid for {}", wrong.n, scores.model)));
         }

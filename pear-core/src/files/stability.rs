@@ -1,0 +1,101 @@
+//! How far scores can be trusted.
+
+use serde::{Deserialize, Serialize};
+
+use crate::files::{HeadScore, Scores};
+use crate::head::HeadId;
+
+/// How much the choice of the K heads with the highest scores depends on what it should not depend on.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Stability {
+    /// K.
+    pub top_k: usize,
+    /// The K best heads found in two ways.
+    pub overlaps: Vec<Overlap>,
+    /// How far head K stands above head K + 1, if there are both and more than one sequence of each length.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub gap: Option<Gap>,
+    /// What another type of the weights changes, if it was tried.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rounding: Option<Rounding>,
+}
+
+/// Two ways to the K best heads.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Overlap {
+    /// The ways.
+    pub between: [String; 2],
+    /// The share of heads that both find.
+    pub share: f64,
+}
+
+/// The difference between the scores of two heads.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Gap {
+    /// The difference.
+    pub difference: f64,
+    /// Its standard error.
+    pub standard_error: f64,
+}
+
+/// Scores of the same sequences with the weights in another type.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Rounding {
+    /// The other type; the whole model runs in it.
+    pub dtype: String,
+    /// The largest difference of a head's score.
+    pub largest: f64,
+    /// The median difference.
+    pub typical: f64,
+}
+
+impl Overlap {
+    /// The share of `a` that is in `b`, two lists of equally many heads.
+    pub fn of(between: [impl Into<String>; 2], a: &[HeadId], b: &[HeadId]) -> Self {
+        let shared = a.iter().filter(|head| b.contains(head)).count();
+        Self { between: between.map(Into::into), share: shared as f64 / a.len().max(1) as f64 }
+    }
+}
+
+impl Rounding {
+    /// What `there`, in `dtype`, differs by from `here`: the same heads in another order. `None` without heads.
+    pub fn between(dtype: String, here: &Scores, there: &Scores) -> Option<Self> {
+        let there = there.grid();
+        let difference = |scored: &HeadScore| (scored.score - there[scored.head.layer][scored.head.head]).abs();
+        let mut differences: Vec<f64> = here.heads().iter().map(difference).collect();
+        differences.sort_by(f64::total_cmp);
+        Some(Self { dtype, largest: *differences.last()?, typical: differences[differences.len() / 2] })
+    }
+}
+
+impl Gap {
+    /// Whether the difference is no larger than its standard error: which of the two heads is better cannot be told.
+    pub fn is_noise(&self) -> bool {
+        self.difference <= self.standard_error
+    }
+}
+
+/// The number that a normal variable exceeds with probability `p`, `0 < p ≤ 0.5`, to 4.5e-4 (Abramowitz and Stegun, 26.2.23).
+pub(super) fn upper_quantile(p: f64) -> f64 {
+    let t = (-2.0 * p.ln()).sqrt();
+    t - (2.515517 + t * (0.802853 + t * 0.010328)) / (1.0 + t * (1.432788 + t * (0.189269 + t * 0.001308)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn quantiles_of_the_normal_distribution() {
+        for (p, z) in [(0.5, 0.0), (0.05, 1.644854), (0.025, 1.959964), (0.001, 3.090232), (0.05 / 1024.0, 3.8963)] {
+            assert!((upper_quantile(p) - z).abs() < 5e-4, "{p}: {}", upper_quantile(p));
+        }
+    }
+
+    #[test]
+    fn overlaps_are_shares_of_k() {
+        let heads = |ids: &[usize]| ids.iter().map(|&id| HeadId::new(0, id)).collect::<Vec<_>>();
+        assert_eq!(Overlap::of(["a", "b"], &heads(&[1, 2, 3, 4]), &heads(&[4, 5, 1, 6])).share, 0.5);
+        assert_eq!(Overlap::of(["a", "b"], &heads(&[]), &heads(&[])).share, 0.0);
+    }
+}

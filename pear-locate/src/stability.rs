@@ -1,0 +1,60 @@
+//! Whether the heads found are a matter of the sequences, the lengths or the metric.
+
+use pear_core::HeadId;
+use pear_core::files::{Gap, Metric, Overlap, Scores, Stability};
+
+use crate::metric::{deviations, standard_error};
+use crate::report::{LengthReport, Report, length_scores};
+use crate::{PatchedLogits, Result};
+
+/// Compares the `top_k` heads of a report with those of its halves (even and odd sequences of every length), those of each length with
+/// those of every other, and those of its metric with those of the metrics that the same logits give; and measures how far head
+/// `top_k` stands above the next.
+///
+/// What cannot be computed is left out: halves of single sequences, a ratio to a logit of zero.
+pub fn stability(report: &Report, top_k: usize) -> Stability {
+    let metric = report.scores.settings.metric;
+    let every = |step, start| report.by_length.iter().map(move |length| length.logits.every(step, start));
+    let mut overlaps = Vec::new();
+    if report.by_length.iter().all(|length| length.logits.samples() > 1) {
+        let halves = [0, 1].map(|start| top(report, metric, every(2, start), top_k));
+        overlaps.extend(overlap(["even sequences", "odd sequences"], &halves));
+    }
+    for (index, a) in report.by_length.iter().enumerate() {
+        for b in &report.by_length[index + 1..] {
+            let tops = [a, b].map(|length| top(report, metric, [length.logits.clone()].into_iter(), top_k));
+            overlaps.extend(overlap([a, b].map(|length| format!("n = {}", length.logits.n)), &tops));
+        }
+    }
+    for other in [Metric::LogitRatio, Metric::LogitDiff].into_iter().filter(|&other| other != metric) {
+        let tops = [Ok(report.scores.top(top_k)), top(report, other, every(1, 0), top_k)];
+        overlaps.extend(overlap([metric, other].map(|metric| metric.to_string()), &tops));
+    }
+    Stability { top_k, overlaps, gap: gap(report, top_k), rounding: None }
+}
+
+fn overlap(between: [impl Into<String>; 2], tops: &[Result<Vec<HeadId>>; 2]) -> Option<Overlap> {
+    match tops {
+        [Ok(a), Ok(b)] => Some(Overlap::of(between, a, b)),
+        _ => None,
+    }
+}
+
+fn top(report: &Report, metric: Metric, logits: impl Iterator<Item = PatchedLogits>, top_k: usize) -> Result<Vec<HeadId>> {
+    let by_length = logits.map(|logits| length_scores(metric, &logits)).collect::<Result<_>>()?;
+    Ok(Scores::new(report.scores.model.clone(), report.scores.settings.clone(), by_length)?.top(top_k))
+}
+
+/// Heads are compared on the same sequences, so that what moves both does not count as noise.
+fn gap(report: &Report, top_k: usize) -> Option<Gap> {
+    let (last, next) = (report.scores.heads().get(top_k.checked_sub(1)?)?, report.scores.heads().get(top_k)?);
+    let variance = |length: &LengthReport| {
+        let deviations = deviations(report.scores.settings.metric, &length.logits).ok()?;
+        let of = |head: HeadId| deviations[head.layer][head.head].iter();
+        let differences: Vec<f64> = of(last.head).zip(of(next.head)).map(|(a, b)| a - b).collect();
+        Some(standard_error(&differences)?.powi(2))
+    };
+    let variances = report.by_length.iter().map(variance).sum::<Option<f64>>()?;
+    let standard_error = variances.sqrt() / report.by_length.len() as f64;
+    Some(Gap { difference: last.score - next.score, standard_error })
+}
