@@ -12,25 +12,30 @@ use std::process::ExitCode;
 use anyhow::{Result, bail};
 use burn::tensor::DType;
 use clap::{Parser, ValueEnum};
-use pear_core::HeadId;
 use pear_core::files::{Overlap, Rounding, SequenceRecord, Stability};
 use pear_core::model::DecoderModel;
 use pear_core::proxy::ProxyBatch;
+use pear_core::{HeadId, LayerRange};
 use pear_examples::cli::{self, ModelArgs, TopK};
 use pear_examples::draw::{check_picture, heat_map, terminal_heat_map};
+use pear_examples::partial::{PartialFile, Run};
 use pear_examples::progress::Progress as ProgressBar;
 use pear_examples::proxy::Draw;
 use pear_examples::tokens::TokenFile;
-use pear_locate::{LocateOptions, Progress, Scores, locate, proxy_batches, stability};
+use pear_locate::{LengthReport, LocateOptions, Progress, Scores, locate, proxy_batches, resume, stability};
 use pear_models::ModelDirectory;
 
 /// No more tokens are drawn than this, over all sequences.
 const MOST_TOKENS: usize = 50_000_000;
 
+/// What the help says below the flags.
+const MERGING: &str = "Large models can be located in parts, on several machines or one after the other: run with --layers 0-15, with \
+    --layers 16-31 and so on, then join the parts with\n  locate --merge PART.json PART.json … --out FILE [--top-k K] [--heatmap FILE]";
+
 /// Find the attention heads that suppress the context: replace one head's output at a time on random tokens repeated twice, and watch
 /// the logit of the right token
 #[derive(Parser, Debug)]
-#[command(name = "locate", allow_negative_numbers = true)]
+#[command(name = "locate", allow_negative_numbers = true, after_help = MERGING)]
 struct Arguments {
     #[command(flatten)]
     model: ModelArgs,
@@ -71,6 +76,14 @@ struct Arguments {
     /// otherwise, and sequences of any tokens, the special ones too
     #[arg(long, conflicts_with = "bos")]
     preset: Option<Preset>,
+
+    /// Score only the heads of these layers, counted from 0; the scores say so, and are to be joined with others (see below)
+    #[arg(long, value_name = "FIRST-LAST")]
+    layers: Option<LayerRange>,
+
+    /// Go on from where an earlier run of the same command was interrupted, but for the sequences of the length it was at
+    #[arg(long, requires = "out")]
+    resume: bool,
 
     /// Heads to list and to outline; auto: those whose score is above zero at 5 %, one-sided and corrected for the number of heads,
     /// at most 40 [default: 10]
@@ -123,27 +136,99 @@ choices! {
     Metric { LogitRatio, LogitDiff, CentredLogitDiff, LogProbDiff }
 }
 
-fn main() -> ExitCode {
-    cli::main_with(run)
+/// Join scores of different layers of a model
+#[derive(Parser, Debug)]
+#[command(name = "locate --merge", allow_negative_numbers = true)]
+struct MergeArguments {
+    /// The scores of all parts
+    #[arg(long, value_name = "PART", num_args = 1.., required = true)]
+    merge: Vec<PathBuf>,
+
+    /// Heads to list and to outline, as without --merge
+    #[arg(long, value_name = "K|auto")]
+    top_k: Option<TopK>,
+
+    /// Draw the scores of all heads; .svg or .png
+    #[arg(long, value_name = "FILE")]
+    heatmap: Option<PathBuf>,
+
+    /// Where the scores go
+    #[arg(long, value_name = "FILE")]
+    out: Option<PathBuf>,
 }
 
-fn run(arguments: Arguments) -> Result<()> {
-    if let Some(out) = &arguments.out {
+fn main() -> ExitCode {
+    // A merge has no model.
+    match std::env::args().any(|argument| argument == "--merge" || argument.starts_with("--merge=")) {
+        true => cli::main_with(merge),
+        false => cli::main_with(run),
+    }
+}
+
+fn merge(arguments: MergeArguments) -> Result<()> {
+    check_outputs(&arguments.out, &arguments.heatmap)?;
+    let scores = Scores::merge(&arguments.merge)?;
+    let heads = TopK::checked(arguments.top_k, 10, scores.heads().len())?.of(&scores)?;
+    finish(&scores, &heads, &arguments.out, &arguments.heatmap)
+}
+
+fn check_outputs(out: &Option<PathBuf>, heatmap: &Option<PathBuf>) -> Result<()> {
+    if let Some(out) = out {
         cli::check_out("--out", out)?;
     }
-    if let Some(heatmap) = &arguments.heatmap {
+    if let Some(heatmap) = heatmap {
         check_picture(heatmap)?;
         cli::check_out("--heatmap", heatmap)?;
     }
+    Ok(())
+}
+
+/// Writes, draws and prints.
+fn finish(scores: &Scores, heads: &[HeadId], out: &Option<PathBuf>, heatmap: &Option<PathBuf>) -> Result<()> {
+    if let Some(out) = out {
+        scores.write(out)?;
+    }
+    if let Some(heatmap) = heatmap {
+        let title = format!("{}: {} by head", scores.model.architecture, scores.settings.metric);
+        heat_map(heatmap, &title, &scores.grid(), heads)?;
+    }
+    if heads.is_empty() {
+        cli::warn(&format!("no head stands out of the noise: {}", TopK::RULE));
+    }
+    cli::print(&table(scores, heads))
+}
+
+fn run(arguments: Arguments) -> Result<()> {
+    check_outputs(&arguments.out, &arguments.heatmap)?;
     let options = options(&arguments)?;
     let directory = arguments.model.open()?;
     let shape = directory.shape();
-    let top_k = TopK::checked(arguments.top_k, 10, shape.num_layers * shape.num_heads)?;
+    if let Some(layers) = options.layers.filter(|layers| layers.last >= shape.num_layers) {
+        bail!("--layers {layers}: the model is {shape}, counted from 0");
+    }
+    let layers = options.layers.map_or(shape.num_layers, |layers| layers.iter().count());
+    let top_k = TopK::checked(arguments.top_k, 10, layers * shape.num_heads)?;
     let (batches, sequences) = batches(&arguments, &directory)?;
+
+    let partial = match &arguments.out {
+        Some(out) => {
+            let provenance = arguments.model.provenance(&directory, sequences)?;
+            Some((PartialFile::beside(out, Run::new(shape.clone(), &options, &batches, provenance.clone())), provenance))
+        }
+        None => None,
+    };
+    let finished = match &partial {
+        Some((file, _)) if arguments.resume => file.read()?,
+        _ => Vec::new(),
+    };
 
     let model = arguments.model.load(&directory)?;
     cli::print(&format!("model   {}\nscores  {}, {}, {}\n", model.shape(), options.mode, options.ablation, options.metric))?;
-    let report = with_progress("locating", |progress| Ok(locate(&model, &batches, &options, progress)?))?;
+    let keep = |finished: &[LengthReport]| match &partial {
+        Some((file, _)) if finished.len() < batches.len() => Ok(file.write(finished)?),
+        _ => Ok(()),
+    };
+    let report = with_progress("locating", |progress| Ok(resume(&model, &batches, &options, finished, keep, progress)?))?;
     let heads = top_k.of(&report.scores)?;
     let mut stability = stability(&report, heads.len());
     if arguments.compare_modes {
@@ -166,18 +251,12 @@ fn run(arguments: Arguments) -> Result<()> {
 
     let mut scores = report.scores;
     scores.stability = Some(stability);
-    if let Some(out) = &arguments.out {
-        scores.provenance = arguments.model.provenance(&directory, sequences)?;
-        scores.write(out)?;
-    }
-    if let Some(heatmap) = &arguments.heatmap {
-        let title = format!("{}: {} by head", shape.architecture, options.metric);
-        heat_map(heatmap, &title, &scores.grid(), &heads)?;
-    }
-    if heads.is_empty() {
-        cli::warn(&format!("no head stands out of the noise: {}", TopK::RULE));
-    }
-    cli::print(&table(&scores, &heads))
+    let Some((partial, provenance)) = partial else {
+        return finish(&scores, &heads, &None, &arguments.heatmap);
+    };
+    scores.provenance = provenance;
+    finish(&scores, &heads, &arguments.out, &arguments.heatmap)?;
+    partial.remove()
 }
 
 /// Runs something that tells how far it is.
@@ -224,6 +303,7 @@ fn options(arguments: &Arguments) -> Result<LocateOptions> {
         ablation: arguments.ablation.map_or(preset.ablation, Into::into),
         metric: arguments.metric.map_or(preset.metric, Into::into),
         seed: arguments.seed,
+        layers: arguments.layers,
         memory_budget: (arguments.memory as usize) << 20,
     })
 }

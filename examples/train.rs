@@ -231,6 +231,10 @@ fn heads(arguments: &Arguments, directory: &ModelDirectory) -> Result<Vec<HeadId
     }
     let scores = Scores::read(path)?;
     shape.check_same(&scores.model).with_context(|| path.display().to_string())?;
+    if scores.is_partial() {
+        let (path, layers) = (path.display(), scores.layers());
+        bail!("--heads {path}: scores of layers {layers} alone: join them with the others by `locate --merge`");
+    }
     cli::warn_of_mismatches(path, &scores.provenance, directory)?;
     let heads =
         TopK::checked(arguments.top_k, 10, scores.heads().len())?.of(&scores).with_context(|| path.display().to_string())?;

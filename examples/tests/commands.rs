@@ -3,7 +3,8 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
+use std::process::{Command, Output, Stdio};
+use std::time::Duration;
 
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -89,8 +90,8 @@ impl Bench {
         serde_json::from_slice(&fs::read(self.path(name)).unwrap()).unwrap()
     }
 
-    /// Runs an example in the folder; `line` is split at spaces, and `{llama-2}` stands for that model's directory.
-    fn run(&self, line: &str) -> Output {
+    /// An example in the folder; `line` is split at spaces, and `{llama-2}` stands for that model's directory.
+    fn command(&self, line: &str) -> Command {
         let mut words = line.split(' ').map(|word| match word.strip_prefix('{').and_then(|word| word.strip_suffix('}')) {
             Some(name) => model(name).display().to_string(),
             None => word.into(),
@@ -99,7 +100,12 @@ impl Bench {
         let program = test.parent().unwrap().parent().unwrap().join("examples").join(words.next().unwrap());
         let mut command = Command::new(&program);
         command.args(words).current_dir(self.0.path()).env_remove("RUST_BACKTRACE");
-        command.output().unwrap_or_else(|e| panic!("{}: {e}: build the examples first", program.display()))
+        assert!(program.exists(), "{}: build the examples first", program.display());
+        command
+    }
+
+    fn run(&self, line: &str) -> Output {
+        self.command(line).output().unwrap()
     }
 
     /// Runs an example that must succeed; gives what it prints.
@@ -279,6 +285,82 @@ fn located_heads_come_with_what_they_depend_on() {
     bench.refused(&format!("{train} noise.json"), &["--top-k auto", "noise.json", "stands out"]);
     bench.ok("locate --model {llama-2} --lengths 5 --samples 1 --out single.json");
     bench.refused(&format!("{train} single.json"), &["--top-k auto", "single.json", "at least 2 sequences"]);
+}
+
+#[test]
+fn parts_make_a_whole() {
+    let bench = Bench::new();
+    let flags = "--model {llama-2} --lengths 5,7 --samples 4,3 --metric log-prob-diff";
+    bench.ok(&format!("locate {flags} --out whole.json"));
+    bench.ok(&format!("locate {flags} --layers 0 --out low.json"));
+    bench.ok(&format!("locate {flags} --layers 1-1 --out high.json"));
+    assert_eq!(bench.json("high.json")["layers"], json!({"first": 1, "last": 1}));
+    assert_eq!(bench.json("high.json")["by_length"][0]["scores"][0], json!([]));
+    let shown = bench.ok("locate --merge high.json low.json --out merged.json --heatmap heads.svg");
+    assert!(shown.contains("std. error"), "{shown}");
+    let (mut whole, merged) = (bench.json("whole.json"), bench.json("merged.json"));
+    // What the heads depend on is not known from the parts.
+    assert!(whole.as_object_mut().unwrap().remove("stability").is_some());
+    assert_eq!(whole, merged);
+
+    bench.refused("train --model {llama-2} --heads low.json", &["low.json", "layers 0 alone", "--merge"]);
+    bench.refused("locate --merge low.json --out x.json", &["low.json", "`layers`", "layer 1 is in no file"]);
+    bench.refused("locate --merge high.json --out x.json", &["high.json", "`layers`", "layer 0 is in no file"]);
+    bench.refused("locate --merge low.json high.json low.json", &["low.json", "`layers`", "layer 0 is in another file too"]);
+    bench.refused("locate --merge low.json nothing.json", &["nothing.json", "cannot read"]);
+    bench.refused("locate --merge", &["--merge"]);
+    bench.refused(&format!("locate {flags} --layers 1-2"), &["--layers 1-2", "2 layers"]);
+    bench.refused(&format!("locate {flags} --layers 1-0"), &["--layers", "first-last"]);
+    for (path, value, named) in [
+        ("/model/architecture", json!("opt"), "`model`"),
+        ("/settings/seed", json!(1), "`settings`"),
+        ("/provenance/weights", json!("0000"), "`provenance`"),
+        ("/by_length/1/samples", json!(9), "`by_length"),
+        ("/by_length/1/base_logit", json!(1e3), "`base_logit of n = 7`"),
+    ] {
+        let mut other = bench.json("high.json");
+        *other.pointer_mut(path).unwrap() = value;
+        bench.write("other.json", other.to_string());
+        bench.refused("locate --merge low.json other.json", &["other.json", named, "low.json"]);
+    }
+}
+
+#[test]
+fn an_interrupted_sweep_goes_on_where_it_was() {
+    let bench = Bench::new();
+    let flags = "--lengths 5,6,40 --samples 4,3,600 --metric log-prob-diff";
+    bench.ok(&format!("locate --model {{llama-2}} {flags} --out whole.json"));
+    bench
+        .refused(&format!("locate --model {{llama-2}} {flags} --out scores.json --resume"), &["--resume", "scores.json.partial"]);
+    let mut child = bench.command(&format!("locate --model {{llama-2}} {flags} --out scores.json"));
+    let mut child = child.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+    let partial = bench.path("scores.json.partial");
+    let finished = || partial.exists().then(|| bench.json("scores.json.partial")["finished"].as_array().unwrap().len());
+    while finished().is_none_or(|count| count < 2) {
+        assert!(child.try_wait().unwrap().is_none(), "over before it could be interrupted");
+        std::thread::sleep(Duration::from_millis(2));
+    }
+    child.kill().unwrap();
+    assert!(!child.wait().unwrap().success() && !bench.path("scores.json").exists());
+
+    let resume = |flags: &str| format!("locate --model {{llama-2}} {flags} --out scores.json --resume");
+    for (other, named) in [
+        (flags.replace("600", "601"), "`lengths`"),
+        (flags.replace("log-prob-diff", "logit-diff"), "`settings`"),
+        (format!("{flags} --layers 1"), "`layers`"),
+        (format!("{flags} --bos"), "`provenance`"),
+    ] {
+        bench.refused(&resume(&other), &["scores.json.partial", "another run", named]);
+    }
+    // What is there is taken, not computed again.
+    let mut state = bench.json("scores.json.partial");
+    state["finished"][0]["logits"]["accuracy"] = json!(0.625);
+    bench.write("scores.json.partial", state.to_string());
+    bench.ok(&resume(flags));
+    assert!(!partial.exists());
+    let (mut whole, scores) = (bench.json("whole.json"), bench.json("scores.json"));
+    whole["by_length"][0]["accuracy"] = json!(0.625);
+    assert_eq!(whole, scores);
 }
 
 #[test]

@@ -42,6 +42,9 @@ pub enum Error {
     /// A head written otherwise than `layer.head`.
     #[error("`{0}` is not a head: expected `layer.head`, such as `26.28`")]
     NotAHead(String),
+    /// Layers written otherwise than `first-last`.
+    #[error("`{0}` is no range of layers: expected `first-last`, such as `0-15`, or one number")]
+    NotLayers(String),
     /// A coefficient that is not a finite number.
     #[error("the coefficient of head {head} is {value}: expected a finite number")]
     CoefficientNotFinite {

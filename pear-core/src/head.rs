@@ -51,6 +51,58 @@ impl FromStr for HeadId {
     }
 }
 
+/// Layers next to each other, from `first` to `last`, both counted in. Written `first-last`, or as the number of a single layer.
+///
+/// ```
+/// use pear_core::LayerRange;
+/// let layers: LayerRange = "4-7".parse()?;
+/// assert_eq!((layers.first, layers.last), (4, 7));
+/// assert_eq!("5".parse::<LayerRange>()?.to_string(), "5");
+/// assert!("7-4".parse::<LayerRange>().is_err());
+/// # Ok::<(), pear_core::Error>(())
+/// ```
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LayerRange {
+    /// The lowest.
+    pub first: usize,
+    /// The highest.
+    pub last: usize,
+}
+
+impl LayerRange {
+    /// Whether `layer` is among them.
+    pub fn contains(self, layer: usize) -> bool {
+        (self.first..=self.last).contains(&layer)
+    }
+
+    /// The layers, upwards.
+    pub fn iter(self) -> impl Iterator<Item = usize> {
+        self.first..=self.last
+    }
+}
+
+impl fmt::Display for LayerRange {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.first == self.last {
+            true => write!(f, "{}", self.first),
+            false => write!(f, "{}-{}", self.first, self.last),
+        }
+    }
+}
+
+impl FromStr for LayerRange {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        let parse = || {
+            let (first, last) = text.split_once('-').unwrap_or((text, text));
+            let range = Self { first: first.trim().parse().ok()?, last: last.trim().parse().ok()? };
+            (range.first <= range.last).then_some(range)
+        };
+        parse().ok_or_else(|| Error::NotLayers(text.into()))
+    }
+}
+
 /// The grid of heads that a file of scores or coefficients belongs to.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ModelShape {

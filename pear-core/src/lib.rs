@@ -67,7 +67,7 @@ pub use coefficients::{HeadCoefficients, LayerCoefficients};
 pub use edit::{CaptureHeads, HeadEdit, NoEdit};
 pub use error::Error;
 pub use files::{Profile, Scores};
-pub use head::{HeadId, ModelShape};
+pub use head::{HeadId, LayerRange, ModelShape};
 pub use model::{DecoderModel, HeadAttention, Projected, ScoreOptions};
 pub use position::Positions;
 pub use proxy::ProxyTask;

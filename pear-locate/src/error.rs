@@ -1,6 +1,6 @@
 //! What can go wrong while locating.
 
-use pear_core::{HeadId, ModelShape};
+use pear_core::{HeadId, LayerRange, ModelShape};
 
 /// Everything in this crate that can fail on input.
 #[derive(Debug, thiserror::Error)]
@@ -18,6 +18,20 @@ pub enum Error {
     /// A model without heads.
     #[error("{0}: there is no head to locate")]
     NoHeads(ModelShape),
+    /// Layers that the model has not.
+    #[error("layers {layers}: {model} has no such layers (counted from 0)", model = shape)]
+    NoSuchLayers {
+        /// Those whose heads were to be replaced.
+        layers: LayerRange,
+        /// The model.
+        shape: ModelShape,
+    },
+    /// Finished lengths of another run.
+    #[error("n = {n}: what was finished earlier is not what these sequences and options give")]
+    Unresumable {
+        /// Tokens that are repeated.
+        n: usize,
+    },
     /// A model whose weights or coefficients are on the autodiff side of their device.
     #[error("the model is on an autodiff device, where every run would be kept for a backward pass: call `valid()` on it first")]
     Autodiff,

@@ -90,7 +90,7 @@ pub use options::LocateOptions;
 pub use patched::{PatchedLogits, References};
 pub use pear_core::files::{Ablation, LengthScores, Metric, Mode, ScoreSettings, Scores};
 pub use progress::Progress;
-pub use report::{LengthReport, Report, locate, patched_logits};
+pub use report::{LengthReport, Report, locate, patched_logits, resume};
 pub use stability::stability;
 pub use warning::Warning;
 

@@ -21,7 +21,7 @@ use crate::{LocateOptions, Result};
 /// # Errors
 /// As [`patched_logits`](crate::patched_logits).
 pub fn patched_logits<M: DecoderModel>(model: &M, batch: &ProxyBatch, options: &LocateOptions) -> Result<PatchedLogits> {
-    check(model, std::slice::from_ref(batch))?;
+    check(model, std::slice::from_ref(batch), options)?;
     let shape = model.shape();
     let tokens = batch.tokens(&model.device());
     let mut normal = CaptureHeads::default();
@@ -31,7 +31,7 @@ pub fn patched_logits<M: DecoderModel>(model: &M, batch: &ProxyBatch, options: &
     let base = read(model, last, batch, options.metric);
 
     let mut patched = Vec::new();
-    for head in shape.heads() {
+    for head in shape.heads().filter(|head| options.replaces(head.layer)) {
         let with = replacement(options.ablation, &normal.outputs[head.layer], head, batch);
         let mut replace = ReplaceHead { head, position: Some(batch.probe()), with };
         let last = match options.mode {
@@ -44,7 +44,7 @@ pub fn patched_logits<M: DecoderModel>(model: &M, batch: &ProxyBatch, options: &
         };
         patched.push(read(model, last, batch, options.metric));
     }
-    PatchedLogits::collect(batch.n(), &shape, options.metric, &[Part { base, patched }], performance)
+    PatchedLogits::collect(batch.n(), &shape, options, &[Part { base, patched }], performance)
 }
 
 /// `heads`: the outputs of the head's layer in the normal run, `[batch, heads, seq, head_dim]`.

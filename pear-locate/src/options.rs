@@ -1,5 +1,6 @@
 //! What to replace heads by, what reacts, and how runs are compared.
 
+use pear_core::LayerRange;
 use pear_core::files::{Ablation, Metric, Mode, ScoreSettings};
 
 /// How heads are located. The default is the paper's text; [`as_published`](Self::as_published) is the paper's code.
@@ -19,6 +20,9 @@ pub struct LocateOptions {
     pub metric: Metric,
     /// The seed that the proxy sequences were drawn with: only recorded in the scores.
     pub seed: u64,
+    /// The layers whose heads are replaced; all if `None`. What is left out saves its part of the work: the sequences themselves go
+    /// through all layers.
+    pub layers: Option<LayerRange>,
     /// Bytes that tensors may take besides the model. Less makes the sweep slower in small steps, never different; one sequence
     /// and one chunk of it are always taken, even where they exceed it. The estimate is explained at
     /// [`DEFAULT_MEMORY_BUDGET`](Self::DEFAULT_MEMORY_BUDGET).
@@ -40,6 +44,11 @@ impl LocateOptions {
         Self { mode: Mode::Path, ablation: Ablation::BatchMean, metric: Metric::CentredLogitDiff, ..Self::default() }
     }
 
+    /// Whether the heads of `layer` are replaced.
+    pub(crate) fn replaces(&self, layer: usize) -> bool {
+        self.layers.is_none_or(|layers| layers.contains(layer))
+    }
+
     /// What a scores file says about them.
     pub fn settings(&self) -> ScoreSettings {
         ScoreSettings { mode: self.mode, ablation: self.ablation, metric: self.metric, seed: self.seed }
@@ -49,6 +58,6 @@ impl LocateOptions {
 impl Default for LocateOptions {
     fn default() -> Self {
         let ScoreSettings { mode, ablation, metric, seed } = ScoreSettings::default();
-        Self { mode, ablation, metric, seed, memory_budget: Self::DEFAULT_MEMORY_BUDGET }
+        Self { mode, ablation, metric, seed, layers: None, memory_budget: Self::DEFAULT_MEMORY_BUDGET }
     }
 }

@@ -1,20 +1,20 @@
 //! The raw outcome of replacing every head once.
 
-use pear_core::files::Metric;
+use pear_core::proxy::ProxyBatch;
 use pear_core::{HeadId, ModelShape};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::readout::{Performance, Reading};
-use crate::{Error, Result};
+use crate::{Error, LocateOptions, Result};
 
 /// Logits of the right token at the probe position, with each head replaced in turn and with none.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct PatchedLogits {
     /// Tokens that are repeated.
     pub n: usize,
     /// `base_logits[sample]`: no head replaced.
     pub base_logits: Vec<f32>,
-    /// `patched_logits[layer][head][sample]`.
+    /// `patched_logits[layer][head][sample]`; no heads in layers that are left out.
     pub patched_logits: Vec<Vec<Vec<f32>>>,
     /// What the metric subtracts from each logit first, if anything.
     pub references: Option<References>,
@@ -26,7 +26,7 @@ pub struct PatchedLogits {
 
 /// The mean logit over the vocabulary ([`Metric::CentredLogitDiff`]), or the logarithm of the sum of their exponentials
 /// ([`Metric::LogProbDiff`]), for each run.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct References {
     /// `base[sample]`.
     pub base: Vec<f32>,
@@ -63,18 +63,20 @@ impl PatchedLogits {
 
     /// The sequences of all parts, one part after the other.
     pub(crate) fn collect(
-        n: usize, shape: &ModelShape, metric: Metric, parts: &[Part], performance: Performance,
+        n: usize, shape: &ModelShape, options: &LocateOptions, parts: &[Part], performance: Performance,
     ) -> Result<Self> {
         let joined = |pick: &dyn Fn(&Part) -> Vec<f32>| parts.iter().flat_map(pick).collect::<Vec<f32>>();
         let grid = |pick: &dyn Fn(&Reading) -> Vec<f32>| -> Vec<Vec<Vec<f32>>> {
-            let head = |layer: usize, head: usize| joined(&|part| pick(&part.patched[layer * shape.num_heads + head]));
-            (0..shape.num_layers).map(|l| (0..shape.num_heads).map(|h| head(l, h)).collect()).collect()
+            let first = (0..shape.num_layers).find(|&layer| options.replaces(layer)).unwrap_or(0);
+            let head = |layer: usize, head: usize| joined(&|part| pick(&part.patched[(layer - first) * shape.num_heads + head]));
+            let heads = |layer| if options.replaces(layer) { 0..shape.num_heads } else { 0..0 };
+            (0..shape.num_layers).map(|l| heads(l).map(|h| head(l, h)).collect()).collect()
         };
         let collected = Self {
             n,
             base_logits: joined(&|part| part.base.logits.clone()),
             patched_logits: grid(&|reading| reading.logits.clone()),
-            references: metric.has_references().then(|| References {
+            references: options.metric.has_references().then(|| References {
                 base: joined(&|part| part.base.references.clone()),
                 patched: grid(&|reading| reading.references.clone()),
             }),
@@ -83,6 +85,26 @@ impl PatchedLogits {
         };
         collected.check_finite()?;
         Ok(collected)
+    }
+
+    /// Whether these are logits of this batch, as far as their number tells.
+    pub(crate) fn check_belongs(&self, batch: &ProxyBatch, shape: &ModelShape, options: &LocateOptions) -> Result<()> {
+        let heads = |layer| if options.replaces(layer) { shape.num_heads } else { 0 };
+        let is_grid = |grid: &[Vec<Vec<f32>>]| {
+            let is_row = |(layer, row): (usize, &Vec<Vec<f32>>)| {
+                row.len() == heads(layer) && row.iter().all(|samples| samples.len() == batch.len())
+            };
+            grid.len() == shape.num_layers && grid.iter().enumerate().all(is_row)
+        };
+        let belongs = |base: &[f32], patched: &[Vec<Vec<f32>>]| base.len() == batch.len() && is_grid(patched);
+        let references = match &self.references {
+            Some(references) => options.metric.has_references() && belongs(&references.base, &references.patched),
+            None => !options.metric.has_references(),
+        };
+        if self.n == batch.n() && belongs(&self.base_logits, &self.patched_logits) && references {
+            return Ok(());
+        }
+        Err(Error::Unresumable { n: self.n })
     }
 
     fn check_finite(&self) -> Result<()> {

@@ -1,7 +1,9 @@
 //! How far a sweep is.
 
-use pear_core::ModelShape;
 use pear_core::proxy::ProxyBatch;
+use pear_core::{LayerRange, ModelShape};
+
+use crate::LocateOptions;
 
 /// Handed to the caller's closure after each layer. A first pass for batch means, where one is needed, comes before and is not
 /// counted.
@@ -17,25 +19,47 @@ pub struct Progress {
 
 /// Counts work and tells about it.
 pub(crate) struct Meter<'a> {
+    shape: ModelShape,
+    layers: Option<LayerRange>,
     done: u64,
     total: u64,
     report: &'a mut dyn FnMut(Progress),
 }
 
 impl<'a> Meter<'a> {
-    pub(crate) fn new(shape: &ModelShape, batches: &[ProxyBatch], report: &'a mut dyn FnMut(Progress)) -> Self {
-        let work = |batch: &ProxyBatch| (0..shape.num_layers).map(|layer| work(shape, batch, layer)).sum::<u64>();
-        Self { done: 0, total: batches.iter().map(work).sum(), report }
+    pub(crate) fn new(
+        shape: ModelShape, options: &LocateOptions, batches: &[ProxyBatch], report: &'a mut dyn FnMut(Progress),
+    ) -> Self {
+        let mut meter = Self { shape, layers: options.layers, done: 0, total: 0, report };
+        meter.total = batches.iter().map(|batch| meter.all(batch)).sum();
+        meter
     }
 
     /// The sequences of `batch` have been through `layer`.
-    pub(crate) fn layer_done(&mut self, shape: &ModelShape, batch: &ProxyBatch, layer: usize) {
-        self.done += work(shape, batch, layer);
+    pub(crate) fn layer_done(&mut self, batch: &ProxyBatch, layer: usize) {
+        self.add(batch, self.work(batch, layer));
+    }
+
+    /// The sequences of `batch` have been through all layers in an earlier run.
+    pub(crate) fn batch_done(&mut self, batch: &ProxyBatch) {
+        self.add(batch, self.all(batch));
+    }
+
+    fn add(&mut self, batch: &ProxyBatch, work: u64) {
+        self.done += work;
         (self.report)(Progress { n: batch.n(), done: self.done, total: self.total });
     }
-}
 
-/// Positions that go through `layer`: those of the normal run, and one for each head up to this layer.
-fn work(shape: &ModelShape, batch: &ProxyBatch, layer: usize) -> u64 {
-    (batch.len() * (batch.seq_len() + shape.num_heads * (layer + 1))) as u64
+    fn all(&self, batch: &ProxyBatch) -> u64 {
+        (0..self.shape.num_layers).map(|layer| self.work(batch, layer)).sum()
+    }
+
+    /// Positions that go through `layer`: those of the normal run, and one for each head replaced up to this layer.
+    fn work(&self, batch: &ProxyBatch, layer: usize) -> u64 {
+        let replaced = match self.layers {
+            Some(LayerRange { first, last }) => (layer.min(last) + 1).saturating_sub(first),
+            None => layer + 1,
+        };
+        (batch.len() * (batch.seq_len() + self.shape.num_heads * replaced)) as u64
+    }
 }

@@ -6,7 +6,7 @@ use pear_core::DecoderModel;
 use pear_core::files::{LengthScores, Metric, Scores};
 use pear_core::forward::check_length;
 use pear_core::proxy::ProxyBatch;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::metric::{deviations, scores, standard_error};
 use crate::patched::PatchedLogits;
@@ -32,7 +32,7 @@ impl Report {
 }
 
 /// What sequences of one length gave.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct LengthReport {
     /// Every logit behind the scores, with accuracy and cross-entropy on the proxy task.
     pub logits: PatchedLogits,
@@ -48,24 +48,48 @@ pub struct LengthReport {
 /// # Errors
 /// - no batch, or two of the same length;
 /// - a token that the model does not know, or a sequence longer than it can read;
-/// - a model without heads, or on an autodiff device;
+/// - a model without heads or without the layers asked for, or on an autodiff device;
 /// - a logit that is not finite, with the head that was replaced;
 /// - a mean logit of zero where the metric divides by it.
 pub fn locate<M: DecoderModel>(
-    model: &M, batches: &[ProxyBatch], options: &LocateOptions, mut progress: impl FnMut(Progress),
+    model: &M, batches: &[ProxyBatch], options: &LocateOptions, progress: impl FnMut(Progress),
 ) -> Result<Report> {
-    check(model, batches)?;
-    let mut meter = Meter::new(&model.shape(), batches, &mut progress);
-    let (mut by_length, mut reports) = (Vec::new(), Vec::new());
-    for batch in batches {
+    resume(model, batches, options, Vec::new(), |_| Ok(()), progress)
+}
+
+/// As [`locate`], but from where an earlier run was interrupted: `finished` are the first lengths, as `keep` was given them. `keep` is
+/// called with all lengths finished so far whenever there is one more, and stops the run if it fails.
+///
+/// The caller answers for model, batches and options being those of the earlier run; [`Error::Unresumable`] says that batches are not.
+///
+/// # Errors
+/// As [`locate`]; [`Error::Unresumable`]; what `keep` returns.
+pub fn resume<M: DecoderModel>(
+    model: &M, batches: &[ProxyBatch], options: &LocateOptions, finished: Vec<LengthReport>,
+    mut keep: impl FnMut(&[LengthReport]) -> Result<()>, mut progress: impl FnMut(Progress),
+) -> Result<Report> {
+    check(model, batches, options)?;
+    let mut meter = Meter::new(model.shape(), options, batches, &mut progress);
+    let mut reports = finished;
+    if reports.len() > batches.len() {
+        return Err(Error::Unresumable { n: reports[batches.len()].logits.n });
+    }
+    for (report, batch) in reports.iter().zip(batches) {
+        report.logits.check_belongs(batch, &model.shape(), options)?;
+        meter.batch_done(batch);
+    }
+    for batch in &batches[reports.len()..] {
         let logits = sweep(model, batch, options, &mut meter)?;
         let warnings = Warning::of(options.metric, &logits);
         for warning in &warnings {
             log::warn!("{warning}");
         }
-        by_length.push(length_scores(options.metric, &logits)?);
+        // Whatever a metric cannot be computed from is not kept.
+        length_scores(options.metric, &logits)?;
         reports.push(LengthReport { logits, warnings });
+        keep(&reports)?;
     }
+    let by_length = reports.iter().map(|report| length_scores(options.metric, &report.logits)).collect::<Result<_>>()?;
     let scores = Scores::new(model.shape(), options.settings(), by_length)?;
     Ok(Report { scores, by_length: reports })
 }
@@ -92,15 +116,18 @@ pub fn patched_logits<M: DecoderModel>(
     model: &M, batch: &ProxyBatch, options: &LocateOptions, mut progress: impl FnMut(Progress),
 ) -> Result<PatchedLogits> {
     let batches = std::slice::from_ref(batch);
-    check(model, batches)?;
-    sweep(model, batch, options, &mut Meter::new(&model.shape(), batches, &mut progress))
+    check(model, batches, options)?;
+    sweep(model, batch, options, &mut Meter::new(model.shape(), options, batches, &mut progress))
 }
 
 /// Whether `model` can read `batches`.
-pub(crate) fn check<M: DecoderModel>(model: &M, batches: &[ProxyBatch]) -> Result<()> {
+pub(crate) fn check<M: DecoderModel>(model: &M, batches: &[ProxyBatch], options: &LocateOptions) -> Result<()> {
     let (shape, vocab_size) = (model.shape(), model.vocab_size());
     if shape.num_layers == 0 || shape.num_heads == 0 {
         return Err(Error::NoHeads(shape));
+    }
+    if let Some(layers) = options.layers.filter(|layers| layers.first > layers.last || layers.last >= shape.num_layers) {
+        return Err(Error::NoSuchLayers { layers, shape });
     }
     if model.device().is_autodiff() {
         return Err(Error::Autodiff);

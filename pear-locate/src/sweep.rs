@@ -41,7 +41,7 @@ pub(crate) fn sweep<M: DecoderModel>(
         let step = Step { model, shape: &shape, batch: batch.slice(range), options, plan, means: means.as_deref() };
         parts.push(step.run(meter, &mut performance)?);
     }
-    PatchedLogits::collect(batch.n(), &shape, options.metric, &parts, performance)
+    PatchedLogits::collect(batch.n(), &shape, options, &parts, performance)
 }
 
 /// Sequences that run together.
@@ -70,13 +70,13 @@ impl<M: DecoderModel> Step<'_, M> {
                 Mode::Activation => variants.map(|rows| probe.react(rows)),
                 Mode::Path => variants.map(|rows| probe.pass(rows)),
             }
-            let mut joined = 0;
+            let mut joined = if self.options.replaces(layer) { 0 } else { self.shape.num_heads };
             while joined < self.shape.num_heads {
                 let count = variants.room().min(self.shape.num_heads - joined);
                 variants.push(probe.replace(joined, count, &vectors));
                 joined += count;
             }
-            meter.layer_done(self.shape, batch, layer);
+            meter.layer_done(batch, layer);
         }
         performance.add(model, residual.clone(), batch, self.plan.logit_rows);
         let [samples, _, hidden] = residual.dims();

@@ -3,7 +3,7 @@
 use std::fmt;
 
 use pear_core::files::Metric;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::patched::PatchedLogits;
 
@@ -11,7 +11,7 @@ use crate::patched::PatchedLogits;
 const SMALL_LOGIT: f64 = 1.0;
 
 /// What to know before trusting the scores of one length.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "kebab-case")]
 #[non_exhaustive]
 pub enum Warning {

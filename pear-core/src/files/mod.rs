@@ -1,5 +1,6 @@
 //! Results as JSON files: [`Scores`] (which heads suppress) and [`Profile`] (what their coefficients are).
 
+mod merge;
 mod profile;
 mod provenance;
 mod scores;
@@ -28,7 +29,11 @@ struct Header {
     version: u32,
 }
 
-fn read<T: DeserializeOwned>(path: &Path, format: &str) -> Result<T> {
+/// Reads a file of ours, which says so in its first two fields: `format`, and `version` 1.
+///
+/// # Errors
+/// [`Error::Io`], or [`Error::Malformed`] for a file of another format or version, or that does not hold a `T`.
+pub fn read_json<T: DeserializeOwned>(path: &Path, format: &str) -> Result<T> {
     let io = |source| Error::Io { action: "read", path: path.into(), source };
     let malformed = |problem: String| Error::Malformed { path: path.into(), problem };
     let mut file = File::open(path).map_err(io)?;

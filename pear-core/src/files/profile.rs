@@ -82,7 +82,7 @@ impl Profile {
     /// [`Error::Io`], or [`Error::Malformed`] for a file that is no profile, lists a head twice or beyond the model it names, or
     /// holds a value that is not finite.
     pub fn read(path: &Path) -> Result<Self> {
-        let profile: Self = super::read(path, Self::FORMAT)?;
+        let profile: Self = super::read_json(path, Self::FORMAT)?;
         profile.check().map_err(|e| Error::Malformed { path: path.into(), problem: e.to_string() })?;
         Ok(profile)
     }

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::files::stability::upper_quantile;
 use crate::files::{Provenance, Stability};
-use crate::head::{HeadId, ModelShape};
+use crate::head::{HeadId, LayerRange, ModelShape};
 use crate::{Error, Result};
 
 /// What reacts when a head is replaced.
@@ -105,7 +105,7 @@ pub struct LengthScores {
     pub base_logit: f64,
     /// Share of second-half tokens that the model predicts.
     pub accuracy: f64,
-    /// `scores[layer][head]`.
+    /// `scores[layer][head]`; no heads in layers that were left out.
     pub scores: Vec<Vec<f64>>,
     /// Of the scores, `[layer][head]`; absent for a single sequence.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -121,6 +121,9 @@ pub struct Scores {
     pub model: ModelShape,
     /// How they were computed.
     pub settings: ScoreSettings,
+    /// The layers whose heads were scored, if not all.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    layers: Option<LayerRange>,
     /// Every head, highest score first.
     heads: Vec<HeadScore>,
     /// The same for each length.
@@ -142,10 +145,11 @@ impl Scores {
     /// The plain mean over lengths, ranked; heads of equal score by layer and head.
     ///
     /// # Errors
-    /// [`Error::ProxyTask`] if there is no length.
+    /// [`Error::ProxyTask`] if there is no length, or no head.
     ///
     /// # Panics
-    /// If a grid of `by_length` is not of the model's shape.
+    /// If a grid of `by_length` is not of the model's shape, layers that were left out excepted: they have no heads, at every length, and
+    /// stand below or above all others.
     pub fn new(model: ModelShape, settings: ScoreSettings, by_length: Vec<LengthScores>) -> Result<Self> {
         if by_length.is_empty() {
             return Err(Error::ProxyTask("scores of no length at all".into()));
@@ -156,11 +160,28 @@ impl Scores {
             let squares = by_length.iter().map(|l| Some(l.standard_errors.as_ref()?[head.layer][head.head].powi(2)));
             Some(squares.sum::<Option<f64>>()?.sqrt() / count)
         };
-        let mut heads: Vec<_> =
-            model.heads().map(|head| HeadScore { head, score: score(head), standard_error: error(head) }).collect();
+        let has_heads = |layer: &usize| !by_length[0].scores[*layer].is_empty();
+        let mut with_heads = (0..model.num_layers).filter(has_heads);
+        let Some(first) = with_heads.next() else {
+            return Err(Error::ProxyTask("scores of no head at all".into()));
+        };
+        let scored = LayerRange { first, last: with_heads.next_back().unwrap_or(first) };
+        let heads = model.heads().filter(|head| scored.contains(head.layer));
+        let mut heads: Vec<_> = heads.map(|head| HeadScore { head, score: score(head), standard_error: error(head) }).collect();
         rank(&mut heads);
+        let layers = (scored != whole(&model)).then_some(scored);
         let (format, provenance) = (Self::FORMAT.into(), Provenance::new());
-        Ok(Self { format, version: 1, model, settings, heads, by_length, provenance, stability: None })
+        Ok(Self { format, version: 1, model, settings, layers, heads, by_length, provenance, stability: None })
+    }
+
+    /// The layers whose heads were scored.
+    pub fn layers(&self) -> LayerRange {
+        self.layers.unwrap_or(whole(&self.model))
+    }
+
+    /// Whether layers were left out: such a file is one part of several, to be [merged](Self::merge).
+    pub fn is_partial(&self) -> bool {
+        self.layers.is_some()
     }
 
     /// Every head, highest score first.
@@ -190,7 +211,7 @@ impl Scores {
         Some(significant)
     }
 
-    /// The scores as a grid, `[layer][head]`.
+    /// The scores as a grid, `[layer][head]`; NaN where layers were left out.
     pub fn grid(&self) -> Vec<Vec<f64>> {
         let mut grid = vec![vec![f64::NAN; self.model.num_heads]; self.model.num_layers];
         for scored in &self.heads {
@@ -202,11 +223,16 @@ impl Scores {
     /// # Errors
     /// [`Error::Io`], or [`Error::Malformed`] for a file that is no scores file, or lists a head twice or beyond the model it names.
     pub fn read(path: &Path) -> Result<Self> {
-        let mut scores: Self = super::read(path, Self::FORMAT)?;
+        let mut scores: Self = super::read_json(path, Self::FORMAT)?;
         let malformed = |problem: String| Error::Malformed { path: path.into(), problem };
         scores.model.check_heads(scores.heads.iter().map(|s| s.head)).map_err(|e| malformed(e.to_string()))?;
+        let layers = scores.layers();
+        if layers.first > layers.last || layers.last >= scores.model.num_layers {
+            return Err(malformed(format!("`layers`: {layers}, expected layers of {}", scores.model)));
+        }
         let is_grid = |grid: &Vec<Vec<f64>>| {
-            grid.len() == scores.model.num_layers && grid.iter().all(|row| row.len() == scores.model.num_heads)
+            let heads = |layer: usize| if layers.contains(layer) { scores.model.num_heads } else { 0 };
+            grid.len() == scores.model.num_layers && grid.iter().enumerate().all(|(layer, row)| row.len() == heads(layer))
         };
         let right = |l: &LengthScores| is_grid(&l.scores) && l.standard_errors.as_ref().is_none_or(is_grid);
         if let Some(wrong) = scores.by_length.iter().find(|l| !right(l)) {
@@ -221,6 +247,10 @@ impl Scores {
     pub fn write(&self, path: &Path) -> Result<()> {
         super::write_json(path, self)
     }
+}
+
+fn whole(model: &ModelShape) -> LayerRange {
+    LayerRange { first: 0, last: model.num_layers.saturating_sub(1) }
 }
 
 fn rank(heads: &mut [HeadScore]) {
