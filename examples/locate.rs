@@ -22,7 +22,7 @@ use pear_examples::partial::{PartialFile, Run};
 use pear_examples::progress::Progress as ProgressBar;
 use pear_examples::proxy::Draw;
 use pear_examples::tokens::TokenFile;
-use pear_locate::{LengthReport, LocateOptions, Progress, Scores, locate, proxy_batches, resume, stability};
+use pear_locate::{LengthReport, LocateOptions, Progress, Scores, locate, proxy_batches, rank_correlation, resume, stability};
 use pear_models::ModelDirectory;
 
 /// No more tokens are drawn than this, over all sequences.
@@ -72,6 +72,11 @@ struct Arguments {
     #[arg(long)]
     metric: Option<Metric>,
 
+    /// How effects are found: by replacing each head, estimated from one gradient for all of them, or both, which tells how well the
+    /// estimate ranks heads; the scores are then exact
+    #[arg(long, default_value = "exact")]
+    method: Method,
+
     /// as-published: what the authors' code does; --mode path --ablation batch-mean --metric centred-logit-diff where not given
     /// otherwise, and sequences of any tokens, the special ones too
     #[arg(long, conflicts_with = "bos")]
@@ -109,6 +114,13 @@ struct Arguments {
     /// Where the scores go
     #[arg(long, value_name = "FILE")]
     out: Option<PathBuf>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, ValueEnum)]
+enum Method {
+    Exact,
+    Attribution,
+    Both,
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
@@ -231,6 +243,12 @@ fn run(arguments: Arguments) -> Result<()> {
     let report = with_progress("locating", |progress| Ok(resume(&model, &batches, &options, finished, keep, progress)?))?;
     let heads = top_k.of(&report.scores)?;
     let mut stability = stability(&report, heads.len());
+    if arguments.method == Method::Both {
+        let options = LocateOptions { method: pear_locate::Method::Attribution, ..options.clone() };
+        let estimated = with_progress("estimating", |progress| Ok(locate(&model, &batches, &options, progress)?))?.scores;
+        stability.attribution_rank_correlation = rank_correlation(&report.scores, &estimated);
+        stability.overlaps.push(Overlap::of(["exact", "attribution"], &heads, &estimated.top(heads.len())));
+    }
     if arguments.compare_modes {
         let options = LocateOptions { mode: other(options.mode), ..options.clone() };
         let again = with_progress("other mode", |progress| Ok(locate(&model, &batches, &options, progress)?))?;
@@ -302,6 +320,10 @@ fn options(arguments: &Arguments) -> Result<LocateOptions> {
         mode: arguments.mode.map_or(preset.mode, Into::into),
         ablation: arguments.ablation.map_or(preset.ablation, Into::into),
         metric: arguments.metric.map_or(preset.metric, Into::into),
+        method: match arguments.method {
+            Method::Attribution => pear_locate::Method::Attribution,
+            Method::Exact | Method::Both => pear_locate::Method::Exact,
+        },
         seed: arguments.seed,
         layers: arguments.layers,
         memory_budget: (arguments.memory as usize) << 20,
@@ -375,6 +397,9 @@ fn trust(stability: &Stability) -> String {
     }
     if let Some(gap) = stability.gap {
         let _ = writeln!(text, "head {k} is {:.5} ahead of the next, standard error {:.5}", gap.difference, gap.standard_error);
+    }
+    if let Some(correlation) = stability.attribution_rank_correlation {
+        let _ = writeln!(text, "attribution patching ranks all heads with a correlation of {correlation:.3} (Spearman)");
     }
     if let Some(rounding) = &stability.rounding {
         let Rounding { dtype, largest, typical } = rounding;

@@ -270,6 +270,13 @@ fn located_heads_come_with_what_they_depend_on() {
     assert!(scores["heads"][0]["standard_error"].as_f64().unwrap() > 0.0);
     assert_eq!(scores["by_length"][1]["standard_errors"][1].as_array().unwrap().len(), 6);
 
+    let shown = bench.ok(&format!("locate --model {{llama-2}} {flags} --method both"));
+    assert!(shown.contains("attribution patching ranks") && shown.contains("exact, attribution"), "{shown}");
+    assert!(bench.json("scores.json")["stability"]["attribution_rank_correlation"].as_f64().unwrap() > 0.0);
+    assert!(bench.json("scores.json")["settings"].get("method").is_none());
+    bench.ok(&format!("locate --model {{llama-2}} {flags} --method attribution"));
+    assert_eq!(bench.json("scores.json")["settings"]["method"], "attribution");
+
     // Only what stands out; a random model has nothing that does, or little.
     bench.ok(&format!("locate --model {{llama-2}} {flags} --top-k auto"));
     let mut scores = bench.json("scores.json");

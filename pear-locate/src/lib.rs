@@ -70,6 +70,7 @@
 //! ```
 #![deny(missing_docs)]
 
+mod attribution;
 mod budget;
 mod error;
 pub mod metric;
@@ -88,10 +89,10 @@ mod warning;
 pub use error::Error;
 pub use options::LocateOptions;
 pub use patched::{PatchedLogits, References};
-pub use pear_core::files::{Ablation, LengthScores, Metric, Mode, ScoreSettings, Scores};
+pub use pear_core::files::{Ablation, LengthScores, Method, Metric, Mode, ScoreSettings, Scores};
 pub use progress::Progress;
 pub use report::{LengthReport, Report, locate, patched_logits, resume};
-pub use stability::stability;
+pub use stability::{rank_correlation, stability};
 pub use warning::Warning;
 
 use pear_core::ProxyTask;

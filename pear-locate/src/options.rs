@@ -1,7 +1,7 @@
 //! What to replace heads by, what reacts, and how runs are compared.
 
 use pear_core::LayerRange;
-use pear_core::files::{Ablation, Metric, Mode, ScoreSettings};
+use pear_core::files::{Ablation, Method, Metric, Mode, ScoreSettings};
 
 /// How heads are located. The default is the paper's text; [`as_published`](Self::as_published) is the paper's code.
 ///
@@ -18,6 +18,8 @@ pub struct LocateOptions {
     pub ablation: Ablation,
     /// How runs are compared.
     pub metric: Metric,
+    /// How effects are found. [`Method::Attribution`] is an estimate, at the cost of a run and a gradient of the probe position.
+    pub method: Method,
     /// The seed that the proxy sequences were drawn with: only recorded in the scores.
     pub seed: u64,
     /// The layers whose heads are replaced; all if `None`. What is left out saves its part of the work: the sequences themselves go
@@ -51,13 +53,13 @@ impl LocateOptions {
 
     /// What a scores file says about them.
     pub fn settings(&self) -> ScoreSettings {
-        ScoreSettings { mode: self.mode, ablation: self.ablation, metric: self.metric, seed: self.seed }
+        ScoreSettings { mode: self.mode, ablation: self.ablation, metric: self.metric, seed: self.seed, method: self.method }
     }
 }
 
 impl Default for LocateOptions {
     fn default() -> Self {
-        let ScoreSettings { mode, ablation, metric, seed } = ScoreSettings::default();
-        Self { mode, ablation, metric, seed, layers: None, memory_budget: Self::DEFAULT_MEMORY_BUDGET }
+        let ScoreSettings { mode, ablation, metric, seed, method } = ScoreSettings::default();
+        Self { mode, ablation, metric, method, seed, layers: None, memory_budget: Self::DEFAULT_MEMORY_BUDGET }
     }
 }

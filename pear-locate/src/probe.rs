@@ -52,8 +52,8 @@ impl<'a, M: DecoderModel> Probe<'a, M> {
 
     /// Activation patching: `rows` attend anew and go through the layer.
     pub(crate) fn react(&self, rows: Tensor<3>) -> Tensor<3> {
-        let output = self.attend(self.model.attention_input(self.layer, rows.clone()));
-        self.model.block_output(self.layer, rows, output)
+        let heads = self.attended(rows.clone());
+        self.continued(Some(rows), heads)
     }
 
     /// Path patching: `rows` go through the layer with the normal run's attention output.
@@ -77,13 +77,29 @@ impl<'a, M: DecoderModel> Probe<'a, M> {
         self.model.block_output(self.layer, repeat(&self.residual, count), output)
     }
 
+    /// The normal run's heads, `[samples, heads, head_dim]`.
+    pub(crate) fn heads(&self) -> Tensor<3> {
+        self.heads.clone()
+    }
+
+    /// The heads of `rows`, `[1, rows, hidden]` before the layer to `[rows, heads, head_dim]`.
+    pub(crate) fn attended(&self, rows: Tensor<3>) -> Tensor<3> {
+        self.attend(self.model.attention_input(self.layer, rows))
+    }
+
+    /// The layer's rest: `rows`, or the normal run, with these `heads`.
+    pub(crate) fn continued(&self, rows: Option<Tensor<3>>, heads: Tensor<3>) -> Tensor<3> {
+        let rows = rows.unwrap_or_else(|| repeat(&self.residual, 1));
+        self.model.block_output(self.layer, rows, self.merge(heads))
+    }
+
     /// `[rows, heads, head_dim]` to the attention's output `[1, rows, hidden]`.
     fn merge(&self, heads: Tensor<3>) -> Tensor<3> {
         // Rows along the sequence: a plain matrix product, however the model writes it.
         self.model.attention(self.layer).merge_heads(heads.unsqueeze::<4>().swap_dims(1, 2))
     }
 
-    /// Attention at the probe position, `[1, rows, hidden]` to `[1, rows, hidden]`: keys and values of earlier positions are
+    /// Attention at the probe position, `[1, rows, hidden]` to heads `[rows, heads, head_dim]`: keys and values of earlier positions are
     /// those of the normal run, shared by all variants of a sequence and never copied.
     fn attend(&self, input: Tensor<3>) -> Tensor<3> {
         let attention = self.model.attention(self.layer);
@@ -107,7 +123,7 @@ impl<'a, M: DecoderModel> Probe<'a, M> {
         let own = to_rows(weights.clone().slice(last)).cast(value.dtype());
         let exchanged = value - shared(&self.value.clone().narrow(2, seen - 1, 1)).reshape([1, samples, kv_heads, 1, head_dim]);
         let heads = to_rows(weights.cast(exchanged.dtype()).matmul(shared(&self.value))) + own * exchanged;
-        self.merge(heads.reshape([rows, num_heads, head_dim]))
+        heads.reshape([rows, num_heads, head_dim])
     }
 
     /// Scale, soft cap and bias, as [`attend`](pear_core::attend) has them; the window has already been cut out.

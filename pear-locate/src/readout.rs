@@ -40,6 +40,22 @@ pub(crate) fn read<M: DecoderModel>(
     reading
 }
 
+/// What [`read`] gives, the subtracted numbers taken off, summed over the rows: `[1]`, tracked where `rows` are.
+pub(crate) fn compared_sum<M: DecoderModel>(
+    model: &M, rows: Tensor<3>, targets: Tensor<1, Int>, metric: Metric, logit_rows: usize,
+) -> Tensor<1> {
+    let [_, count, hidden] = rows.dims();
+    if !metric.has_references() {
+        return model.target_logits(rows.reshape([count, hidden]), targets).sum();
+    }
+    let one = |(rows, targets)| {
+        let logits = all_logits(model, rows);
+        (at(logits.clone(), targets) - reference(metric, logits)).sum()
+    };
+    let sums: Vec<Tensor<1>> = pieces(rows, targets, logit_rows).map(one).collect();
+    Tensor::cat(sums, 0).sum()
+}
+
 /// What the metric subtracts, from logits `[rows, vocab]` to `[rows, 1]`.
 pub(crate) fn reference(metric: Metric, logits: Tensor<2>) -> Tensor<2> {
     match metric {

@@ -30,7 +30,7 @@ pub fn stability(report: &Report, top_k: usize) -> Stability {
         let tops = [Ok(report.scores.top(top_k)), top(report, other, every(1, 0), top_k)];
         overlaps.extend(overlap([metric, other].map(|metric| metric.to_string()), &tops));
     }
-    Stability { top_k, overlaps, gap: gap(report, top_k), rounding: None }
+    Stability { top_k, overlaps, gap: gap(report, top_k), attribution_rank_correlation: None, rounding: None }
 }
 
 fn overlap(between: [impl Into<String>; 2], tops: &[Result<Vec<HeadId>>; 2]) -> Option<Overlap> {
@@ -43,6 +43,24 @@ fn overlap(between: [impl Into<String>; 2], tops: &[Result<Vec<HeadId>>; 2]) -> 
 fn top(report: &Report, metric: Metric, logits: impl Iterator<Item = PatchedLogits>, top_k: usize) -> Result<Vec<HeadId>> {
     let by_length = logits.map(|logits| length_scores(metric, &logits)).collect::<Result<_>>()?;
     Ok(Scores::new(report.scores.model.clone(), report.scores.settings.clone(), by_length)?.top(top_k))
+}
+
+/// Spearman's rank correlation of two scores of the same heads, in −1 ..= 1; `None` where all scores of one are equal, or layers differ.
+pub fn rank_correlation(a: &Scores, b: &Scores) -> Option<f64> {
+    if a.model != b.model || a.layers() != b.layers() {
+        return None;
+    }
+    let scored = |scores: &Scores| scores.grid().into_iter().flatten().filter(|score| !score.is_nan()).collect::<Vec<f64>>();
+    let centred = |scores: &[f64]| {
+        // Equal scores share the mean of their ranks; less half the number of heads, ranks have mean 0.
+        let below = |x: &f64| scores.iter().filter(|y| *y < x).count() as f64;
+        let not_above = |x: &f64| scores.iter().filter(|y| *y <= x).count() as f64;
+        scores.iter().map(|x| (below(x) + not_above(x) - scores.len() as f64) / 2.0).collect::<Vec<f64>>()
+    };
+    let (a, b) = (centred(&scored(a)), centred(&scored(b)));
+    let product = |a: &[f64], b: &[f64]| a.iter().zip(b).map(|(a, b)| a * b).sum::<f64>();
+    let scale = (product(&a, &a) * product(&b, &b)).sqrt();
+    (scale > 0.0).then(|| product(&a, &b) / scale)
 }
 
 /// Heads are compared on the same sequences, so that what moves both does not count as noise.

@@ -12,16 +12,17 @@
 //! where the naive sweep has `samples · heads · layers² · seq`.
 
 use burn::prelude::*;
-use pear_core::files::Mode;
+use pear_core::files::{Method, Mode};
 use pear_core::proxy::ProxyBatch;
 use pear_core::{DecoderModel, ModelShape};
 
+use crate::attribution::Estimate;
 use crate::budget::Plan;
 use crate::normal::{NormalLayer, batch_means, embed, intervention};
 use crate::patched::{Part, PatchedLogits};
 use crate::probe::Probe;
 use crate::progress::Meter;
-use crate::readout::{Performance, Reading, read};
+use crate::readout::{Performance, Reading, compared_sum, read};
 use crate::{Ablation, LocateOptions, Result};
 
 /// All heads over all sequences of a batch.
@@ -59,18 +60,24 @@ impl<M: DecoderModel> Step<'_, M> {
     fn run(&self, meter: &mut Meter<'_>, performance: &mut Performance) -> Result<Part> {
         let (model, batch) = (self.model, &self.batch);
         let mut residual = embed(model, batch);
-        let mut variants = Variants::new(batch);
+        let (mut variants, mut estimate) = (Variants::new(batch), Estimate::default());
         for layer in 0..self.shape.num_layers {
             let normal = NormalLayer::run(model, layer, &residual)?;
             let mean = self.means.map(|means| &means[layer]);
             let vectors = intervention(self.options.ablation, &normal.heads, batch, mean);
             let probe = Probe::new(model, layer, batch.probe(), &residual, &normal);
             residual = model.block_output(layer, residual, normal.output);
+            let replaces = self.options.replaces(layer);
+            if self.options.method == Method::Attribution {
+                estimate.through(&probe, replaces.then_some(&vectors), self.options.mode);
+                meter.layer_done(batch, layer);
+                continue;
+            }
             match self.options.mode {
                 Mode::Activation => variants.map(|rows| probe.react(rows)),
                 Mode::Path => variants.map(|rows| probe.pass(rows)),
             }
-            let mut joined = if self.options.replaces(layer) { 0 } else { self.shape.num_heads };
+            let mut joined = if replaces { 0 } else { self.shape.num_heads };
             while joined < self.shape.num_heads {
                 let count = variants.room().min(self.shape.num_heads - joined);
                 variants.push(probe.replace(joined, count, &vectors));
@@ -81,16 +88,26 @@ impl<M: DecoderModel> Step<'_, M> {
         performance.add(model, residual.clone(), batch, self.plan.logit_rows);
         let [samples, _, hidden] = residual.dims();
         let at_probe = residual.narrow(1, batch.probe(), 1).reshape([1, samples, hidden]);
+        let base = self.read(at_probe);
+        if self.options.method == Method::Attribution {
+            let patched = estimate
+                .finish(&base, |rows| compared_sum(model, rows, self.targets(1), self.options.metric, self.plan.logit_rows));
+            return Ok(Part { base, patched });
+        }
         let patched = variants.chunks.into_iter().flat_map(|rows| self.read(rows).split(samples).collect::<Vec<_>>()).collect();
-        Ok(Part { base: self.read(at_probe), patched })
+        Ok(Part { base, patched })
     }
 
     /// `[1, variants * samples, hidden]`.
     fn read(&self, rows: Tensor<3>) -> Reading {
+        let variants = rows.dims()[1] / self.batch.len();
+        read(self.model, rows, self.targets(variants), self.options.metric, self.plan.logit_rows)
+    }
+
+    /// `[variants * samples]`.
+    fn targets(&self, variants: usize) -> Tensor<1, Int> {
         let targets: Vec<i32> = self.batch.targets().map(|id| id as i32).collect();
-        let variants = rows.dims()[1] / targets.len();
-        let targets = Tensor::<1, Int>::from_data(targets.as_slice(), &self.model.device()).repeat(&[variants]);
-        read(self.model, rows, targets, self.options.metric, self.plan.logit_rows)
+        Tensor::<1, Int>::from_data(targets.as_slice(), &self.model.device()).repeat(&[variants])
     }
 }
 

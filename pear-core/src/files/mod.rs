@@ -14,7 +14,7 @@ use serde::{Serialize, de::DeserializeOwned};
 
 pub use profile::{Coefficient, Profile, TrainingRecord};
 pub use provenance::{Provenance, SequenceRecord};
-pub use scores::{Ablation, HeadScore, LengthScores, Metric, Mode, ScoreSettings, Scores};
+pub use scores::{Ablation, HeadScore, LengthScores, Method, Metric, Mode, ScoreSettings, Scores};
 pub use stability::{Gap, Overlap, Rounding, Stability};
 
 use crate::{Error, Result};

@@ -65,7 +65,24 @@ macro_rules! display_as_in_files {
         }
     )*};
 }
-display_as_in_files!(Mode, Ablation, Metric);
+display_as_in_files!(Mode, Ablation, Metric, Method);
+
+/// How the effect of replacing a head is found.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Method {
+    /// By replacing it.
+    #[default]
+    Exact,
+    /// To first order, from the gradient by its output: attribution patching.
+    Attribution,
+}
+
+impl Method {
+    fn is_exact(&self) -> bool {
+        *self == Self::Exact
+    }
+}
 
 /// How scores were computed.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -78,6 +95,9 @@ pub struct ScoreSettings {
     pub metric: Metric,
     /// Seed of the proxy sequences.
     pub seed: u64,
+    /// How effects were found.
+    #[serde(default, skip_serializing_if = "Method::is_exact")]
+    pub method: Method,
 }
 
 /// One head's score.

@@ -15,6 +15,9 @@ pub struct Stability {
     /// How far head K stands above head K + 1, if there are both and more than one sequence of each length.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub gap: Option<Gap>,
+    /// Spearman's rank correlation of the scores with those of attribution patching, if it was tried.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub attribution_rank_correlation: Option<f64>,
     /// What another type of the weights changes, if it was tried.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rounding: Option<Rounding>,
