@@ -17,13 +17,14 @@ use pear_core::model::DecoderModel;
 use pear_core::proxy::ProxyBatch;
 use pear_core::{HeadId, LayerRange};
 use pear_examples::cli::{self, ModelArgs, TopK};
+use pear_examples::device::DeviceName;
 use pear_examples::draw::{check_picture, heat_map, terminal_heat_map};
 use pear_examples::partial::{PartialFile, Run};
 use pear_examples::progress::Progress as ProgressBar;
 use pear_examples::proxy::Draw;
 use pear_examples::tokens::TokenFile;
-use pear_locate::{LengthReport, LocateOptions, Progress, Scores, locate, proxy_batches, rank_correlation, resume, stability};
-use pear_models::ModelDirectory;
+use pear_locate::{LengthReport, LocateOptions, Progress, Scores, locate, proxy_batches, rank_correlation, resume_on, stability};
+use pear_models::{Decoder, ModelDirectory};
 
 /// No more tokens are drawn than this, over all sequences.
 const MOST_TOKENS: usize = 50_000_000;
@@ -85,6 +86,10 @@ struct Arguments {
     /// Score only the heads of these layers, counted from 0; the scores say so, and are to be joined with others (see below)
     #[arg(long, value_name = "FIRST-LAST")]
     layers: Option<LayerRange>,
+
+    /// Share the sequences with these devices as well, each with its own copy of the model
+    #[arg(long, value_name = "NAME,…", value_delimiter = ',')]
+    also_device: Vec<DeviceName>,
 
     /// Go on from where an earlier run of the same command was interrupted, but for the sequences of the length it was at
     #[arg(long, requires = "out")]
@@ -235,12 +240,15 @@ fn run(arguments: Arguments) -> Result<()> {
     };
 
     let model = arguments.model.load(&directory)?;
+    let load = |name: &DeviceName| Ok(directory.load(&name.open()?, arguments.model.dtype())?);
+    let copies = arguments.also_device.iter().map(load).collect::<Result<Vec<Decoder>>>()?;
+    let models: Vec<&Decoder> = [&model].into_iter().chain(&copies).collect();
     cli::print(&format!("model   {}\nscores  {}, {}, {}\n", model.shape(), options.mode, options.ablation, options.metric))?;
     let keep = |finished: &[LengthReport]| match &partial {
         Some((file, _)) if finished.len() < batches.len() => Ok(file.write(finished)?),
         _ => Ok(()),
     };
-    let report = with_progress("locating", |progress| Ok(resume(&model, &batches, &options, finished, keep, progress)?))?;
+    let report = with_progress("locating", |progress| Ok(resume_on(&models, &batches, &options, finished, keep, progress)?))?;
     let heads = top_k.of(&report.scores)?;
     let mut stability = stability(&report, heads.len());
     if arguments.method == Method::Both {
@@ -255,8 +263,8 @@ fn run(arguments: Arguments) -> Result<()> {
         let modes = [report.scores.settings.mode, options.mode].map(|mode| mode.to_string());
         stability.overlaps.push(Overlap::of(modes, &heads, &again.scores.top(heads.len())));
     }
-    // Only one model is in memory at a time.
-    drop(model);
+    // No more memory is taken than before.
+    drop((model, copies));
     if arguments.compare_dtypes {
         compare_dtypes(&arguments, &directory, &batches, &options, &report.scores, &mut stability)?;
     }

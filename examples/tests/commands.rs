@@ -299,6 +299,10 @@ fn parts_make_a_whole() {
     let bench = Bench::new();
     let flags = "--model {llama-2} --lengths 5,7 --samples 4,3 --metric log-prob-diff";
     bench.ok(&format!("locate {flags} --out whole.json"));
+    bench.ok(&format!("locate {flags} --ablation batch-mean --out one.json"));
+    bench.ok(&format!("locate {flags} --ablation batch-mean --also-device flex --out two.json"));
+    let score = |file: &str, rank: usize| bench.json(file)["heads"][rank]["score"].as_f64().unwrap();
+    (0..12).for_each(|rank| close(score("two.json", rank), score("one.json", rank), 1e-5, "on two devices"));
     bench.ok(&format!("locate {flags} --layers 0 --out low.json"));
     bench.ok(&format!("locate {flags} --layers 1-1 --out high.json"));
     assert_eq!(bench.json("high.json")["layers"], json!({"first": 1, "last": 1}));

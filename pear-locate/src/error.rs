@@ -26,6 +26,9 @@ pub enum Error {
         /// The model.
         shape: ModelShape,
     },
+    /// Devices without a model, or with different ones.
+    #[error("several devices need a copy of the same model each")]
+    Models,
     /// Finished lengths of another run.
     #[error("n = {n}: what was finished earlier is not what these sequences and options give")]
     Unresumable {

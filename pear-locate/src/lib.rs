@@ -72,6 +72,7 @@
 
 mod attribution;
 mod budget;
+mod devices;
 mod error;
 pub mod metric;
 pub mod naive;
@@ -91,7 +92,7 @@ pub use options::LocateOptions;
 pub use patched::{PatchedLogits, References};
 pub use pear_core::files::{Ablation, LengthScores, Method, Metric, Mode, ScoreSettings, Scores};
 pub use progress::Progress;
-pub use report::{LengthReport, Report, locate, patched_logits, resume};
+pub use report::{LengthReport, Report, locate, patched_logits, resume, resume_on};
 pub use stability::{rank_correlation, stability};
 pub use warning::Warning;
 

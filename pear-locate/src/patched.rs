@@ -24,8 +24,8 @@ pub struct PatchedLogits {
     pub cross_entropy: f64,
 }
 
-/// The mean logit over the vocabulary ([`Metric::CentredLogitDiff`]), or the logarithm of the sum of their exponentials
-/// ([`Metric::LogProbDiff`]), for each run.
+/// The mean logit over the vocabulary ([centred logits](crate::Metric::CentredLogitDiff)), or the logarithm of the sum of their
+/// exponentials ([log probabilities](crate::Metric::LogProbDiff)), for each run.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct References {
     /// `base[sample]`.
@@ -85,6 +85,26 @@ impl PatchedLogits {
         };
         collected.check_finite()?;
         Ok(collected)
+    }
+
+    /// The sequences of all parts, one part after the other, for the same heads; there is at least one.
+    pub(crate) fn join(parts: Vec<Self>) -> Self {
+        let append = |mine: &mut Vec<Vec<Vec<f32>>>, theirs: Vec<Vec<Vec<f32>>>| {
+            mine.iter_mut().flatten().zip(theirs.into_iter().flatten()).for_each(|(mine, theirs)| mine.extend(theirs));
+        };
+        let add = |mut all: Self, part: Self| {
+            let share = part.samples() as f64 / (all.samples() + part.samples()) as f64;
+            all.accuracy += share * (part.accuracy - all.accuracy);
+            all.cross_entropy += share * (part.cross_entropy - all.cross_entropy);
+            all.base_logits.extend(part.base_logits);
+            append(&mut all.patched_logits, part.patched_logits);
+            if let (Some(mine), Some(theirs)) = (&mut all.references, part.references) {
+                mine.base.extend(theirs.base);
+                append(&mut mine.patched, theirs.patched);
+            }
+            all
+        };
+        parts.into_iter().reduce(add).expect("at least one part")
     }
 
     /// Whether these are logits of this batch, as far as their number tells.

@@ -8,6 +8,7 @@ use pear_core::forward::check_length;
 use pear_core::proxy::ProxyBatch;
 use serde::{Deserialize, Serialize};
 
+use crate::devices::sweep_on;
 use crate::metric::{deviations, scores, standard_error};
 use crate::patched::PatchedLogits;
 use crate::progress::{Meter, Progress};
@@ -66,7 +67,41 @@ pub fn locate<M: DecoderModel>(
 /// As [`locate`]; [`Error::Unresumable`]; what `keep` returns.
 pub fn resume<M: DecoderModel>(
     model: &M, batches: &[ProxyBatch], options: &LocateOptions, finished: Vec<LengthReport>,
-    mut keep: impl FnMut(&[LengthReport]) -> Result<()>, mut progress: impl FnMut(Progress),
+    keep: impl FnMut(&[LengthReport]) -> Result<()>, progress: impl FnMut(Progress),
+) -> Result<Report> {
+    let run = |batch: &ProxyBatch, meter: &mut Meter<'_>| {
+        sweep(model, batch, options, None, &mut |batch, layer| meter.layer_done(batch, layer))
+    };
+    resume_with(run, model, batches, options, finished, keep, progress)
+}
+
+/// As [`resume`], on several devices at once: `models` are copies of the same model, and each takes its share of the sequences of every
+/// length. The scores are those of one device up to rounding, with every intervention: batch means are taken over all sequences.
+/// The memory budget is that of each device.
+///
+/// # Errors
+/// As [`resume`]; [`Error::Models`] for no model or models of different shapes.
+pub fn resume_on<M: DecoderModel + Sync>(
+    models: &[&M], batches: &[ProxyBatch], options: &LocateOptions, finished: Vec<LengthReport>,
+    keep: impl FnMut(&[LengthReport]) -> Result<()>, progress: impl FnMut(Progress),
+) -> Result<Report> {
+    let Some((first, others)) = models.split_first() else { return Err(Error::Models) };
+    if others.iter().any(|other| other.shape() != first.shape() || other.vocab_size() != first.vocab_size()) {
+        return Err(Error::Models);
+    }
+    if others.iter().any(|other| other.device().is_autodiff()) {
+        return Err(Error::Autodiff);
+    }
+    let run = |batch: &ProxyBatch, meter: &mut Meter<'_>| {
+        sweep_on(models, batch, options, |batch, layer| meter.layer_done(batch, layer))
+    };
+    resume_with(run, *first, batches, options, finished, keep, progress)
+}
+
+fn resume_with<M: DecoderModel>(
+    run: impl Fn(&ProxyBatch, &mut Meter<'_>) -> Result<PatchedLogits>, model: &M, batches: &[ProxyBatch],
+    options: &LocateOptions, finished: Vec<LengthReport>, mut keep: impl FnMut(&[LengthReport]) -> Result<()>,
+    mut progress: impl FnMut(Progress),
 ) -> Result<Report> {
     check(model, batches, options)?;
     let mut meter = Meter::new(model.shape(), options, batches, &mut progress);
@@ -79,7 +114,7 @@ pub fn resume<M: DecoderModel>(
         meter.batch_done(batch);
     }
     for batch in &batches[reports.len()..] {
-        let logits = sweep(model, batch, options, &mut meter)?;
+        let logits = run(batch, &mut meter)?;
         let warnings = Warning::of(options.metric, &logits);
         for warning in &warnings {
             log::warn!("{warning}");
@@ -117,7 +152,8 @@ pub fn patched_logits<M: DecoderModel>(
 ) -> Result<PatchedLogits> {
     let batches = std::slice::from_ref(batch);
     check(model, batches, options)?;
-    sweep(model, batch, options, &mut Meter::new(model.shape(), options, batches, &mut progress))
+    let mut meter = Meter::new(model.shape(), options, batches, &mut progress);
+    sweep(model, batch, options, None, &mut |batch, layer| meter.layer_done(batch, layer))
 }
 
 /// Whether `model` can read `batches`.

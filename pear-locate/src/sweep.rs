@@ -21,18 +21,20 @@ use crate::budget::Plan;
 use crate::normal::{NormalLayer, batch_means, embed, intervention};
 use crate::patched::{Part, PatchedLogits};
 use crate::probe::Probe;
-use crate::progress::Meter;
 use crate::readout::{Performance, Reading, compared_sum, read};
 use crate::{Ablation, LocateOptions, Result};
 
-/// All heads over all sequences of a batch.
+/// All heads over all sequences of a batch. `means` are those of a batch that this one is part of, `[1, heads, head_dim]` for each layer;
+/// `layer_done` is called with the sequences that have been through a layer.
 pub(crate) fn sweep<M: DecoderModel>(
-    model: &M, batch: &ProxyBatch, options: &LocateOptions, meter: &mut Meter<'_>,
+    model: &M, batch: &ProxyBatch, options: &LocateOptions, means: Option<Vec<Tensor<3>>>,
+    layer_done: &mut dyn FnMut(&ProxyBatch, usize),
 ) -> Result<PatchedLogits> {
     let shape = model.shape();
     let plan = Plan::new(model, batch, options.memory_budget);
     // Only a mean over sequences that do not run together has to be known beforehand.
     let means = match options.ablation {
+        Ablation::BatchMean if means.is_some() => means,
         Ablation::BatchMean if plan.samples < batch.len() => Some(batch_means(model, batch, plan)?),
         _ => None,
     };
@@ -40,7 +42,7 @@ pub(crate) fn sweep<M: DecoderModel>(
     let mut parts = Vec::new();
     for range in plan.steps(batch) {
         let step = Step { model, shape: &shape, batch: batch.slice(range), options, plan, means: means.as_deref() };
-        parts.push(step.run(meter, &mut performance)?);
+        parts.push(step.run(layer_done, &mut performance)?);
     }
     PatchedLogits::collect(batch.n(), &shape, options, &parts, performance)
 }
@@ -57,7 +59,7 @@ struct Step<'a, M> {
 }
 
 impl<M: DecoderModel> Step<'_, M> {
-    fn run(&self, meter: &mut Meter<'_>, performance: &mut Performance) -> Result<Part> {
+    fn run(&self, layer_done: &mut dyn FnMut(&ProxyBatch, usize), performance: &mut Performance) -> Result<Part> {
         let (model, batch) = (self.model, &self.batch);
         let mut residual = embed(model, batch);
         let (mut variants, mut estimate) = (Variants::new(batch), Estimate::default());
@@ -70,7 +72,7 @@ impl<M: DecoderModel> Step<'_, M> {
             let replaces = self.options.replaces(layer);
             if self.options.method == Method::Attribution {
                 estimate.through(&probe, replaces.then_some(&vectors), self.options.mode);
-                meter.layer_done(batch, layer);
+                layer_done(batch, layer);
                 continue;
             }
             match self.options.mode {
@@ -83,7 +85,7 @@ impl<M: DecoderModel> Step<'_, M> {
                 variants.push(probe.replace(joined, count, &vectors));
                 joined += count;
             }
-            meter.layer_done(batch, layer);
+            layer_done(batch, layer);
         }
         performance.add(model, residual.clone(), batch, self.plan.logit_rows);
         let [samples, _, hidden] = residual.dims();

@@ -1,0 +1,79 @@
+//! One sweep on several devices, each with its own copy of the model and its share of the sequences.
+
+use std::ops::Range;
+use std::panic::resume_unwind;
+use std::sync::mpsc;
+use std::thread::{self, ScopedJoinHandle};
+
+use burn::prelude::*;
+use pear_core::DecoderModel;
+use pear_core::files::Ablation;
+use pear_core::proxy::ProxyBatch;
+
+use crate::budget::Plan;
+use crate::normal::batch_means;
+use crate::sweep::sweep;
+use crate::{LocateOptions, PatchedLogits, Result};
+
+/// As [`sweep`], with the sequences split evenly over `models`. `layer_done` is called on this thread.
+pub(crate) fn sweep_on<M: DecoderModel + Sync>(
+    models: &[&M], batch: &ProxyBatch, options: &LocateOptions, mut layer_done: impl FnMut(&ProxyBatch, usize),
+) -> Result<PatchedLogits> {
+    let shares: Vec<(&M, ProxyBatch)> =
+        models.iter().zip(shares(batch.len(), models.len())).map(|(m, r)| (*m, batch.slice(r))).collect();
+    if let [(model, batch)] = &shares[..] {
+        return sweep(*model, batch, options, None, &mut layer_done);
+    }
+    let means = match options.ablation {
+        Ablation::BatchMean => Some(means_over_all(&shares, options)?),
+        Ablation::SequenceMean | Ablation::Zero => None,
+    };
+    let (sender, receiver) = mpsc::channel::<(usize, usize)>();
+    let parts = thread::scope(|scope| {
+        let mut threads = Vec::new();
+        for (index, &(model, ref share)) in shares.iter().enumerate() {
+            let sender = sender.clone();
+            let here = |mean: &TensorData| Tensor::from_data(mean.clone(), &model.device());
+            let means = means.as_ref().map(|means| means.iter().map(here).collect());
+            // The receiver outlives every sender.
+            let mut layer_done = move |_: &ProxyBatch, layer| _ = sender.send((index, layer));
+            threads.push(scope.spawn(move || sweep(model, share, options, means, &mut layer_done)));
+        }
+        drop(sender);
+        for (index, layer) in receiver {
+            layer_done(&shares[index].1, layer);
+        }
+        threads.into_iter().map(joined).collect::<Result<Vec<_>>>()
+    })?;
+    Ok(PatchedLogits::join(parts))
+}
+
+/// The mean head outputs at the probe position over the sequences of all devices: `[1, heads, head_dim]` for each layer, f32.
+fn means_over_all<M: DecoderModel + Sync>(shares: &[(&M, ProxyBatch)], options: &LocateOptions) -> Result<Vec<TensorData>> {
+    let total: usize = shares.iter().map(|(_, share)| share.len()).sum();
+    let host = |(model, share): &(&M, ProxyBatch)| -> Result<Vec<Tensor<3>>> {
+        let means = batch_means(*model, share, Plan::new(*model, share, options.memory_budget))?;
+        Ok(means.into_iter().map(|mean| mean * (share.len() as f64 / total as f64)).collect())
+    };
+    let parts = thread::scope(|scope| {
+        let threads: Vec<_> = shares.iter().map(|share| scope.spawn(move || host(share))).collect();
+        threads.into_iter().map(joined).collect::<Result<Vec<_>>>()
+    })?;
+    let device = shares[0].0.device();
+    let sum = |layer: usize| {
+        let parts = parts.iter().map(|part| Tensor::<3>::from_data(part[layer].to_data(), &device));
+        parts.reduce(|a, b| a + b).map(Tensor::into_data)
+    };
+    Ok((0..parts[0].len()).filter_map(sum).collect())
+}
+
+/// What a thread gave; a panic goes on in this one.
+fn joined<T>(thread: ScopedJoinHandle<'_, T>) -> T {
+    thread.join().unwrap_or_else(|panic| resume_unwind(panic))
+}
+
+/// `count` sequences in at most `ways` parts that differ by one at most.
+fn shares(count: usize, ways: usize) -> impl Iterator<Item = Range<usize>> {
+    let ways = ways.min(count);
+    (0..ways).map(move |way| count * way / ways..count * (way + 1) / ways)
+}
