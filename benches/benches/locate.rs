@@ -5,12 +5,14 @@
 //! PEAR_PYTHON=path/to/python cargo bench --bench locate       # and theirs: needs torch and transformers
 //! ```
 //!
-//! A random Llama of GPT-2-small's shape on the default proxy set, f32. What would take hours is run on a stated part and scaled up.
+//! A random Llama of GPT-2-small's shape on the default proxy set, f32. What would take hours is run on a stated part and scaled up. Then
+//! what a sweep costs as the model and the sequences grow, and a model of 24 layers, 16 heads and 1024 channels on the default set.
 
 use std::time::Instant;
 
 use burn::prelude::*;
 use pear_benches::{Flops, gigabytes, matmul_rate, median, number_in, peak_memory, python, reset_peak_memory};
+use pear_core::proxy::ProxyBatch;
 use pear_core::{DecoderModel, ProxyTask};
 use pear_locate::{LocateOptions, Mode, PAPER_LENGTHS, naive, patched_logits, proxy_batches};
 use pear_models::DecoderConfig;
@@ -32,19 +34,9 @@ fn main() {
 
     let mut ours = Vec::new();
     for mode in [Mode::Activation, Mode::Path] {
-        let options = LocateOptions { mode, ..LocateOptions::default() };
         reset_peak_memory();
         let before = peak_memory();
-        let times: Vec<f64> = (0..3)
-            .map(|_| {
-                let start = Instant::now();
-                for batch in &batches {
-                    patched_logits(&model, batch, &options, |_| {}).expect("a sweep");
-                }
-                start.elapsed().as_secs_f64()
-            })
-            .collect();
-        let (seconds, work) = (median(times), flops.sweep(mode, &batches));
+        let (seconds, work) = (seconds(&model, &batches, mode, 3), flops.sweep(mode, &batches));
         let floor = work / rate;
         println!(
             "{:<34} {seconds:>10.1} {:>9.2} {:>9.0} {:>11.0}% {:>9.2}",
@@ -56,6 +48,9 @@ fn main() {
         );
         ours.push((mode, seconds));
     }
+
+    growth(&device);
+    larger(&device, rate);
 
     let part: Vec<_> = batches.iter().map(|batch| batch.slice(0..NAIVE_SAMPLES)).collect();
     let start = Instant::now();
@@ -80,6 +75,62 @@ fn main() {
             naive / seconds
         );
     }
+}
+
+/// The median of some sweeps.
+fn seconds(model: &impl DecoderModel, batches: &[ProxyBatch], mode: Mode, times: usize) -> f64 {
+    let options = LocateOptions { mode, ..LocateOptions::default() };
+    let once = || {
+        let start = Instant::now();
+        for batch in batches {
+            patched_logits(model, batch, &options, |_| {}).expect("a sweep");
+        }
+        start.elapsed().as_secs_f64()
+    };
+    median((0..times).map(|_| once()).collect())
+}
+
+/// What one more of everything costs.
+fn growth(device: &Device) {
+    let measure = |vocab_size, layers, heads, n| {
+        let config = DecoderConfig::llama(vocab_size, 768, 2048, layers, heads);
+        let model = config.init(device).expect("a valid config");
+        let task = ProxyTask::new(vocab_size, &[], 0).expect("a vocabulary");
+        let batches = proxy_batches(&task, &[(n, 8)]).expect("sequences");
+        (seconds(&model, &batches, Mode::Activation, 3), Flops::of(&config).sweep(Mode::Activation, &batches))
+    };
+    let (base, work) = measure(32000, 6, 12, 25);
+    println!("\n{:<34} {:>10} {:>9} {:>9}", "growth, activation", "seconds", "expected", "measured");
+    println!("{:<34} {base:>10.2}", "6 layers, 12 heads, n = 25, 8 seq.");
+    for (name, vocab_size, layers, heads, n) in [
+        ("24 heads", 32000, 6, 24, 25),
+        ("12 layers", 32000, 12, 12, 25),
+        ("n = 50", 32000, 6, 12, 50),
+        ("a vocabulary of 160000", 160_000, 6, 12, 25),
+    ] {
+        let (seconds, more) = measure(vocab_size, layers, heads, n);
+        println!("{name:<34} {seconds:>10.2} {:>8.2}x {:>8.2}x", more / work, seconds / base);
+    }
+}
+
+/// A model of about 300 million parameters on the default proxy set.
+fn larger(device: &Device, rate: f64) {
+    let config = DecoderConfig::llama(32000, 1024, 2816, 24, 16);
+    let model = config.init(device).expect("a valid config");
+    let task = ProxyTask::new(model.vocab_size(), &[], 0).expect("a vocabulary");
+    let batches = proxy_batches(&task, &PAPER_LENGTHS).expect("sequences");
+    reset_peak_memory();
+    let before = peak_memory();
+    let seconds = seconds(&model, &batches, Mode::Activation, 1);
+    let work = Flops::of(&config).sweep(Mode::Activation, &batches);
+    println!(
+        "\n{:<34} {seconds:>10.1} {:>9.2} {:>9.0} {:>11.0}% {:>9.2}\n",
+        "24 layers × 16 heads × 1024",
+        work / 1e12,
+        work / seconds / 1e9,
+        100.0 * work / rate / seconds,
+        gigabytes(peak_memory() - before)
+    );
 }
 
 fn rayon_threads() -> usize {
