@@ -19,6 +19,7 @@ use pear_core::{HeadId, LayerRange};
 use pear_examples::cli::{self, ModelArgs, TopK};
 use pear_examples::device::DeviceName;
 use pear_examples::draw::{check_picture, heat_map, terminal_heat_map};
+use pear_examples::memory::{peak_memory, reset_peak_memory};
 use pear_examples::partial::{PartialFile, Run};
 use pear_examples::progress::Progress as ProgressBar;
 use pear_examples::proxy::Draw;
@@ -242,6 +243,8 @@ fn run(arguments: Arguments) -> Result<()> {
     let model = arguments.model.load(&directory)?;
     let load = |name: &DeviceName| Ok(directory.load(&name.open()?, arguments.model.dtype())?);
     let copies = arguments.also_device.iter().map(load).collect::<Result<Vec<Decoder>>>()?;
+    let weights = peak_memory();
+    reset_peak_memory();
     let models: Vec<&Decoder> = [&model].into_iter().chain(&copies).collect();
     cli::print(&format!("model   {}\nscores  {}, {}, {}\n", model.shape(), options.mode, options.ablation, options.metric))?;
     let keep = |finished: &[LengthReport]| match &partial {
@@ -278,11 +281,26 @@ fn run(arguments: Arguments) -> Result<()> {
     let mut scores = report.scores;
     scores.stability = Some(stability);
     let Some((partial, provenance)) = partial else {
-        return finish(&scores, &heads, &None, &arguments.heatmap);
+        finish(&scores, &heads, &None, &arguments.heatmap)?;
+        return cli::print(&memory(weights, options.memory_budget));
     };
     scores.provenance = provenance;
     finish(&scores, &heads, &arguments.out, &arguments.heatmap)?;
-    partial.remove()
+    partial.remove()?;
+    cli::print(&memory(weights, options.memory_budget))
+}
+
+/// What was taken beside what was to be expected; nothing where the system does not tell.
+fn memory(weights: u64, budget: usize) -> String {
+    match peak_memory() {
+        0 => String::new(),
+        peak => format!(
+            "\npeak memory {} MiB: {} for the model as loaded, at most {} for the sweep\n",
+            peak >> 20,
+            weights >> 20,
+            budget >> 20
+        ),
+    }
 }
 
 /// Runs something that tells how far it is.

@@ -11,9 +11,10 @@
 use std::time::Instant;
 
 use burn::prelude::*;
-use pear_benches::{Flops, gigabytes, matmul_rate, median, number_in, peak_memory, python, reset_peak_memory};
+use pear_benches::{Flops, gigabytes, matmul_rate, median, number_in, python};
 use pear_core::proxy::ProxyBatch;
 use pear_core::{DecoderModel, ProxyTask};
+use pear_examples::memory::{peak_memory, reset_peak_memory};
 use pear_locate::{LocateOptions, Mode, PAPER_LENGTHS, naive, patched_logits, proxy_batches};
 use pear_models::DecoderConfig;
 
@@ -30,12 +31,12 @@ fn main() {
     let flops = Flops::of(&config);
     let rate = matmul_rate(&device, config.hidden_size(), config.intermediate_size);
     println!("matmul rate of this machine, {} threads: {:.0} GFLOP/s\n", rayon_threads(), rate / 1e9);
-    println!("{:<34} {:>10} {:>9} {:>9} {:>12} {:>9}", "", "seconds", "TFLOP", "GFLOP/s", "of the floor", "peak GB");
+    println!("{:<34} {:>10} {:>9} {:>9} {:>12} {:>9}", "", "seconds", "TFLOP", "GFLOP/s", "of the floor", "GB so far");
 
+    reset_peak_memory();
+    let before = peak_memory();
     let mut ours = Vec::new();
     for mode in [Mode::Activation, Mode::Path] {
-        reset_peak_memory();
-        let before = peak_memory();
         let (seconds, work) = (seconds(&model, &batches, mode, 3), flops.sweep(mode, &batches));
         let floor = work / rate;
         println!(

@@ -14,8 +14,9 @@ use std::process::Command;
 use std::time::Instant;
 
 use burn::prelude::*;
-use pear_benches::{Flops, matmul_rate, median, number_in, peak_memory, python, reset_peak_memory};
+use pear_benches::{Flops, matmul_rate, median, number_in, python};
 use pear_core::{DecoderModel, HeadId, ProxyTask};
+use pear_examples::memory::{peak_memory, reset_peak_memory};
 use pear_models::DecoderConfig;
 use pear_train::{TrainOptions, Trainer};
 

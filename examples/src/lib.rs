@@ -6,6 +6,7 @@ pub mod cli;
 pub mod device;
 pub mod draw;
 mod log;
+pub mod memory;
 pub mod partial;
 pub mod pretrain;
 pub mod progress;
