@@ -13,6 +13,8 @@ use pear_models::{Decoder, DecoderConfig};
 use safetensors::Dtype;
 use safetensors::tensor::{TensorView, serialize};
 
+use crate::pretrain::tiny_world::{SPECIAL_TOKENS, World};
+
 /// Writes `config.json` and `model.safetensors` (f32) under `directory`, for transformers and for
 /// [`ModelDirectory`](pear_models::ModelDirectory) alike.
 ///
@@ -92,4 +94,21 @@ impl ModuleVisitor for Tensors {
         let bytes = tensor.into_data().iter::<f32>().flat_map(f32::to_le_bytes).collect();
         self.found.push((name, shape, bytes));
     }
+}
+
+/// Writes the tokenizer of the tiny world beside a model: `tokenizer.json`, `tokenizer_config.json`, `generation_config.json`.
+///
+/// # Errors
+/// Whatever the file system says.
+pub fn save_tokenizer(world: &World, directory: &Path) -> Result<()> {
+    let word = |id: usize| world.words()[id];
+    let names = serde_json::json!({
+        "tokenizer_class": "PreTrainedTokenizerFast", "pad_token": word(0), "bos_token": word(1), "eos_token": word(2),
+        "clean_up_tokenization_spaces": false,
+    });
+    let [pad, bos, eos] = SPECIAL_TOKENS;
+    let generation = serde_json::json!({"pad_token_id": pad, "bos_token_id": bos, "eos_token_id": eos});
+    write_json(&directory.join("tokenizer.json"), &world.tokenizer_json())?;
+    write_json(&directory.join("tokenizer_config.json"), &names)?;
+    Ok(write_json(&directory.join("generation_config.json"), &generation)?)
 }
