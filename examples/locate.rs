@@ -98,7 +98,7 @@ struct Arguments {
 
     /// Heads to list and to outline; auto: those whose score is above zero at 5 %, one-sided and corrected for the number of heads,
     /// at most 40 [default: 10]
-    #[arg(long, value_name = "K|auto")]
+    #[arg(long, value_name = "K|all|auto")]
     top_k: Option<TopK>,
 
     /// Locate a second time with the other --mode, to see how many of the heads both find
@@ -163,7 +163,7 @@ struct MergeArguments {
     merge: Vec<PathBuf>,
 
     /// Heads to list and to outline, as without --merge
-    #[arg(long, value_name = "K|auto")]
+    #[arg(long, value_name = "K|all|auto")]
     top_k: Option<TopK>,
 
     /// Draw the scores of all heads; .svg or .png

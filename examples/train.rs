@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::{Context, Result, bail};
-use clap::Parser;
+use clap::{Parser, ValueEnum};
 use pear_core::files::SequenceRecord;
 use pear_core::proxy::ProxyBatch;
 use pear_core::{DecoderModel, HeadId, Scores};
@@ -20,13 +20,14 @@ use pear_examples::draw::{Curve, check_picture, curves};
 use pear_examples::progress::Progress;
 use pear_examples::proxy::Draw;
 use pear_examples::tokens::TokenFile;
+use pear_examples::training_log::TrainingLog;
 use pear_models::ModelDirectory;
-use pear_train::{Error, ProxyMetrics, Sequences, TrainOptions, Trainer, evaluate};
+use pear_train::{Error, ProxyMetrics, Schedule, Sequences, TrainOptions, Trainer, evaluate};
 
 /// Sequences that nothing is learned from.
 const HELD_OUT: usize = 64;
-/// Steps between two checkpoints.
-const CHECKPOINT_EVERY: usize = 10;
+/// Their first number: beyond those of the longest run, so that every run is judged on the same.
+const NEVER_DRAWN: usize = 1 << 40;
 /// Tokens that run together: larger batches are worked off in parts.
 const TOKENS_AT_ONCE: usize = 1 << 15;
 /// Larger numbers are slips of the keyboard.
@@ -46,7 +47,7 @@ struct Arguments {
 
     /// How many heads to take from a scores file, from the highest score down; auto: those whose score is above zero at 5 %,
     /// one-sided and corrected for the number of heads, at most 40 [default: 10]
-    #[arg(long, value_name = "K|auto")]
+    #[arg(long, value_name = "K|all|auto")]
     top_k: Option<TopK>,
 
     /// Tokens that are repeated in each sequence [default: 50]
@@ -93,9 +94,29 @@ struct Arguments {
     #[arg(long)]
     bos: bool,
 
+    /// How the learning rate falls
+    #[arg(long, value_enum, default_value_t = Fall::Linear)]
+    schedule: Fall,
+
+    /// Coefficients are kept between these two
+    #[arg(long, value_name = "LOW,HIGH", value_delimiter = ',', num_args = 1)]
+    clamp: Option<Vec<f64>>,
+
     /// Folder that the state of the training is saved in now and then
     #[arg(long, value_name = "DIR")]
     checkpoint: Option<PathBuf>,
+
+    /// Steps between two savings
+    #[arg(long, value_name = "STEPS", default_value_t = 10, requires = "checkpoint")]
+    checkpoint_every: usize,
+
+    /// Write every step down: a line of CSV with loss, learning rate, gradient norm and coefficients
+    #[arg(long, value_name = "FILE")]
+    log: Option<PathBuf>,
+
+    /// Steps between two measurements on sequences that nothing is learned from, for --log [default: none on the way]
+    #[arg(long, value_name = "STEPS", requires = "log")]
+    held_out_every: Option<usize>,
 
     /// Go on from the state in the folder of --checkpoint
     #[arg(long, requires = "checkpoint")]
@@ -110,6 +131,13 @@ struct Arguments {
     out: Option<PathBuf>,
 }
 
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum Fall {
+    Linear,
+    Cosine,
+    Constant,
+}
+
 fn main() -> ExitCode {
     cli::main_with(run)
 }
@@ -121,6 +149,12 @@ fn run(arguments: Arguments) -> Result<()> {
     if let Some(curve) = &arguments.curve {
         check_picture(curve)?;
         cli::check_out("--curve", curve)?;
+    }
+    if let Some(log) = &arguments.log {
+        cli::check_out("--log", log)?;
+    }
+    if arguments.checkpoint_every == 0 || arguments.held_out_every == Some(0) {
+        bail!("--checkpoint-every and --held-out-every: expected at least 1");
     }
     let checkpoint = arguments.checkpoint.as_deref().map(checkpoint_file).transpose()?;
     if let Some(file) = checkpoint.as_ref().filter(|file| arguments.resume && !file.is_file()) {
@@ -137,8 +171,7 @@ fn run(arguments: Arguments) -> Result<()> {
         draw.check_length("--length", options.length, &directory)?;
     }
     bound(&mut options)?;
-    let unseen = options.steps * options.batch_size;
-    let held_out = task.batch(options.length, unseen..unseen + HELD_OUT)?;
+    let held_out = task.batch(options.length, NEVER_DRAWN..NEVER_DRAWN + HELD_OUT)?;
     let sequences = given.map_or(Sequences::Drawn(task), |(batch, _)| Sequences::Given(batch));
 
     let model = arguments.model.load(&directory)?;
@@ -147,33 +180,56 @@ fn run(arguments: Arguments) -> Result<()> {
     if let Some(file) = checkpoint.as_ref().filter(|_| arguments.resume) {
         trainer.restore(file)?;
     }
-    // One line for each head; steps before a checkpoint are not known any more.
+    let done = trainer.steps_done();
+    let open = |path: &PathBuf| TrainingLog::open(path, &trainer.coefficients().heads(), done);
+    let mut log = arguments.log.as_ref().map(open).transpose()?;
+    // One line for each head; steps before a checkpoint are known from the log alone.
     let mut history = vec![vec![f64::NAN; trainer.steps_done()]; heads.len()];
     let remember = |history: &mut Vec<Vec<f64>>, values: &[f32]| {
         history.iter_mut().zip(values).for_each(|(line, &value)| line.push(f64::from(value)));
     };
     remember(&mut history, &trainer.coefficients().values());
+    if let Some(log) = log.as_ref().filter(|_| done > 0) {
+        for (line, earlier) in history.iter_mut().zip(log.coefficients()?) {
+            *line = [1.0].into_iter().chain(earlier).collect();
+        }
+    }
+    let mut unlogged = Ok(());
     let mut bar = Progress::new("training", options.steps as u64);
     trainer.run(&sequences, |trainer, step| {
         let done = step.step + 1;
         bar.set(done as u64, format!("loss {:.4}", step.loss));
         remember(&mut history, &step.coefficients);
-        if let Some(file) = checkpoint.as_ref().filter(|_| done.is_multiple_of(CHECKPOINT_EVERY) || done == options.steps) {
+        if let Some(log) = &mut log {
+            let due = arguments.held_out_every.is_some_and(|every| done.is_multiple_of(every));
+            let measured = due.then(|| evaluate(&model, &held_out, Some(trainer.coefficients()))).transpose()?;
+            unlogged = log.add(step, measured);
+            if unlogged.is_err() {
+                return Ok(ControlFlow::Break(()));
+            }
+        }
+        // After the log, which thus holds every step of a checkpoint.
+        let due = done.is_multiple_of(arguments.checkpoint_every) || done == options.steps;
+        if let Some(file) = checkpoint.as_ref().filter(|_| due) {
             trainer.save(file)?;
         }
         Ok(ControlFlow::Continue(()))
     })?;
     drop(bar);
+    unlogged?;
+    let after = evaluate(&model, &held_out, Some(trainer.coefficients()))?;
 
     if let Some(out) = &arguments.out {
         let mut profile = trainer.profile()?;
         profile.provenance = arguments.model.provenance(&directory, record)?;
+        if let Some(training) = &mut profile.training {
+            training.held_out_loss = Some((before.loss, after.loss));
+        }
         profile.write(out)?;
     }
     if let Some(curve) = &arguments.curve {
         draw_curves(curve, &trainer, history)?;
     }
-    let after = evaluate(&model, &held_out, Some(trainer.coefficients()))?;
     cli::print(&report(&trainer, &options, before, after))
 }
 
@@ -187,6 +243,16 @@ fn options(arguments: &Arguments) -> Result<TrainOptions> {
         warmup_steps: arguments.warmup_steps,
         weight_decay: arguments.weight_decay,
         clip_norm: arguments.clip_norm,
+        clamp: match arguments.clamp.as_deref() {
+            None => None,
+            Some(&[low, high]) => Some((low, high)),
+            Some(_) => bail!("--clamp: expected two numbers, as in 0,2"),
+        },
+        schedule: match arguments.schedule {
+            Fall::Linear => Schedule::Linear,
+            Fall::Cosine => Schedule::Cosine,
+            Fall::Constant => Schedule::Constant,
+        },
         micro_batch_size: arguments.micro_batch_size,
         seed: arguments.seed,
         ..defaults

@@ -238,6 +238,8 @@ pub fn warn_of_mismatches(path: &Path, made: &Provenance, directory: &ModelDirec
 pub enum TopK {
     /// So many.
     Count(usize),
+    /// Every head.
+    All,
     /// As many as stand out of the noise: see [`Scores::significant`].
     Auto,
 }
@@ -247,8 +249,9 @@ impl FromStr for TopK {
 
     fn from_str(text: &str) -> Result<Self, String> {
         match text {
+            "all" => Ok(Self::All),
             "auto" => Ok(Self::Auto),
-            _ => text.parse().map(Self::Count).map_err(|_| "expected a number of heads, or auto".into()),
+            _ => text.parse().map(Self::Count).map_err(|_| "expected a number of heads, all, or auto".into()),
         }
     }
 }
@@ -264,7 +267,7 @@ impl TopK {
     pub fn checked(asked: Option<Self>, default: usize, heads: usize) -> Result<Self> {
         match asked {
             None => Ok(Self::Count(default.min(heads))),
-            Some(Self::Count(0)) => bail!("--top-k 0: expected at least 1, or auto"),
+            Some(Self::Count(0)) => bail!("--top-k 0: expected at least 1, all, or auto"),
             Some(Self::Count(k)) if k > heads => {
                 warn(&format!("--top-k {k}: there are {heads} heads, and all of them are taken"));
                 Ok(Self::Count(heads))
@@ -280,6 +283,7 @@ impl TopK {
     pub fn of(self, scores: &Scores) -> Result<Vec<HeadId>> {
         match self {
             Self::Count(k) => Ok(scores.top(k)),
+            Self::All => Ok(scores.top(scores.heads().len())),
             Self::Auto => match scores.significant() {
                 Some(heads) => Ok(heads),
                 None => bail!("--top-k auto: the scores have no standard errors: at least 2 sequences of each length are needed"),

@@ -12,3 +12,4 @@ pub mod pretrain;
 pub mod progress;
 pub mod proxy;
 pub mod tokens;
+pub mod training_log;

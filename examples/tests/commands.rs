@@ -224,6 +224,56 @@ fn a_finished_training_can_be_resumed() {
 }
 
 #[test]
+fn a_training_killed_at_any_moment_ends_as_if_it_had_not_been() {
+    let bench = Bench::new();
+    let flags =
+        "--model {llama-2} --heads 0.1,1.2 --length 6 --batch-size 2 --steps 400 --held-out-every 50 --checkpoint-every 3";
+    bench.ok(&format!("train {flags} --checkpoint whole --log whole.csv --out whole.json"));
+    let again = format!("{flags} --checkpoint state --log log.csv --out profile.json");
+    let train = |resume: &str| {
+        let mut command = bench.command(&format!("train {again}{resume}"));
+        command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap()
+    };
+    let state = bench.path("state/checkpoint.json");
+    let resume = || if state.exists() { " --resume" } else { "" };
+    let mut delay = 1u64;
+    for _ in 0..50 {
+        let mut child = train(resume());
+        // Anywhere from before the model is read to some dozens of steps on.
+        delay = delay.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
+        std::thread::sleep(Duration::from_millis(delay >> 33 & 63));
+        child.kill().unwrap();
+        child.wait().unwrap();
+        if state.exists() {
+            assert!(bench.json("state/checkpoint.json")["losses"].is_array());
+        }
+    }
+    bench.ok(&format!("train {again}{}", resume()));
+    assert_eq!(bench.json("profile.json"), bench.json("whole.json"));
+    let log = |name: &str| fs::read_to_string(bench.path(name)).unwrap();
+    assert_eq!(log("log.csv"), log("whole.csv"));
+    assert_eq!(log("log.csv").lines().count(), 401);
+}
+
+#[test]
+fn all_heads_can_be_trained_within_bounds() {
+    let bench = Bench::new();
+    bench.ok("locate --model {llama-2} --lengths 5 --samples 3 --out scores.json");
+    let flags = "--length 6 --batch-size 2 --steps 12 --learning-rate 0.05 --clamp 0.9,1.02 --schedule cosine --seed 3";
+    bench.ok(&format!("train --model {{llama-2}} --heads scores.json --top-k all {flags} --out profile.json"));
+    let profile = bench.json("profile.json");
+    let values: Vec<f64> = profile["coefficients"].as_array().unwrap().iter().map(|c| c["value"].as_f64().unwrap()).collect();
+    assert_eq!(values.len(), bench.json("scores.json")["heads"].as_array().unwrap().len());
+    assert!(values.iter().all(|value| (0.9..=1.02).contains(value)) && values.iter().any(|value| [0.9, 1.02].contains(value)));
+    let training = &profile["training"];
+    assert_eq!(
+        (&training["schedule"], &training["seed"], &training["clamp"]),
+        (&json!("cosine"), &json!(3), &json!([0.9, 1.02]))
+    );
+    assert_eq!(training["held_out_loss"].as_array().unwrap().len(), 2);
+}
+
+#[test]
 fn results_say_where_they_come_from_and_warn_where_they_do_not_belong() {
     let bench = Bench::new();
     bench.write("proxy.jsonl", "[5, 6, 5, 6]\n[7, 8, 7, 8]");

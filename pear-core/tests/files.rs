@@ -60,7 +60,14 @@ fn heads_that_stand_out_of_the_noise_are_told_from_those_that_do_not() {
 fn profiles_survive_a_file_and_fit_only_their_model() {
     let device = Device::flex();
     let coefficients = HeadCoefficients::new(&[(HeadId::new(1, 2), 0.62), (HeadId::new(0, 0), -1.5)], 3, &device).unwrap();
-    let training = TrainingRecord { loss: vec![4.1, 3.9], steps: 2, batch_size: 20, length: 50, learning_rate: 0.005 };
+    let training = TrainingRecord {
+        loss: vec![4.1, 3.9],
+        steps: 2,
+        batch_size: 20,
+        length: 50,
+        learning_rate: 0.005,
+        ..TrainingRecord::default()
+    };
     let profile = Profile::new(shape(), &coefficients, Some(training)).unwrap();
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("profile.json");

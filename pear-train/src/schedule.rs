@@ -1,5 +1,7 @@
 //! Learning rates.
 
+use std::fmt;
+
 use serde::{Deserialize, Serialize};
 
 /// How the learning rate changes after the warm-up.
@@ -13,6 +15,12 @@ pub enum Schedule {
     Cosine,
     /// Not at all.
     Constant,
+}
+
+impl fmt::Display for Schedule {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.serialize(f)
+    }
 }
 
 impl Schedule {

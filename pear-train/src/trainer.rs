@@ -168,6 +168,13 @@ impl<'a, M: DecoderModel> Trainer<'a, M> {
             batch_size: self.options.batch_size,
             length: self.options.length,
             learning_rate: self.options.learning_rate,
+            warmup_steps: self.options.warmup_steps,
+            schedule: Some(self.options.schedule.to_string()),
+            weight_decay: self.options.weight_decay,
+            clip_norm: self.options.clip_norm,
+            clamp: self.options.clamp,
+            seed: Some(self.options.seed),
+            held_out_loss: None,
         };
         Ok(Profile::new(self.model.shape(), &self.coefficients, Some(training))?)
     }

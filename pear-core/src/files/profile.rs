@@ -33,6 +33,27 @@ pub struct TrainingRecord {
     pub length: usize,
     /// The highest learning rate.
     pub learning_rate: f64,
+    /// Steps in which the learning rate rose to it.
+    #[serde(default)]
+    pub warmup_steps: usize,
+    /// How it fell afterwards: `linear`, `cosine`, `constant`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub schedule: Option<String>,
+    /// Pull towards 1.
+    #[serde(default)]
+    pub weight_decay: f64,
+    /// Norm that gradients were scaled down to.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub clip_norm: Option<f64>,
+    /// Bounds of the coefficients.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub clamp: Option<(f64, f64)>,
+    /// Seed of the sequences, where they were drawn.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub seed: Option<u64>,
+    /// Loss on sequences that nothing was learned from, before and after.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub held_out_loss: Option<(f64, f64)>,
 }
 
 /// A profile file: heads that are not listed have coefficient 1.
