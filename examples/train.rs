@@ -16,18 +16,21 @@ use pear_core::files::SequenceRecord;
 use pear_core::proxy::ProxyBatch;
 use pear_core::{DecoderModel, HeadId, Scores};
 use pear_examples::cli::{self, ModelArgs, TopK};
+use pear_examples::device::DeviceName;
 use pear_examples::draw::{Curve, check_picture, curves};
 use pear_examples::progress::Progress;
 use pear_examples::proxy::Draw;
 use pear_examples::tokens::TokenFile;
 use pear_examples::training_log::TrainingLog;
-use pear_models::ModelDirectory;
+use pear_models::{Decoder, ModelDirectory};
 use pear_train::{Error, ProxyMetrics, Schedule, Sequences, TrainOptions, Trainer, evaluate};
 
 /// Sequences that nothing is learned from.
 const HELD_OUT: usize = 64;
 /// Their first number: beyond those of the longest run, so that every run is judged on the same.
 const NEVER_DRAWN: usize = 1 << 40;
+/// Steps between two measurements on them, where training waits for these.
+const HELD_OUT_EVERY: usize = 10;
 /// Tokens that run together: larger batches are worked off in parts.
 const TOKENS_AT_ONCE: usize = 1 << 15;
 /// Larger numbers are slips of the keyboard.
@@ -114,9 +117,17 @@ struct Arguments {
     #[arg(long, value_name = "FILE")]
     log: Option<PathBuf>,
 
-    /// Steps between two measurements on sequences that nothing is learned from, for --log [default: none on the way]
-    #[arg(long, value_name = "STEPS", requires = "log")]
+    /// Steps between two measurements on sequences that nothing is learned from [default: none on the way, 10 with --patience]
+    #[arg(long, value_name = "STEPS")]
     held_out_every: Option<usize>,
+
+    /// End when so many of these measurements in a row were not below the lowest, and keep the coefficients of the lowest
+    #[arg(long, value_name = "COUNT")]
+    patience: Option<usize>,
+
+    /// Share the sequences of each step with these devices as well, each with its own copy of the model
+    #[arg(long, value_name = "NAME,…", value_delimiter = ',')]
+    also_device: Vec<DeviceName>,
 
     /// Go on from the state in the folder of --checkpoint
     #[arg(long, requires = "checkpoint")]
@@ -153,8 +164,8 @@ fn run(arguments: Arguments) -> Result<()> {
     if let Some(log) = &arguments.log {
         cli::check_out("--log", log)?;
     }
-    if arguments.checkpoint_every == 0 || arguments.held_out_every == Some(0) {
-        bail!("--checkpoint-every and --held-out-every: expected at least 1");
+    if arguments.checkpoint_every == 0 {
+        bail!("--checkpoint-every 0: expected at least 1");
     }
     let checkpoint = arguments.checkpoint.as_deref().map(checkpoint_file).transpose()?;
     if let Some(file) = checkpoint.as_ref().filter(|file| arguments.resume && !file.is_file()) {
@@ -162,7 +173,7 @@ fn run(arguments: Arguments) -> Result<()> {
     }
     let mut options = options(&arguments)?;
     let directory = arguments.model.open()?;
-    let heads = heads(&arguments, &directory)?;
+    let (heads, scores) = heads(&arguments, &directory)?;
     let draw = Draw { seed: arguments.seed, bos: arguments.bos, special: false };
     let task = draw.task(&directory)?;
     let given = arguments.proxy_tokens.as_ref().map(|path| given(path, &arguments, &mut options, &directory)).transpose()?;
@@ -175,8 +186,13 @@ fn run(arguments: Arguments) -> Result<()> {
     let sequences = given.map_or(Sequences::Drawn(task), |(batch, _)| Sequences::Given(batch));
 
     let model = arguments.model.load(&directory)?;
+    let load = |name: &DeviceName| Ok(directory.load(&name.open()?, arguments.model.dtype())?);
+    let copies = arguments.also_device.iter().map(load).collect::<Result<Vec<Decoder>>>()?;
     let before = evaluate(&model, &held_out, None)?;
-    let mut trainer = Trainer::new(&model, &heads, options.clone())?;
+    let mut trainer = Trainer::new(&model, &heads, options.clone())?.with_copies(&copies).with_held_out(held_out.clone());
+    if checkpoint.is_some() || arguments.out.is_some() {
+        trainer = trainer.with_provenance(arguments.model.provenance(&directory, record)?);
+    }
     if let Some(file) = checkpoint.as_ref().filter(|_| arguments.resume) {
         trainer.restore(file)?;
     }
@@ -201,15 +217,13 @@ fn run(arguments: Arguments) -> Result<()> {
         bar.set(done as u64, format!("loss {:.4}", step.loss));
         remember(&mut history, &step.coefficients);
         if let Some(log) = &mut log {
-            let due = arguments.held_out_every.is_some_and(|every| done.is_multiple_of(every));
-            let measured = due.then(|| evaluate(&model, &held_out, Some(trainer.coefficients()))).transpose()?;
-            unlogged = log.add(step, measured);
+            unlogged = log.add(step);
             if unlogged.is_err() {
                 return Ok(ControlFlow::Break(()));
             }
         }
         // After the log, which thus holds every step of a checkpoint.
-        let due = done.is_multiple_of(arguments.checkpoint_every) || done == options.steps;
+        let due = done.is_multiple_of(arguments.checkpoint_every) || done == options.steps || trainer.is_stalled();
         if let Some(file) = checkpoint.as_ref().filter(|_| due) {
             trainer.save(file)?;
         }
@@ -221,7 +235,9 @@ fn run(arguments: Arguments) -> Result<()> {
 
     if let Some(out) = &arguments.out {
         let mut profile = trainer.profile()?;
-        profile.provenance = arguments.model.provenance(&directory, record)?;
+        if let Some(scores) = &scores {
+            profile = profile.with_scores(scores);
+        }
         if let Some(training) = &mut profile.training {
             training.held_out_loss = Some((before.loss, after.loss));
         }
@@ -254,8 +270,9 @@ fn options(arguments: &Arguments) -> Result<TrainOptions> {
             Fall::Constant => Schedule::Constant,
         },
         micro_batch_size: arguments.micro_batch_size,
+        held_out_every: arguments.held_out_every.or(arguments.patience.map(|_| HELD_OUT_EVERY)),
+        patience: arguments.patience,
         seed: arguments.seed,
-        ..defaults
     };
     match options.validate() {
         // As the flag is called.
@@ -279,8 +296,8 @@ fn bound(options: &mut TrainOptions) -> Result<()> {
     Ok(())
 }
 
-/// The heads of a list, or the first of a scores file.
-fn heads(arguments: &Arguments, directory: &ModelDirectory) -> Result<Vec<HeadId>> {
+/// The heads of a list, or the first of a scores file with its scores.
+fn heads(arguments: &Arguments, directory: &ModelDirectory) -> Result<(Vec<HeadId>, Option<Scores>)> {
     let shape = directory.shape();
     let text = &arguments.heads;
     let path = Path::new(text);
@@ -290,7 +307,7 @@ fn heads(arguments: &Arguments, directory: &ModelDirectory) -> Result<Vec<HeadId
         if arguments.top_k.is_some() {
             cli::warn("--top-k has no effect on a list of heads");
         }
-        return Ok(list.clone());
+        return Ok((list.clone(), None));
     }
     if !path.exists() {
         bail!("--heads {text}: neither a file that exists nor a list of heads such as 26.28,11.6");
@@ -307,7 +324,7 @@ fn heads(arguments: &Arguments, directory: &ModelDirectory) -> Result<Vec<HeadId
     if heads.is_empty() {
         bail!("--top-k auto: no score in {} stands out of the noise ({})", path.display(), TopK::RULE);
     }
-    Ok(heads)
+    Ok((heads, Some(scores)))
 }
 
 /// The sequences of a file, all of one length; their number decides on the steps unless `--steps` does.
@@ -357,11 +374,20 @@ fn checkpoint_file(folder: &Path) -> Result<PathBuf> {
 fn draw_curves<M: DecoderModel>(path: &Path, trainer: &Trainer<M>, history: Vec<Vec<f64>>) -> Result<()> {
     let heads = trainer.coefficients().heads();
     let coefficients = heads.iter().zip(history).map(|(head, values)| Curve::new(head.to_string(), values)).collect();
-    curves(path, &[("loss", vec![Curve::new("loss", trainer.losses().to_vec())]), ("coefficients", coefficients)])
+    let mut loss = vec![Curve::new("loss", trainer.losses().to_vec())];
+    if !trainer.held_out_losses().is_empty() {
+        let mut held_out = vec![f64::NAN; trainer.steps_done() + 1];
+        trainer.held_out_losses().iter().for_each(|&(steps, loss)| held_out[steps] = loss);
+        loss.push(Curve::new("held out", held_out));
+    }
+    curves(path, &[("loss", loss), ("coefficients", coefficients)])
 }
 
 fn report<M: DecoderModel>(trainer: &Trainer<M>, options: &TrainOptions, before: ProxyMetrics, after: ProxyMetrics) -> String {
     let mut text = format!("{} steps of {} sequences, n = {}\n", trainer.steps_done(), options.batch_size, options.length);
+    if let Some(step) = trainer.best_step() {
+        let _ = writeln!(text, "the coefficients are those after step {step}, when the held-out loss was lowest");
+    }
     text += "\nhead   coefficient\n";
     let coefficients = trainer.coefficients();
     for (head, value) in coefficients.heads().iter().zip(coefficients.values()) {

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, bail};
 use pear_core::HeadId;
 use pear_core::files::write_atomic;
-use pear_train::{ProxyMetrics, StepReport};
+use pear_train::StepReport;
 
 /// `step,loss,learning_rate,gradient_norm,held_out_loss,held_out_accuracy` and a column for each head; held-out columns are empty where
 /// nothing was measured.
@@ -50,9 +50,9 @@ impl TrainingLog {
     ///
     /// # Errors
     /// What the system says.
-    pub fn add(&mut self, step: &StepReport, held_out: Option<ProxyMetrics>) -> Result<()> {
+    pub fn add(&mut self, step: &StepReport) -> Result<()> {
+        let StepReport { step: index, loss: before, learning_rate, gradient_norm, coefficients, held_out } = step;
         let (loss, accuracy) = held_out.map_or_else(Default::default, |m| (m.loss.to_string(), m.accuracy.to_string()));
-        let StepReport { step: index, loss: before, learning_rate, gradient_norm, coefficients } = step;
         let mut line = format!("{},{before},{learning_rate},{gradient_norm},{loss},{accuracy}", index + 1);
         for value in coefficients {
             let _ = write!(line, ",{value}");

@@ -217,7 +217,22 @@ fn a_finished_training_can_be_resumed() {
     let mut state = bench.json("state/checkpoint.json");
     assert_eq!(state["losses"].as_array().unwrap().len(), 20);
     bench.ok(&format!("train {flags} --resume --out again.json"));
-    assert_eq!(bench.json("once.json"), bench.json("again.json"));
+    let (once, scores) = (bench.json("once.json"), bench.json("scores.json"));
+    assert_eq!(once, bench.json("again.json"));
+    for learned in once["coefficients"].as_array().unwrap() {
+        let found = scores["heads"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .find(|s| (&s["layer"], &s["head"]) == (&learned["layer"], &learned["head"]));
+        assert_eq!(learned["score"], found.unwrap()["score"]);
+    }
+    let other = flags.replace("--steps 20", "--steps 20 --seed 3");
+    bench.refused(&format!("train {other} --resume"), &["checkpoint.json", "another run", "`seed` was 0 and is 3"]);
+    let other = flags.replace("--steps 20", "--steps 20 --bos");
+    bench.refused(&format!("train {other} --resume"), &["checkpoint.json", "another run", "other proxy sequences"]);
+    bench.ok(&format!("train {flags} --patience 1 --held-out-every 2 --also-device flex --out third.json"));
+    assert!(bench.json("third.json")["training"]["best_step"].is_u64());
     state["losses"] = json!("none");
     bench.write("state/checkpoint.json", state.to_string());
     bench.refused(&format!("train {flags} --resume --out third.json"), &["checkpoint.json", "not a checkpoint"]);

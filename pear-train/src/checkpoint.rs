@@ -2,9 +2,11 @@
 
 use std::path::Path;
 
+use pear_core::files::Provenance;
 use pear_core::{HeadId, ModelShape};
 use serde::{Deserialize, Serialize};
 
+use crate::held_out::HeldOut;
 use crate::optimizer::AdamW;
 use crate::options::TrainOptions;
 use crate::{Error, Result};
@@ -18,22 +20,79 @@ const MAX_BYTES: u64 = 256 << 20;
 pub(crate) struct Checkpoint {
     format: String,
     version: u32,
-    model: ModelShape,
-    options: TrainOptions,
-    heads: Vec<HeadId>,
+    #[serde(flatten)]
+    pub run: Run,
+    #[serde(flatten)]
+    pub state: State,
+}
+
+/// What a run is about: it can only be gone on with if all of this is the same.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Run {
+    pub model: ModelShape,
+    pub options: TrainOptions,
+    pub heads: Vec<HeadId>,
+    pub provenance: Provenance,
+}
+
+/// How far it has come.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct State {
+    /// The coefficients, in the precision that the optimizer works in.
     pub values: Vec<f64>,
     pub optimizer: AdamW,
     pub losses: Vec<f64>,
+    pub held_out: HeldOut,
+}
+
+impl State {
+    pub(crate) fn new(heads: usize) -> Self {
+        Self { values: vec![1.0; heads], optimizer: AdamW::new(heads), losses: Vec::new(), held_out: HeldOut::default() }
+    }
+
+    /// Whether a run of these heads and options can have come to it.
+    fn fits(&self, run: &Run) -> bool {
+        let (heads, steps) = (run.heads.len(), self.losses.len());
+        // As f32, which is what the model sees of them.
+        let finite = self.values.iter().all(|&value| (value as f32).is_finite());
+        let whole = self.values.len() == heads && self.optimizer.fits(heads, steps) && self.held_out.fits(heads, steps);
+        finite && whole && steps <= run.options.steps
+    }
+}
+
+impl Run {
+    /// What of another run is not as in this one, for people to read.
+    fn differences(&self, other: &Self) -> Vec<String> {
+        let mut differences = Vec::new();
+        if self.heads != other.heads {
+            differences.push("other heads".into());
+        }
+        let options = [&self.options, &other.options].map(|options| serde_json::json!(options));
+        for (option, value) in options[0].as_object().into_iter().flatten().filter(|(name, value)| options[1][*name] != **value) {
+            differences.push(format!("`{option}` was {value} and is {}", options[1][option]));
+        }
+        let (weights, tokenizer) = (other.provenance.weights.as_deref(), other.provenance.tokenizer.as_deref());
+        let files = self.provenance.mismatches(weights, tokenizer);
+        differences.extend(files.into_iter().map(|name| format!("other {name}")));
+        if self.provenance.dtype != other.provenance.dtype {
+            let name = |dtype: &Option<String>| dtype.clone().unwrap_or_else(|| "not known".into());
+            let [was, is] = [&self.provenance, &other.provenance].map(|provenance| name(&provenance.dtype));
+            differences.push(format!("the dtype was {was} and is {is}"));
+        }
+        if self.provenance.sequences != other.provenance.sequences {
+            differences.push("other proxy sequences".into());
+        }
+        differences
+    }
 }
 
 impl Checkpoint {
-    pub(crate) fn new(
-        model: ModelShape, options: TrainOptions, heads: Vec<HeadId>, values: Vec<f64>, optimizer: AdamW, losses: Vec<f64>,
-    ) -> Self {
-        Self { format: FORMAT.into(), version: 1, model, options, heads, values, optimizer, losses }
+    pub(crate) fn new(run: Run, state: State) -> Self {
+        Self { format: FORMAT.into(), version: 1, run, state }
     }
 
-    pub(crate) fn read(path: &Path, model: &ModelShape, options: &TrainOptions, heads: &[HeadId]) -> Result<Self> {
+    /// The state that `run` has come to by a file.
+    pub(crate) fn read(path: &Path, run: &Run) -> Result<State> {
         let fail = |problem: String| Err(Error::Checkpoint { path: path.into(), problem });
         let size = std::fs::metadata(path).map_or(0, |metadata| metadata.len());
         if size > MAX_BYTES {
@@ -50,21 +109,17 @@ impl Checkpoint {
         if checkpoint.format != FORMAT || checkpoint.version != 1 {
             return fail(format!("`{}` version {}: expected {FORMAT} version 1", checkpoint.format, checkpoint.version));
         }
-        if checkpoint.model != *model {
-            return fail(format!("made for {}, but the model is {model}", checkpoint.model));
+        let Self { run: saved, state, .. } = checkpoint;
+        if saved.model != run.model {
+            return fail(format!("made for {}, but the model is {}", saved.model, run.model));
         }
-        if checkpoint.heads != heads {
-            return fail("made for other heads".into());
+        let differences = saved.differences(run);
+        if !differences.is_empty() {
+            return fail(format!("the checkpoint of another run: {}", differences.join(", ")));
         }
-        if checkpoint.options != *options {
-            return fail(format!("made with other options: {:?}, now {options:?}", checkpoint.options));
-        }
-        // As f32, which is what the model sees of them.
-        let finite = checkpoint.values.iter().all(|&value| (value as f32).is_finite());
-        let whole = checkpoint.values.len() == heads.len() && checkpoint.optimizer.fits(heads.len(), checkpoint.losses.len());
-        if !whole || !finite || checkpoint.losses.len() > options.steps {
+        if !state.fits(run) {
             return fail("its numbers do not fit its heads and options".into());
         }
-        Ok(checkpoint)
+        Ok(state)
     }
 }

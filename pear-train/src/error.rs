@@ -24,7 +24,7 @@ pub enum Error {
     Diverged {
         /// The step, from 0.
         step: usize,
-        /// `loss`, `gradient` or `coefficient`.
+        /// `loss`, `gradient`, `coefficient` or `held-out loss`.
         what: &'static str,
         /// The number.
         value: f64,

@@ -64,6 +64,8 @@
 
 mod checkpoint;
 mod error;
+mod gradients;
+mod held_out;
 mod objective;
 mod optimizer;
 mod options;

@@ -28,8 +28,11 @@ pub struct TrainOptions {
     pub clamp: Option<(f64, f64)>,
     /// Sequences that are run together, their gradients being added up to those of the whole batch; all if `None`.
     pub micro_batch_size: Option<usize>,
-    /// Training ends early when the loss has not been below its lowest for so many steps; never if `None`. A loss is that of one
-    /// batch, so that a small number stops by chance.
+    /// Steps between two measurements on [held-out sequences](crate::Trainer::with_held_out), the first before any step; none if
+    /// `None`.
+    pub held_out_every: Option<usize>,
+    /// Training ends early when so many measurements in a row were not below the lowest held-out loss, and then, as after the last
+    /// step, the coefficients are those of the lowest. If `None` it never does, and the last coefficients stay.
     pub patience: Option<usize>,
     /// Seed of the proxy sequences: only recorded here.
     pub seed: u64,
@@ -48,6 +51,7 @@ impl Default for TrainOptions {
             clip_norm: None,
             clamp: None,
             micro_batch_size: None,
+            held_out_every: None,
             patience: None,
             seed: 0,
         }
@@ -82,13 +86,17 @@ impl TrainOptions {
         if let Some((low, high)) = self.clamp.filter(|(low, high)| !(low.is_finite() && high.is_finite() && low <= high)) {
             return error("clamp", format!("{low}..{high}"), "two numbers, the lower one first");
         }
-        if self.micro_batch_size == Some(0) {
-            return error("micro_batch_size", 0, "at least 1");
+        let some =
+            [("micro_batch_size", self.micro_batch_size), ("held_out_every", self.held_out_every), ("patience", self.patience)];
+        if let Some((option, _)) = some.into_iter().find(|(_, value)| *value == Some(0)) {
+            return error(option, 0, "at least 1");
         }
-        if self.patience == Some(0) {
-            return error("patience", 0, "at least 1");
+        match self.patience {
+            Some(patience) if self.held_out_every.is_none() => {
+                error("patience", patience, "nothing, or `held_out_every` beside it: there is nothing to wait for")
+            }
+            _ => Ok(()),
         }
-        Ok(())
     }
 }
 

@@ -3,13 +3,13 @@
 use std::ops::ControlFlow;
 use std::path::Path;
 
-use pear_core::files::{Profile, TrainingRecord};
+use pear_core::files::{Profile, Provenance, TrainingRecord};
 use pear_core::proxy::ProxyBatch;
 use pear_core::{DecoderModel, HeadCoefficients, HeadId, ProxyTask};
 
-use crate::checkpoint::Checkpoint;
-use crate::objective::proxy_loss;
-use crate::optimizer::AdamW;
+use crate::checkpoint::{Checkpoint, Run, State};
+use crate::gradients::{Compute, on_each, on_one};
+use crate::objective::{ProxyMetrics, evaluate};
 use crate::options::TrainOptions;
 use crate::{Error, Result};
 
@@ -35,6 +35,8 @@ pub struct StepReport {
     pub gradient_norm: f64,
     /// The coefficients after it, in the order of [`HeadCoefficients::heads`].
     pub coefficients: Vec<f32>,
+    /// What was measured after it on held-out sequences, where that was [due](TrainOptions::held_out_every).
+    pub held_out: Option<ProxyMetrics>,
 }
 
 /// Learns one coefficient for each of the given heads of a frozen model.
@@ -42,14 +44,15 @@ pub struct StepReport {
 /// The [crate's](crate) first example uses it.
 #[derive(Debug)]
 pub struct Trainer<'a, M> {
-    model: &'a M,
+    /// The model, and copies of it on other devices.
+    models: Vec<&'a M>,
+    compute: Compute<M>,
     options: TrainOptions,
     /// Fixed: each step tracks a copy, so that no graph outlives it.
     coefficients: HeadCoefficients,
-    /// The same numbers, in the precision that the optimizer works in.
-    values: Vec<f64>,
-    optimizer: AdamW,
-    losses: Vec<f64>,
+    held_out: Option<ProxyBatch>,
+    provenance: Provenance,
+    state: State,
 }
 
 impl<'a, M: DecoderModel> Trainer<'a, M> {
@@ -65,13 +68,36 @@ impl<'a, M: DecoderModel> Trainer<'a, M> {
         let shape = model.shape();
         shape.check_heads(heads.iter().copied())?;
         let coefficients = HeadCoefficients::ones(heads, shape.num_heads, &model.device())?;
-        let (values, optimizer) = (vec![1.0; heads.len()], AdamW::new(heads.len()));
-        Ok(Self { model, options, coefficients, values, optimizer, losses: Vec::new() })
+        let (provenance, state) = (Provenance::new(), State::new(heads.len()));
+        Ok(Self { models: vec![model], compute: on_one, options, coefficients, held_out: None, provenance, state })
+    }
+
+    /// Splits the sequences of each step evenly between the model and copies of it, on other devices as a rule. The result is that of
+    /// the model alone up to rounding.
+    pub fn with_copies(mut self, copies: impl IntoIterator<Item = &'a M>) -> Self
+    where
+        M: Sync,
+    {
+        self.models.extend(copies);
+        self.compute = on_each;
+        self
+    }
+
+    /// Sequences that nothing is learned from: what [`held_out_every`](TrainOptions::held_out_every) measures on.
+    pub fn with_held_out(mut self, sequences: ProxyBatch) -> Self {
+        self.held_out = Some(sequences);
+        self
+    }
+
+    /// Says which weights and sequences these are. The profile repeats it, and the checkpoint of other ones is refused.
+    pub fn with_provenance(mut self, provenance: Provenance) -> Self {
+        self.provenance = provenance;
+        self
     }
 
     /// Steps taken.
     pub fn steps_done(&self) -> usize {
-        self.losses.len()
+        self.state.losses.len()
     }
 
     /// The coefficients as they are now, fixed.
@@ -81,7 +107,17 @@ impl<'a, M: DecoderModel> Trainer<'a, M> {
 
     /// The loss before each step.
     pub fn losses(&self) -> &[f64] {
-        &self.losses
+        &self.state.losses
+    }
+
+    /// Steps done and loss at each measurement on held-out sequences.
+    pub fn held_out_losses(&self) -> &[(usize, f64)] {
+        self.state.held_out.losses()
+    }
+
+    /// Steps after which the held-out loss was lowest, where the run [goes back](TrainOptions::patience) to then.
+    pub fn best_step(&self) -> Option<usize> {
+        self.options.patience.and(self.state.held_out.best().map(|(steps, _)| steps))
     }
 
     /// One step on these sequences.
@@ -94,41 +130,59 @@ impl<'a, M: DecoderModel> Trainer<'a, M> {
             let value = self.options.length.to_string();
             return Err(Error::Option { option: "length", value, expected: "the length of the sequences at hand" });
         }
-        let step = self.losses.len();
+        let step = self.state.losses.len();
         let finite = |what, value: f64| if value.is_finite() { Ok(value) } else { Err(Error::Diverged { step, what, value }) };
-        let (loss, mut gradients) = self.gradients(batch)?;
+        let at_once = self.options.micro_batch_size.unwrap_or(batch.len());
+        let (loss, mut gradients) = (self.compute)(&self.models, batch, &self.coefficients, at_once)?;
         let loss = finite("loss", loss)?;
         let norm = finite("gradient", gradients.iter().map(|g| g * g).sum::<f64>().sqrt())?;
         if let Some(limit) = self.options.clip_norm.filter(|limit| norm > *limit) {
             gradients.iter_mut().for_each(|gradient| *gradient *= limit / norm);
         }
         let learning_rate = self.options.rate(step);
-        let (mut values, mut optimizer) = (self.values.clone(), self.optimizer.clone());
+        let (mut values, mut optimizer) = (self.state.values.clone(), self.state.optimizer.clone());
         optimizer.step(&mut values, &gradients, learning_rate, self.options.weight_decay);
         if let Some((low, high)) = self.options.clamp {
             values.iter_mut().for_each(|value| *value = value.clamp(low, high));
         }
-        let coefficients: Vec<f32> = values.iter().map(|&value| value as f32).collect();
+        let coefficients = rounded(&values);
         for &value in &coefficients {
             finite("coefficient", f64::from(value))?;
         }
-        self.coefficients = self.coefficients.with_values(&coefficients);
-        (self.values, self.optimizer) = (values, optimizer);
-        self.losses.push(loss);
-        Ok(StepReport { step, loss, learning_rate, gradient_norm: norm, coefficients })
+        let updated = self.coefficients.with_values(&coefficients);
+        let held_out = self.measure(step + 1, &updated)?;
+        self.coefficients = updated;
+        (self.state.values, self.state.optimizer) = (values, optimizer);
+        self.state.losses.push(loss);
+        if let Some(metrics) = held_out {
+            self.state.held_out.add(step + 1, metrics, &self.state.values);
+        }
+        Ok(StepReport { step, loss, learning_rate, gradient_norm: norm, coefficients, held_out })
     }
 
-    /// Whether the loss has not been below its lowest for as many steps as [`patience`](TrainOptions::patience) grants.
-    pub fn is_stalled(&self) -> bool {
-        let Some(earlier) = self.options.patience.and_then(|patience| self.losses.len().checked_sub(patience)) else {
-            return false;
+    /// Measures on the held-out sequences, if that is due after so many steps.
+    fn measure(&self, steps: usize, coefficients: &HeadCoefficients) -> Result<Option<ProxyMetrics>> {
+        if !self.options.held_out_every.is_some_and(|every| steps.is_multiple_of(every)) {
+            return Ok(None);
+        }
+        let Some(sequences) = &self.held_out else {
+            let (option, expected) = ("held_out_every", "nothing, as there are no held-out sequences");
+            return Err(Error::Option { option, value: "given".into(), expected });
         };
-        let lowest = |losses: &[f64]| losses.iter().copied().fold(f64::INFINITY, f64::min);
-        earlier > 0 && lowest(&self.losses[earlier..]) >= lowest(&self.losses[..earlier])
+        let metrics = evaluate(self.models[0], sequences, Some(coefficients))?;
+        if !metrics.loss.is_finite() {
+            return Err(Error::Diverged { step: steps.saturating_sub(1), what: "held-out loss", value: metrics.loss });
+        }
+        Ok(Some(metrics))
+    }
+
+    /// Whether held-out sequences have been measured as often as [`patience`](TrainOptions::patience) grants without a lower loss.
+    pub fn is_stalled(&self) -> bool {
+        self.options.patience.is_some_and(|patience| self.state.held_out.since_best() >= patience)
     }
 
     /// Takes the steps that are left, or fewer if it [stalls](Self::is_stalled); `each` sees every one, with the trainer as it is then,
-    /// and may stop.
+    /// and may stop. A run with [`patience`](TrainOptions::patience) that comes to its end goes back to the best coefficients.
     ///
     /// # Errors
     /// As [`step`](Self::step); [`Error::OutOfSequences`] before the first step if those given do not suffice.
@@ -143,16 +197,25 @@ impl<'a, M: DecoderModel> Trainer<'a, M> {
                 return Err(Error::OutOfSequences { step: whole, steps, batch_size, left });
             }
         }
-        while self.losses.len() < steps && !self.is_stalled() {
-            let start = self.losses.len() * batch_size;
+        if self.state.losses.is_empty()
+            && self.state.held_out.losses().is_empty()
+            && let Some(metrics) = self.measure(0, &self.coefficients)?
+        {
+            self.state.held_out.add(0, metrics, &self.state.values);
+        }
+        while self.state.losses.len() < steps && !self.is_stalled() {
+            let start = self.state.losses.len() * batch_size;
             let batch = match sequences {
                 Sequences::Drawn(task) => task.batch(self.options.length, start..start + batch_size)?,
                 Sequences::Given(given) => given.slice(start..start + batch_size),
             };
             let report = self.step(&batch)?;
             if each(self, &report)?.is_break() {
-                break;
+                return Ok(());
             }
+        }
+        if let Some((_, best)) = self.state.held_out.best().filter(|_| self.options.patience.is_some()) {
+            self.coefficients = self.coefficients.with_values(&rounded(best));
         }
         Ok(())
     }
@@ -163,8 +226,8 @@ impl<'a, M: DecoderModel> Trainer<'a, M> {
     /// None that a trainer's own state can cause.
     pub fn profile(&self) -> Result<Profile> {
         let training = TrainingRecord {
-            loss: self.losses.clone(),
-            steps: self.losses.len(),
+            loss: self.state.losses.clone(),
+            steps: self.state.losses.len(),
             batch_size: self.options.batch_size,
             length: self.options.length,
             learning_rate: self.options.learning_rate,
@@ -174,9 +237,13 @@ impl<'a, M: DecoderModel> Trainer<'a, M> {
             clip_norm: self.options.clip_norm,
             clamp: self.options.clamp,
             seed: Some(self.options.seed),
+            held_out: self.state.held_out.losses().to_vec(),
+            best_step: self.best_step(),
             held_out_loss: None,
         };
-        Ok(Profile::new(self.model.shape(), &self.coefficients, Some(training))?)
+        let mut profile = Profile::new(self.models[0].shape(), &self.coefficients, Some(training))?;
+        profile.provenance = self.provenance.clone();
+        Ok(profile)
     }
 
     /// Writes everything needed to go on to a file, which is whole at any moment.
@@ -184,45 +251,28 @@ impl<'a, M: DecoderModel> Trainer<'a, M> {
     /// # Errors
     /// A file that cannot be written.
     pub fn save(&self, path: &Path) -> Result<()> {
-        let checkpoint = Checkpoint::new(
-            self.model.shape(),
-            self.options.clone(),
-            self.coefficients.heads(),
-            self.values.clone(),
-            self.optimizer.clone(),
-            self.losses.clone(),
-        );
-        Ok(pear_core::files::write_json(path, &checkpoint)?)
+        Ok(pear_core::files::write_json(path, &Checkpoint::new(self.run_record(), self.state.clone()))?)
     }
 
     /// Goes on where [`save`](Self::save) left off: what follows is bit for bit what would have followed there.
     ///
     /// # Errors
-    /// [`Error::Checkpoint`] for a file that is none, or that was written with other options, other heads or another model.
+    /// [`Error::Checkpoint`] for a file that is none, or that was written with other options, heads, weights or sequences: it says
+    /// which.
     pub fn restore(&mut self, path: &Path) -> Result<()> {
-        let checkpoint = Checkpoint::read(path, &self.model.shape(), &self.options, &self.coefficients.heads())?;
-        let coefficients: Vec<f32> = checkpoint.values.iter().map(|&value| value as f32).collect();
-        self.coefficients = self.coefficients.with_values(&coefficients);
-        (self.values, self.optimizer, self.losses) = (checkpoint.values, checkpoint.optimizer, checkpoint.losses);
+        let state = Checkpoint::read(path, &self.run_record())?;
+        self.coefficients = self.coefficients.with_values(&rounded(&state.values));
+        self.state = state;
         Ok(())
     }
 
-    /// The loss and its gradient for each coefficient.
-    fn gradients(&self, batch: &ProxyBatch) -> Result<(f64, Vec<f64>)> {
-        let at_once = self.options.micro_batch_size.unwrap_or(batch.len());
-        let (mut loss, mut gradients) = (0.0, vec![0.0; self.values.len()]);
-        for start in (0..batch.len()).step_by(at_once) {
-            let part = batch.slice(start..batch.len().min(start + at_once));
-            let share = part.len() as f64 / batch.len() as f64;
-            let tracked = self.coefficients.clone().trainable();
-            let part_loss = proxy_loss(self.model, &part, &tracked)?;
-            loss += share * part_loss.clone().into_scalar::<f64>();
-            // Backward even where the loss is not finite: a graph that is dropped instead is kept by burn for ever.
-            let part_gradients = tracked.gradients(&part_loss.backward());
-            for (gradient, part) in gradients.iter_mut().zip(part_gradients) {
-                *gradient += share * f64::from(part);
-            }
-        }
-        Ok((loss, gradients))
+    fn run_record(&self) -> Run {
+        let (model, options) = (self.models[0].shape(), self.options.clone());
+        Run { model, options, heads: self.coefficients.heads(), provenance: self.provenance.clone() }
     }
+}
+
+/// What the model sees of the optimizer's numbers.
+fn rounded(values: &[f64]) -> Vec<f32> {
+    values.iter().map(|&value| value as f32).collect()
 }

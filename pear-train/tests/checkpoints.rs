@@ -7,10 +7,10 @@ use std::ops::ControlFlow;
 use std::path::Path;
 
 use common::{HEAD_DIM, Small};
-use pear_core::files::write_atomic;
+use pear_core::files::{Provenance, SequenceRecord, write_atomic};
 use pear_core::position::{PositionEmbeddingConfig, RotaryConfig};
 use pear_core::{HeadId, ProxyTask};
-use pear_train::{Error, Schedule, Sequences, StepReport, TrainOptions, Trainer};
+use pear_train::{Error, Schedule, Sequences, StepReport, TrainOptions, Trainer, evaluate};
 
 fn model() -> Small {
     Small::new(2, 6, 2, 37, PositionEmbeddingConfig::Rotary(RotaryConfig::new(HEAD_DIM, 10_000.0)))
@@ -133,30 +133,129 @@ fn numbers_that_no_run_leaves_are_refused_and_the_trainer_stays_as_it_was() {
 }
 
 #[test]
-fn patience_ends_a_run_that_no_longer_improves_and_a_resumed_one_at_the_same_step() {
+fn patience_waits_for_held_out_sequences_and_goes_back_to_the_best_and_so_does_a_resumed_run() {
     let (model, folder) = (model(), tempfile::tempdir().unwrap());
     let (task, path) = (model.task(), folder.path().join("run.json"));
-    let patient = |patience| TrainOptions { steps: 60, patience, ..options() };
-    let mut trainer = Trainer::new(&model, &heads(), patient(Some(4))).unwrap();
-    let steps = run(&mut trainer, &task, usize::MAX);
-    assert!(steps.len() < 60 && trainer.is_stalled());
-    let losses = trainer.losses();
-    let best = losses.iter().enumerate().min_by(|a, b| a.1.total_cmp(b.1)).unwrap().0;
-    assert_eq!(steps.len() - 1 - best, 4, "{losses:?}");
+    let held_out = task.batch(6, 1000..1008).unwrap();
+    // A rate so high that coefficients run past the best ones.
+    let options = |patience| TrainOptions {
+        steps: 60,
+        learning_rate: 0.4,
+        held_out_every: Some(2),
+        patience,
+        clamp: Some((-4.0, 4.0)),
+        ..options()
+    };
+    let trainer = |patience| Trainer::new(&model, &heads(), options(patience)).unwrap().with_held_out(held_out.clone());
+    let mut whole = trainer(Some(3));
+    let steps = run(&mut whole, &task, usize::MAX);
+    assert!(steps.len() < 60 && whole.is_stalled(), "{:?}", whole.held_out_losses());
 
-    let mut first = Trainer::new(&model, &heads(), patient(Some(4))).unwrap();
+    let measured = whole.held_out_losses().to_vec();
+    let after: Vec<usize> = measured.iter().map(|(steps, _)| *steps).collect();
+    assert_eq!(after, (0..=steps.len()).step_by(2).collect::<Vec<_>>());
+    let (index, &(best, lowest)) = measured.iter().enumerate().min_by(|a, b| a.1.1.total_cmp(&b.1.1)).unwrap();
+    assert_eq!((whole.best_step(), measured.len() - 1 - index), (Some(best), 3));
+    // What it ends with is what was measured then.
+    assert_eq!(evaluate(&model, &held_out, Some(whole.coefficients())).unwrap().loss, lowest);
+    assert_eq!(steps[best - 1].held_out.unwrap().loss, lowest);
+    assert_ne!(whole.coefficients().values(), steps.last().unwrap().coefficients);
+    let record = whole.profile().unwrap().training.unwrap();
+    assert_eq!((record.best_step, record.held_out), (Some(best), measured));
+
+    let mut first = trainer(Some(3));
     run(&mut first, &task, steps.len() - 2);
     first.save(&path).unwrap();
-    let mut second = Trainer::new(&model, &heads(), patient(Some(4))).unwrap();
+    let mut second = trainer(Some(3));
     second.restore(&path).unwrap();
     assert_eq!(run(&mut second, &task, usize::MAX), steps[steps.len() - 2..]);
-    // A run that has ended takes no further step.
+    assert_eq!(second.profile().unwrap(), whole.profile().unwrap());
+    // A run that has ended takes no further step, and its checkpoint leads to the same end.
     assert_eq!(run(&mut second, &task, usize::MAX), []);
+    whole.save(&path).unwrap();
+    let mut third = trainer(Some(3));
+    third.restore(&path).unwrap();
+    assert_eq!(run(&mut third, &task, usize::MAX), []);
+    assert_eq!(third.profile().unwrap(), whole.profile().unwrap());
 
-    let mut never = Trainer::new(&model, &heads(), patient(None)).unwrap();
-    assert_eq!(run(&mut never, &task, usize::MAX).len(), 60);
-    let error = Trainer::new(&model, &heads(), patient(Some(0))).unwrap_err().to_string();
-    assert!(error.contains("`patience`"), "{error}");
+    let mut never = trainer(None);
+    let steps = run(&mut never, &task, usize::MAX);
+    assert_eq!((steps.len(), never.best_step()), (60, None));
+    assert_eq!(never.coefficients().values(), steps[59].coefficients);
+}
+
+#[test]
+fn patience_without_anything_to_measure_is_refused() {
+    let model = model();
+    for (options, named) in [
+        (TrainOptions { patience: Some(2), ..options() }, "`patience`"),
+        (TrainOptions { patience: Some(0), held_out_every: Some(1), ..options() }, "`patience`"),
+        (TrainOptions { held_out_every: Some(0), ..options() }, "`held_out_every`"),
+    ] {
+        let error = Trainer::new(&model, &heads(), options).unwrap_err().to_string();
+        assert!(error.contains(named), "{error}");
+    }
+    let mut trainer = Trainer::new(&model, &heads(), TrainOptions { held_out_every: Some(1), ..options() }).unwrap();
+    let error = trainer.run(&drawn(&model.task()), |_, _| Ok(ControlFlow::Continue(()))).unwrap_err().to_string();
+    assert!(error.contains("`held_out_every`"), "{error}");
+}
+
+#[test]
+fn the_checkpoint_of_another_run_is_refused_with_what_differs() {
+    let (model, folder) = (model(), tempfile::tempdir().unwrap());
+    let path = folder.path().join("run.json");
+    let made = |weights: &str, bos| {
+        let mut provenance = Provenance::new();
+        provenance.weights = Some(weights.into());
+        provenance.dtype = Some("f32".into());
+        provenance.sequences = Some(SequenceRecord::Drawn { bos, special: false });
+        provenance
+    };
+    let mut trainer = Trainer::new(&model, &heads(), options()).unwrap().with_provenance(made("one", None));
+    run(&mut trainer, &model.task(), 2);
+    trainer.save(&path).unwrap();
+    let refused = |heads: &[HeadId], options, provenance| {
+        let mut other = Trainer::new(&model, heads, options).unwrap().with_provenance(provenance);
+        let error = other.restore(&path).unwrap_err().to_string();
+        assert_eq!((other.steps_done(), other.coefficients().values()), (0, vec![1.0; heads.len()]));
+        error
+    };
+    let error = refused(&heads(), options(), made("two", None));
+    assert!(error.contains("other weights") && !error.contains("sequences"), "{error}");
+    let error = refused(&heads(), options(), made("one", Some(1)));
+    assert!(error.contains("other proxy sequences") && !error.contains("weights"), "{error}");
+    let error = refused(&heads()[..2], options(), made("one", None));
+    assert!(error.contains("other heads"), "{error}");
+    let error = refused(&heads(), TrainOptions { learning_rate: 0.5, seed: 3, ..options() }, made("one", None));
+    assert!(error.contains("`learning_rate` was 0.03 and is 0.5") && error.contains("`seed` was 0 and is 3"), "{error}");
+    let mut half = made("one", None);
+    half.dtype = Some("bf16".into());
+    let error = refused(&heads(), options(), half);
+    assert!(error.contains("the dtype was f32 and is bf16"), "{error}");
+    // Another release is no other run.
+    let mut later = made("one", None);
+    later.version = Some("99.0.0".into());
+    Trainer::new(&model, &heads(), options()).unwrap().with_provenance(later).restore(&path).unwrap();
+}
+
+#[test]
+fn copies_share_the_sequences_and_learn_what_one_model_learns() {
+    let (one, two, three) = (model(), model(), model());
+    let options = TrainOptions { batch_size: 5, micro_batch_size: None, ..options() };
+    let mut alone = Trainer::new(&one, &heads(), options.clone()).unwrap();
+    run(&mut alone, &one.task(), usize::MAX);
+    one.seen();
+    let mut shared = Trainer::new(&one, &heads(), options).unwrap().with_copies([&two, &three]);
+    run(&mut shared, &one.task(), usize::MAX);
+    for (a, b) in alone.losses().iter().zip(shared.losses()) {
+        assert!((a - b).abs() < 1e-5, "{a} {b}");
+    }
+    for (a, b) in alone.coefficients().values().iter().zip(shared.coefficients().values()) {
+        assert!((a - b).abs() < 1e-5, "{a} {b}");
+    }
+    // Of the 5 sequences of each of 10 steps, 1, 2 and 2; n = 6 rows of logits each.
+    let rows = [&one, &two, &three].map(|model| model.seen().logits.iter().sum::<usize>());
+    assert_eq!(rows, [60, 120, 120]);
 }
 
 #[test]

@@ -6,7 +6,7 @@ use burn::prelude::*;
 use serde::{Deserialize, Serialize};
 
 use crate::coefficients::HeadCoefficients;
-use crate::files::Provenance;
+use crate::files::{Provenance, Scores};
 use crate::head::{HeadId, ModelShape};
 use crate::{Error, Result};
 
@@ -18,6 +18,9 @@ pub struct Coefficient {
     pub head: HeadId,
     /// What its output is multiplied by.
     pub value: f32,
+    /// The score it was chosen for, where it was found by one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub score: Option<f64>,
 }
 
 /// How coefficients were learned.
@@ -51,6 +54,12 @@ pub struct TrainingRecord {
     /// Seed of the sequences, where they were drawn.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub seed: Option<u64>,
+    /// Measurements on sequences that nothing was learned from: steps done, and the loss then.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub held_out: Vec<(usize, f64)>,
+    /// Steps after which that loss was lowest, where the coefficients are those of then.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub best_step: Option<usize>,
     /// Loss on sequences that nothing was learned from, before and after.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub held_out_loss: Option<(f64, f64)>,
@@ -82,11 +91,20 @@ impl Profile {
     /// A head that the model has not or that is listed twice, or a value that is not finite.
     pub fn new(model: ModelShape, coefficients: &HeadCoefficients, training: Option<TrainingRecord>) -> Result<Self> {
         let values = coefficients.values();
-        let coefficients = coefficients.heads().into_iter().zip(values).map(|(head, value)| Coefficient { head, value });
+        let coefficients =
+            coefficients.heads().into_iter().zip(values).map(|(head, value)| Coefficient { head, value, score: None });
         let (format, coefficients) = (Self::FORMAT.into(), coefficients.collect());
         let profile = Self { format, version: 1, model, coefficients, training, provenance: Provenance::new() };
         profile.check()?;
         Ok(profile)
+    }
+
+    /// Notes the score of each head.
+    pub fn with_scores(mut self, scores: &Scores) -> Self {
+        for coefficient in &mut self.coefficients {
+            coefficient.score = scores.heads().iter().find(|scored| scored.head == coefficient.head).map(|scored| scored.score);
+        }
+        self
     }
 
     /// The coefficients, fixed, for a model of this shape.
