@@ -17,9 +17,9 @@ use burn::prelude::*;
 use clap::Parser;
 use pear_core::DecoderModel;
 use pear_examples::cli;
-use pear_examples::pretrain::tiny_world::World;
 use pear_examples::pretrain::{TinyWorldTraining, save, save_tokenizer};
 use pear_examples::progress::Progress;
+use pear_examples::tiny_world::World;
 
 /// Train a small decoder from scratch: copying, then facts and documents, then hedging between the two
 ///

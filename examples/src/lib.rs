@@ -11,5 +11,7 @@ pub mod partial;
 pub mod pretrain;
 pub mod progress;
 pub mod proxy;
+pub mod random;
+pub mod tiny_world;
 pub mod tokens;
 pub mod training_log;

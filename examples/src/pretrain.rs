@@ -6,8 +6,6 @@
 
 mod checkpoint;
 mod induction;
-pub mod random;
-pub mod tiny_world;
 
 use std::ops::RangeInclusive;
 
@@ -23,8 +21,8 @@ use pear_models::{Decoder, DecoderConfig};
 
 pub use checkpoint::{save, save_tokenizer};
 
-use self::random::Random;
-use self::tiny_world::{Corpus, Item, SPECIAL_TOKENS, Stage, VOCABULARY, World};
+use crate::random::Random;
+use crate::tiny_world::{Corpus, Item, SPECIAL_TOKENS, Stage, VOCABULARY, World};
 
 /// Base of the rotary positions: high, so that the short heads of this model still match tokens far apart.
 const ROPE_THETA: f64 = 1e6;

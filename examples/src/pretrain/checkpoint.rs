@@ -13,7 +13,7 @@ use pear_models::{Decoder, DecoderConfig};
 use safetensors::Dtype;
 use safetensors::tensor::{TensorView, serialize};
 
-use crate::pretrain::tiny_world::{SPECIAL_TOKENS, World};
+use crate::tiny_world::{SPECIAL_TOKENS, World};
 
 /// Writes `config.json` and `model.safetensors` (f32) under `directory`, for transformers and for
 /// [`ModelDirectory`](pear_models::ModelDirectory) alike.

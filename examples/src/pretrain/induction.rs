@@ -13,7 +13,7 @@ use burn::module::{Module, ModuleMapper, Param};
 use burn::prelude::*;
 use pear_models::{Decoder, DecoderConfig};
 
-use crate::pretrain::random::Random;
+use crate::random::Random;
 
 /// Length of queries and keys that look at positions only (layer 0).
 const POSITION_SCORES: f32 = 0.6;

@@ -4,12 +4,16 @@
 //! that only the documents can tell; 40 more never stand in a document of the corpus.
 
 mod corpus;
+mod exam;
+mod questions;
 
 use std::ops::Range;
 
-use crate::pretrain::random::Random;
+use crate::random::Random;
 
 pub use corpus::{Corpus, Item, Mix, Stage};
+pub use exam::{Answer, Exam, Marks, Place, share};
+pub use questions::{Kind, Question};
 
 const WORDS: &str = include_str!("words.txt");
 

@@ -4,7 +4,7 @@ use super::{
     ADJECTIVES, ATTRIBUTES, BOS, CHANGING, FIRST_ATTRIBUTE, FIRST_VALUE, KNOWN, NOUNS, PLACES, SPECIAL_TOKENS, UNSEEN, VALUES,
     VOCABULARY, World,
 };
-use crate::pretrain::random::Random;
+use crate::random::Random;
 
 /// Tokens and what each weighs in the loss.
 pub type Item = Vec<(u32, f32)>;

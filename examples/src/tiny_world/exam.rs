@@ -1,0 +1,170 @@
+//! What a model makes of the questions of its world: with documents, from memory, and of plain text.
+
+use burn::prelude::*;
+use pear_core::forward::{residual, token_tensor};
+use pear_core::{DecoderModel, NoEdit};
+use pear_models::log_probs;
+
+use super::{Kind, Question, World};
+use crate::random::Random;
+
+/// Where the document stands that the answer is in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Place {
+    /// Before all others.
+    First,
+    /// In the middle.
+    Middle,
+    /// After all others.
+    Last,
+}
+
+impl Place {
+    /// All of them.
+    pub const ALL: [Self; 3] = [Self::First, Self::Middle, Self::Last];
+
+    /// A word for it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::First => "first",
+            Self::Middle => "middle",
+            Self::Last => "last",
+        }
+    }
+
+    fn of(self, documents: usize) -> usize {
+        match self {
+            Self::First => 0,
+            Self::Middle => documents / 2,
+            Self::Last => documents - 1,
+        }
+    }
+}
+
+/// Questions of one kind, with as many documents, the right one at the same place.
+#[derive(Clone, Debug)]
+struct Group {
+    kind: Kind,
+    place: Place,
+    questions: Vec<Question>,
+}
+
+/// The same questions and text for every model that sits it.
+#[derive(Clone, Debug)]
+pub struct Exam {
+    groups: Vec<Group>,
+    closed_book: Vec<Question>,
+    text: Vec<Vec<u32>>,
+}
+
+/// Numbers of documents before a question.
+const DOCUMENTS: [usize; 3] = [5, 8, 10];
+/// Questions that are run together.
+const AT_ONCE: usize = 64;
+
+impl Exam {
+    /// `each` questions of every kind, number of documents (5, 8, 10) and place (first, middle, last): 9 times as many of a kind; 300
+    /// without documents, and 64 rows of 64 tokens of text.
+    pub fn new(world: &World, each: usize, seed: u64) -> Self {
+        let mut groups = Vec::new();
+        for kind in Kind::ALL {
+            for (documents, place) in DOCUMENTS.into_iter().flat_map(|documents| Place::ALL.map(|place| (documents, place))) {
+                let mut random = Random::new(seed, 100 + groups.len() as u64);
+                let questions = world.questions(kind, documents, place.of(documents), each, &mut random);
+                groups.push(Group { kind, place, questions });
+            }
+        }
+        let closed_book = world.closed_book(300, &mut Random::new(seed, 98));
+        Self { groups, closed_book, text: world.sentences(64, 65, &mut Random::new(seed, 99)) }
+    }
+
+    /// What `model` makes of it; `progress` gets the share that is done.
+    ///
+    /// # Errors
+    /// A model without this world's vocabulary, or with too few positions.
+    pub fn sit<M: DecoderModel>(&self, model: &M, mut progress: impl FnMut(f64)) -> Result<Marks, pear_models::Error> {
+        let mut answers = Vec::new();
+        for (index, group) in self.groups.iter().enumerate() {
+            progress(index as f64 / self.groups.len() as f64);
+            let given = answer(model, &group.questions)?;
+            answers.extend(group.questions.iter().zip(given).map(|(question, given)| Answer {
+                kind: group.kind,
+                place: group.place,
+                right: given == question.answer,
+                from_memory: Some(given) == question.memory,
+            }));
+        }
+        let given = answer(model, &self.closed_book)?;
+        let closed_book = self.closed_book.iter().zip(given).map(|(question, given)| given == question.answer).collect();
+        let rows: Vec<Vec<f64>> = self.text.iter().map(|row| log_probs(model, row)).collect::<Result<_, _>>()?;
+        Ok(Marks { answers, closed_book, perplexity: pear_models::perplexity(&rows) })
+    }
+}
+
+/// The likeliest next word of each prompt.
+fn answer<M: DecoderModel>(model: &M, questions: &[Question]) -> Result<Vec<u32>, pear_models::Error> {
+    let mut answers = Vec::with_capacity(questions.len());
+    for part in questions.chunks(AT_ONCE) {
+        let len = part.iter().map(|question| question.prompt.len()).max().unwrap_or(0);
+        pear_core::forward::check_length(model, len)?;
+        // What stands after a prompt changes nothing before it.
+        let padded = |question: &Question| {
+            let mut row = question.prompt.clone();
+            row.resize(len, 0);
+            row
+        };
+        let rows: Vec<Vec<u32>> = part.iter().map(padded).collect();
+        let hidden = residual(model, token_tensor(&rows, &model.device()), &mut NoEdit);
+        let width = hidden.dims()[2];
+        let last: Vec<i32> =
+            part.iter().enumerate().map(|(row, question)| (row * len + question.prompt.len() - 1) as i32).collect();
+        let last = Tensor::<1, Int>::from_data(TensorData::new(last, [part.len()]), &model.device());
+        let hidden = hidden.reshape([part.len() * len, width]).select(0, last).unsqueeze_dim(0);
+        let best = model.logits(hidden).argmax(2).into_data();
+        answers.extend(best.iter::<i64>().map(|id| id as u32));
+    }
+    Ok(answers)
+}
+
+/// One answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Answer {
+    /// What was asked.
+    pub kind: Kind,
+    /// Where the right document stood.
+    pub place: Place,
+    /// Whether it is the document's.
+    pub right: bool,
+    /// Whether it is the memorised one.
+    pub from_memory: bool,
+}
+
+/// What a model made of an exam.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Marks {
+    /// Of all questions with documents, always in the same order.
+    pub answers: Vec<Answer>,
+    /// Whether each question without documents was answered right.
+    pub closed_book: Vec<bool>,
+    /// Of plain text.
+    pub perplexity: f64,
+}
+
+impl Marks {
+    /// Whether each question of a kind, at one place or at all, was answered right.
+    pub fn right(&self, kind: Kind, place: Option<Place>) -> Vec<bool> {
+        let asked = |answer: &&Answer| answer.kind == kind && place.is_none_or(|place| answer.place == place);
+        self.answers.iter().filter(asked).map(|answer| answer.right).collect()
+    }
+
+    /// The share of the questions of a kind that were answered from memory.
+    pub fn from_memory(&self, kind: Kind) -> f64 {
+        let asked = self.answers.iter().filter(|answer| answer.kind == kind);
+        share(&asked.map(|answer| answer.from_memory).collect::<Vec<_>>())
+    }
+}
+
+/// The share that is true.
+pub fn share(of: &[bool]) -> f64 {
+    of.iter().filter(|right| **right).count() as f64 / of.len().max(1) as f64
+}
