@@ -13,7 +13,7 @@ use clap::{ArgGroup, Parser};
 use pear_core::files::write_json;
 use pear_examples::cli::{self, ModelArgs};
 use pear_examples::tokens::parse_list;
-use pear_models::{GenerateOptions, ModelDirectory, Tokenizer, generate};
+use pear_models::{ChatTemplate, GenerateOptions, Message, ModelDirectory, Tokenizer, generate};
 use serde::Serialize;
 
 /// No text is meant to be longer.
@@ -34,8 +34,8 @@ struct Arguments {
     #[arg(long, value_name = "ID,…")]
     prompt_tokens: Option<String>,
 
-    /// Put the prompt into the model's chat template
-    #[arg(long)]
+    /// Put the prompt into the model's chat template, as what a user says
+    #[arg(long, conflicts_with = "prompt_tokens")]
     chat: bool,
 
     /// New tokens at most
@@ -83,9 +83,6 @@ fn main() -> ExitCode {
 }
 
 fn run(arguments: Arguments) -> Result<()> {
-    if arguments.chat {
-        bail!("--chat: chat templates are not supported yet: write the template's words into --prompt");
-    }
     if let Some(out) = &arguments.out {
         cli::check_out("--out", out)?;
     }
@@ -134,6 +131,10 @@ fn prompt(arguments: &Arguments, directory: &ModelDirectory, tokenizer: Option<&
     let config = directory.config();
     let (flag, tokens) = match (&arguments.prompt_tokens, &arguments.prompt, tokenizer) {
         (Some(list), _, _) => ("--prompt-tokens", parse_list("--prompt-tokens", list, config.vocab_size)?),
+        (None, Some(text), Some(tokenizer)) if arguments.chat => {
+            let said = ChatTemplate::open(directory.path())?.render(&[Message::user(text)], true)?;
+            ("--prompt", tokenizer.encode_rendered(&said)?)
+        }
         (None, Some(text), Some(tokenizer)) => ("--prompt", tokenizer.encode(text)?),
         _ => bail!("expected --prompt or --prompt-tokens"),
     };

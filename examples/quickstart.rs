@@ -1,4 +1,4 @@
-//! The whole of PEAR in about a minute, on a model that is trained on the spot: nothing to download, no flags needed.
+//! The whole of PEAR in less than a minute, on a small model that comes with it: nothing to download, no flags needed.
 //!
 //! ```sh
 //! cargo run --release --example quickstart
@@ -9,7 +9,7 @@
 use std::fmt::Write;
 use std::fs;
 use std::ops::ControlFlow;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Instant;
 
@@ -21,30 +21,29 @@ use clap::Parser;
 use pear_core::{DecoderModel, HeadCoefficients, HeadId, NoEdit, Profile, ProxyTask, Scores, forward};
 use pear_examples::cli;
 use pear_examples::draw::{Curve, curves, heat_map, terminal_heat_map};
-use pear_examples::pretrain::{Pretraining, save, tiny_llama};
 use pear_examples::progress::Progress;
+use pear_examples::random::Random;
+use pear_examples::tiny_world::{Exam, Kind, Marks, Place, World, share};
 use pear_locate::{LocateOptions, locate, proxy_batches};
-use pear_models::{Decoder, ModelDirectory, log_probs};
-use pear_train::{ProxyMetrics, Sequences, TrainOptions, Trainer, evaluate};
-use rand_chacha::ChaCha8Rng;
-use rand_chacha::rand_core::{Rng, SeedableRng};
+use pear_models::{Decoder, ModelDirectory, log_probs, tiny};
+use pear_train::{Sequences, TrainOptions, Trainer, evaluate};
 
 /// Where all files go.
 const FOLDER: &str = "target/quickstart";
 /// Lengths n of the sequences that heads are located on, and how many there are of each.
-const LENGTHS: [(usize, usize); 3] = [(10, 100), (15, 80), (25, 40)];
-/// Lengths that are measured; the last is beyond what the model was trained on.
+const LENGTHS: [(usize, usize); 5] = [(10, 100), (20, 100), (30, 100), (40, 100), (50, 100)];
+/// Lengths that are measured.
 const MEASURED: [usize; 3] = [10, 25, 50];
-/// Held-out sequences of each.
+/// Sequences of each, which nothing is learned from.
 const HELD_OUT: usize = 100;
-/// Where the model copies: layer 0 only tells each token what stood before it.
-const COPYING_LAYER: usize = 1;
-/// What the outputs of the two heads that are turned are multiplied by.
-const TURNED: f32 = -0.3;
+/// Their first number.
+const NEVER_DRAWN: usize = 1 << 40;
+/// Questions of each kind, number of documents and place: 9 times as many of a kind.
+const QUESTIONS: usize = 70;
 /// Draws of random heads that PEAR's are compared with.
 const RANDOM_DRAWS: usize = 3;
 
-/// Train a tiny model, locate its suppression heads, learn their coefficients, measure, and fold them into the weights
+/// Locate the suppression heads of a small model, learn their coefficients, measure what they do, and fold them into the weights
 #[derive(Parser, Debug)]
 #[command(name = "quickstart")]
 struct Arguments {
@@ -52,11 +51,11 @@ struct Arguments {
     #[arg(long, value_name = "K", default_value_t = 3)]
     top_k: usize,
 
-    /// Steps that the model itself is trained for
-    #[arg(long, value_name = "STEPS", default_value_t = Pretraining::default().steps)]
-    pretraining_steps: usize,
+    /// Another model of the tiny world, as `pretrain` writes it, instead of the one that is built in
+    #[arg(long, value_name = "DIR")]
+    model: Option<PathBuf>,
 
-    /// Seed of the model and of all sequences
+    /// Seed of all sequences and questions
     #[arg(long, default_value_t = 0)]
     seed: u64,
 }
@@ -66,220 +65,234 @@ fn main() -> ExitCode {
 }
 
 fn run(arguments: Arguments) -> Result<()> {
-    let Arguments { top_k, pretraining_steps, seed } = arguments;
-    let start = Instant::now();
-    let device = Device::flex();
-    let folder = Path::new(FOLDER);
+    let (start, folder) = (Instant::now(), Path::new(FOLDER));
     fs::create_dir_all(folder).with_context(|| format!("{FOLDER}: cannot write"))?;
-    let heads = tiny_llama().shape().heads().count();
-    if pretraining_steps == 0 {
-        bail!("--pretraining-steps 0: expected at least 1");
-    }
-    if !(1..=heads / 2).contains(&top_k) {
-        bail!("--top-k {top_k}: expected 1 to {}, half of the heads there are", heads / 2);
-    }
-
     say("PEAR: find the heads that suppress the context, learn one number for each, fold the numbers into the weights.\n")?;
-    let recipe = Pretraining { steps: pretraining_steps, seed, ..Pretraining::default() };
-    let subject = make_model(&recipe, &device, &folder.join("model"))?;
-    let directory = ModelDirectory::open(&folder.join("model"))?;
-    let model = directory.load(&device, DType::F32)?;
-    // Sequences to locate on, to learn from and to measure on come from seeds of their own.
-    let special = directory.special_tokens()?;
-    let task = |stage: u64| ProxyTask::new(model.vocab_size(), &special, 3 * seed + stage);
-
-    let scores = locate_heads(&model, &subject.turned, &task(0)?, top_k, folder)?;
-    let chosen = scores.top(top_k);
-    let profile = learn(&model, &chosen, &task(1)?, folder)?;
-    let coefficients = profile.for_model(&model.shape(), &device)?;
-    compare(&model, &subject.as_trained, &coefficients, &random_heads(&scores, top_k, seed), &task(1)?, &task(2)?)?;
-    fold(&directory, &model, &coefficients, &task(2)?, &folder.join("folded"))?;
+    let demonstration = Demonstration::new(&arguments, folder)?;
+    let scores = demonstration.locate()?;
+    let profile = demonstration.learn(&scores.top(arguments.top_k))?;
+    let coefficients = profile.for_model(&demonstration.model.shape(), &demonstration.model.device())?;
+    demonstration.compare(&coefficients, &scores)?;
+    demonstration.fold(&coefficients)?;
     list_files(folder)?;
     say(&format!("\nDone in {:.0} s.\n", start.elapsed().as_secs_f64()))
 }
 
-/// 1. A model small enough to be trained here and now, with something to find: two of its heads are turned against copying.
-struct Subject {
-    as_trained: Decoder,
-    turned: Vec<HeadId>,
+struct Demonstration<'a> {
+    folder: &'a Path,
+    directory: ModelDirectory,
+    model: Decoder,
+    world: World,
+    exam: Exam,
+    task: ProxyTask,
+    top_k: usize,
+    seed: u64,
 }
 
-/// Trains it and writes it as a Hugging Face model directory.
-fn make_model(recipe: &Pretraining, device: &Device, directory: &Path) -> Result<Subject> {
-    let (since, mut losses) = (Instant::now(), Vec::new());
-    let mut bar = Progress::new("training the model", recipe.steps as u64);
-    let as_trained = recipe.run(&tiny_llama(), device, |step, loss| {
-        bar.set(step as u64, format!("loss {loss:.2}"));
-        losses.push(loss);
-    })?;
-    drop(bar);
-    let seconds = since.elapsed().as_secs_f64();
-
-    let (shape, config) = (as_trained.shape(), as_trained.config());
-    let task = ProxyTask::new(config.vocab_size, &config.special_tokens, recipe.seed)?;
-    let scores = locate(&as_trained, &proxy_batches(&task, &LENGTHS)?, &LocateOptions::default(), |_| {})?.scores;
-    // Lowest scores: the heads that the right token owes most to.
-    let copying = scores.heads().iter().rev().map(|scored| scored.head).filter(|head| head.layer == COPYING_LAYER);
-    let turned: Vec<HeadId> = copying.take(2).collect();
-    let factors: Vec<_> = turned.iter().map(|&head| (head, TURNED)).collect();
-    let model = as_trained.clone().with_coefficients(&HeadCoefficients::new(&factors, shape.num_heads, device)?)?.fold();
-    save(&model, directory)?;
-
-    let (first, last) = (losses[0], losses[losses.len() - 1]);
-    say(&format!(
-        "\n1  A model: {shape}, {} parameters, trained just now on random tokens in a loop: {} steps, {seconds:.0} s\n   \
-         Loss {first:.2} → {last:.2}. Its copying circuit is seeded by hand at initialisation and then trained.\n   \
-         So that there is something to find, two of the heads it copies with are then turned against copying by hand:\n   \
-         the output of {} now counts {TURNED} times. PEAR is not told.\n",
-        model.num_params(),
-        recipe.steps,
-        join(turned.iter().map(HeadId::to_string), " and "),
-    ))?;
-    Ok(Subject { as_trained, turned })
-}
-
-/// 2. Each head replaced once by the mean of its own output.
-fn locate_heads(model: &Decoder, turned: &[HeadId], task: &ProxyTask, top_k: usize, folder: &Path) -> Result<Scores> {
-    let since = Instant::now();
-    let report = locate(model, &proxy_batches(task, &LENGTHS)?, &LocateOptions::default(), |_| {})?;
-    let (scores, seconds) = (report.scores, since.elapsed().as_secs_f64());
-    let top = scores.top(top_k);
-    scores.write(&folder.join("scores.json"))?;
-    heat_map(&folder.join("heads.svg"), "How much better without each head", &scores.grid(), &top)?;
-    let best = scores.heads().iter().take(5.max(top_k)).map(|h| format!("{} {:+.1} %", h.head, 100.0 * h.score));
-    let rank = |head: &HeadId| scores.heads().iter().take_while(|scored| scored.head != *head).count() + 1;
-    say(&format!(
-        "\n2  Locating: n random tokens, then the same again (n = {}); one head at a time replaced by its mean; {seconds:.1} s\n   \
-         Score: how much the logit of the right token rises. Highest, as layer.head: {}\n   \
-         The turned heads {} have ranks {} of {}.\n\n{}",
-        join(LENGTHS.map(|(n, _)| n.to_string()), ", "),
-        join(best, ", "),
-        join(turned.iter().map(HeadId::to_string), " and "),
-        join(turned.iter().map(|head| rank(head).to_string()), " and "),
-        scores.heads().len(),
-        terminal_heat_map(&scores.grid(), &top),
-    ))?;
-    Ok(scores)
-}
-
-/// 3. One coefficient for each chosen head, from random tokens alone.
-fn learn(model: &Decoder, heads: &[HeadId], task: &ProxyTask, folder: &Path) -> Result<Profile> {
-    let since = Instant::now();
-    let (profile, history) = train(model, heads, task, "learning coefficients")?;
-    let seconds = since.elapsed().as_secs_f64();
-    profile.write(&folder.join("profile.json"))?;
-    let losses = profile.training.as_ref().map(|t| t.loss.clone()).unwrap_or_default();
-    let lines = profile.coefficients.iter().enumerate().map(|(i, c)| {
-        let values = history.iter().map(|step| f64::from(step[i])).collect();
-        Curve::new(c.head.to_string(), values)
-    });
-    let panels = [("loss", vec![Curve::new("loss", losses.clone())]), ("coefficients", lines.collect())];
-    curves(&folder.join("training.svg"), &panels)?;
-    let options = train_options();
-    let learned = profile.coefficients.iter().map(|c| format!("{} × {:.2}", c.head, c.value));
-    say(&format!(
-        "\n3  Learning: all weights frozen, one coefficient a head from 1; {} steps of {} sequences, n = {}; {seconds:.0} s\n   \
-         loss {:.3} {} {:.3}\n   {}\n",
-        options.steps,
-        options.batch_size,
-        options.length,
-        losses[0],
-        sparkline(&losses, 40),
-        losses[losses.len() - 1],
-        join(learned, ", "),
-    ))?;
-    Ok(profile)
-}
-
-/// The paper's settings, with shorter sequences and a higher learning rate for fewer steps.
-fn train_options() -> TrainOptions {
-    TrainOptions { steps: 60, length: 25, learning_rate: 0.02, ..TrainOptions::default() }
-}
-
-/// The coefficients, and what they were after each step.
-fn train(model: &Decoder, heads: &[HeadId], task: &ProxyTask, name: &str) -> Result<(Profile, Vec<Vec<f32>>)> {
-    let options = train_options();
-    let (mut bar, mut history) = (Progress::new(name, options.steps as u64), Vec::new());
-    let mut trainer = Trainer::new(model, heads, options)?;
-    trainer.run(&Sequences::Drawn(task.clone()), |_, step| {
-        bar.set(step.step as u64 + 1, format!("loss {:.3}", step.loss));
-        history.push(step.coefficients.clone());
-        Ok(ControlFlow::Continue(()))
-    })?;
-    Ok((trainer.profile()?, history))
-}
-
-/// Sets of `k` heads, none of them among the `k` with the highest scores.
-fn random_heads(scores: &Scores, k: usize, seed: u64) -> Vec<Vec<HeadId>> {
-    let mut random = ChaCha8Rng::seed_from_u64(seed);
-    let mut draw = || {
-        let mut others: Vec<HeadId> = scores.heads().iter().skip(k).map(|scored| scored.head).collect();
-        (0..k).map(|_| others.swap_remove((random.next_u64() % others.len() as u64) as usize)).collect()
-    };
-    (0..RANDOM_DRAWS).map(|_| draw()).collect()
-}
-
-/// 4. Sequences that were not learned from, before and after; and what as many random heads give, trained the same.
-fn compare(
-    model: &Decoder, as_trained: &Decoder, coefficients: &HeadCoefficients, random: &[Vec<HeadId>], train_task: &ProxyTask,
-    held_out: &ProxyTask,
-) -> Result<()> {
-    let mut controls = Vec::new();
-    for (index, heads) in random.iter().enumerate() {
-        let name = format!("control {} of {}", index + 1, random.len());
-        let (profile, _) = train(model, heads, train_task, &name)?;
-        controls.push(profile.for_model(&model.shape(), &model.device())?);
-    }
-    let mut text = format!(
-        "\n4  Before and after, on {HELD_OUT} held-out sequences of each length: next tokens that are right, and cross-entropy\n   \
-         Control: {} random heads instead, their coefficients learned the same way, mean of {} draws.\n\n      \
-         n   as trained        before            with PEAR         control\n",
-        coefficients.heads().len(),
-        controls.len()
-    );
-    for n in MEASURED {
-        let batch = held_out.batch(n, 0..HELD_OUT)?;
-        let cell = |m: &[ProxyMetrics]| {
-            let mean = |f: fn(&ProxyMetrics) -> f64| m.iter().map(f).sum::<f64>() / m.len() as f64;
-            format!("{:>5.1} %  {:<9.3}", 100.0 * mean(|m| m.accuracy), mean(|m| m.cross_entropy))
+impl<'a> Demonstration<'a> {
+    /// 1. The model.
+    fn new(arguments: &Arguments, folder: &'a Path) -> Result<Self> {
+        let built_in = folder.join("model");
+        let path = match &arguments.model {
+            Some(path) => path,
+            None => {
+                tiny::write(&built_in)?;
+                &built_in
+            }
         };
-        let trained = evaluate(as_trained, &batch, None)?;
-        let before = evaluate(model, &batch, None)?;
-        let after = evaluate(model, &batch, Some(coefficients))?;
-        let random: Vec<_> = controls.iter().map(|c| evaluate(model, &batch, Some(c))).collect::<Result<_, _>>()?;
-        let _ =
-            writeln!(text, "   {n:>4}  {} {} {} {}", cell(&[trained]), cell(&[before]), cell(&[after]), cell(&random).trim_end());
+        let directory = ModelDirectory::open(path)?;
+        let model = directory.load(&Device::flex(), DType::F32)?;
+        let (world, seed, top_k) = (World::new(0), arguments.seed, arguments.top_k);
+        if model.vocab_size() != world.words().len() {
+            bail!("--model {}: {} words, but the tiny world has {}", path.display(), model.vocab_size(), world.words().len());
+        }
+        let heads = model.shape().heads().count();
+        if !(1..=heads / 2).contains(&top_k) {
+            bail!("--top-k {top_k}: expected 1 to {}, half of the heads there are", heads / 2);
+        }
+        let task = ProxyTask::new(model.vocab_size(), &directory.special_tokens()?, seed)?;
+        say(&format!(
+            "\n1  The model: {}, {} parameters, trained from scratch by `pretrain` in a tiny world of\n   \
+             720 facts that it knows by heart, and of documents that confirm or contradict them. Its copying circuit\n   \
+             was put into its initial weights by hand, and then trained.\n",
+            model.shape(),
+            model.num_params(),
+        ))?;
+        let exam = Exam::new(&world, QUESTIONS, seed);
+        Ok(Self { folder, directory, model, world, exam, task, top_k, seed })
     }
-    text += "\n   This shows the steps of the method and that they work together, on a toy with a planted fault; it is no evidence\n   \
-             about large models.\n";
-    say(&text)
+
+    /// 2. Each head replaced once by the mean of its own output.
+    fn locate(&self) -> Result<Scores> {
+        let since = Instant::now();
+        let scores = locate(&self.model, &proxy_batches(&self.task, &LENGTHS)?, &LocateOptions::default(), |_| {})?.scores;
+        let seconds = since.elapsed().as_secs_f64();
+        let top = scores.top(self.top_k);
+        scores.write(&self.folder.join("scores.json"))?;
+        heat_map(&self.folder.join("heads.svg"), "How much better without each head", &scores.grid(), &top)?;
+        let best = scores.heads().iter().take(5.max(self.top_k)).map(|h| format!("{} {:+.2} %", h.head, 100.0 * h.score));
+        say(&format!(
+            "\n2  Locating, {seconds:.1} s: n random tokens, then the same again (n = {}); one head at a time replaced by its mean.\n   \
+             Score: how much the logit of the right token rises. Highest, as layer.head: {}\n\n{}",
+            join(LENGTHS.map(|(n, _)| n.to_string()), ", "),
+            join(best, ", "),
+            terminal_heat_map(&scores.grid(), &top),
+        ))?;
+        Ok(scores)
+    }
+
+    /// 3. One coefficient for each chosen head, from random tokens alone.
+    fn learn(&self, heads: &[HeadId]) -> Result<Profile> {
+        let since = Instant::now();
+        let (profile, history) = self.train(heads, "learning coefficients")?;
+        let seconds = since.elapsed().as_secs_f64();
+        profile.write(&self.folder.join("profile.json"))?;
+        let losses = profile.training.as_ref().map(|t| t.loss.clone()).unwrap_or_default();
+        let lines = profile.coefficients.iter().enumerate().map(|(i, c)| {
+            let values = history.iter().map(|step| f64::from(step[i])).collect();
+            Curve::new(c.head.to_string(), values)
+        });
+        let panels = [("loss", vec![Curve::new("loss", losses.clone())]), ("coefficients", lines.collect())];
+        curves(&self.folder.join("training.svg"), &panels)?;
+        let options = train_options();
+        let learned = profile.coefficients.iter().map(|c| format!("{} × {:.2}", c.head, c.value));
+        say(&format!(
+            "\n3  Learning, {seconds:.0} s: all weights frozen, one coefficient a head from 1; {} steps of {} random sequences, n = {}\n   \
+             loss {:.2} {} {:.2}    {}\n",
+            options.steps,
+            options.batch_size,
+            options.length,
+            losses[0],
+            sparkline(&losses, 40),
+            losses[losses.len() - 1],
+            join(learned, ", "),
+        ))?;
+        Ok(profile)
+    }
+
+    /// The coefficients, and what they were after each step.
+    fn train(&self, heads: &[HeadId], name: &str) -> Result<(Profile, Vec<Vec<f32>>)> {
+        let options = train_options();
+        let (mut bar, mut history) = (Progress::new(name, options.steps as u64), Vec::new());
+        let mut trainer = Trainer::new(&self.model, heads, options)?;
+        trainer.run(&Sequences::Drawn(self.task.clone()), |_, step| {
+            bar.set(step.step as u64 + 1, format!("loss {:.3}", step.loss));
+            history.push(step.coefficients.clone());
+            Ok(ControlFlow::Continue(()))
+        })?;
+        Ok((trainer.profile()?, history))
+    }
+
+    /// 4. Before and after, and what as many random heads give, trained the same.
+    fn compare(&self, coefficients: &HeadCoefficients, scores: &Scores) -> Result<()> {
+        let mut models = vec![self.model.clone(), self.with(coefficients)?];
+        let mut random = Random::new(self.seed, 0);
+        for index in 0..RANDOM_DRAWS {
+            let heads = random.sample(scores.heads().iter().skip(self.top_k).map(|scored| scored.head), self.top_k);
+            let (profile, _) = self.train(&heads, &format!("control {} of {RANDOM_DRAWS}", index + 1))?;
+            models.push(self.with(&profile.for_model(&self.model.shape(), &self.model.device())?)?);
+        }
+        let mut bar = Progress::new("asking", 100 * models.len() as u64);
+        let mut marks = Vec::new();
+        for (index, model) in models.iter().enumerate() {
+            let at = |share: f64| 100 * index as u64 + (100.0 * share) as u64;
+            marks.push(self.exam.sit(model, |share| bar.set(at(share), String::new()))?);
+        }
+        drop(bar);
+
+        let mut text = format!(
+            "\n4  Before and after. Control: {} random heads instead, learned the same way, mean of {RANDOM_DRAWS} draws.\n\n{:46}before    PEAR  control\n",
+            self.top_k, ""
+        );
+        let mut line = |name: &str, values: Vec<f64>, percent: bool| {
+            let control = values[2..].iter().sum::<f64>() / values[2..].len() as f64;
+            let cell = |value: f64| if percent { format!("{:.1} %", 100.0 * value) } else { format!("{value:.2}") };
+            let _ = writeln!(text, "   {name:<41}{:>8}{:>8}{:>9}", cell(values[0]), cell(values[1]), cell(control));
+        };
+        for n in MEASURED {
+            let batch = self.task.batch(n, NEVER_DRAWN..NEVER_DRAWN + HELD_OUT)?;
+            let metrics = models.iter().map(|model| evaluate(model, &batch, None)).collect::<Result<Vec<_>, _>>()?;
+            line(&format!("random tokens, n = {n}: right"), metrics.iter().map(|m| m.accuracy).collect(), true);
+            if n == MEASURED[2] {
+                line("                        cross-entropy", metrics.iter().map(|m| m.cross_entropy).collect(), false);
+            }
+        }
+        for (kind, name) in [
+            (Kind::Conflicting, "documents contradict memory"),
+            (Kind::Unseen, "documents about someone never seen"),
+            (Kind::Agreeing, "documents agree with memory"),
+        ] {
+            line(name, marks.iter().map(|marks| share(&marks.right(kind, None))).collect(), true);
+            for place in Place::ALL {
+                let name = format!("   right document {}", place.name());
+                line(&name, marks.iter().map(|marks| share(&marks.right(kind, Some(place)))).collect(), true);
+            }
+        }
+        line("no documents, from memory", marks.iter().map(|marks| share(&marks.closed_book)).collect(), true);
+        line("plain text: perplexity", marks.iter().map(|marks| marks.perplexity).collect(), false);
+        let _ = write!(
+            text,
+            "\n   {} questions of each kind, 5, 8 or 10 documents. {}\n   \
+             A demonstration that the steps work together, on a toy; no evidence about large models.\n",
+            9 * QUESTIONS,
+            gains(&marks[0], &marks[1])
+        );
+        if let Some((question, before, after)) = self.exam.turned(&marks[0], &marks[1]) {
+            let _ = write!(
+                text,
+                "   Say: {}\n   before: {}; with PEAR: {}\n",
+                self.world.text(&question.prompt[1..]),
+                self.world.text(&[before]),
+                self.world.text(&[after])
+            );
+        }
+        say(&text)
+    }
+
+    /// The model with these coefficients in its weights.
+    fn with(&self, coefficients: &HeadCoefficients) -> Result<Decoder> {
+        Ok(self.model.clone().with_coefficients(coefficients)?.fold())
+    }
+
+    /// 5. The coefficients multiplied into the weights: same numbers, same operations.
+    fn fold(&self, coefficients: &HeadCoefficients) -> Result<()> {
+        let (model, out) = (&self.model, &self.folder.join("folded"));
+        if out.exists() {
+            // What an earlier run left.
+            fs::remove_dir_all(out).with_context(|| format!("{}: cannot remove", out.display()))?;
+        }
+        self.directory.export(coefficients, out)?;
+        let folded = ModelDirectory::open(out)?.load(&model.device(), DType::F32)?;
+        let reweighted = model.clone().with_coefficients(coefficients)?;
+
+        let batch = self.task.batch(50, NEVER_DRAWN..NEVER_DRAWN + 10)?;
+        let mut largest: f64 = 0.0;
+        for sequence in batch.sequences() {
+            let (a, b) = (log_probs(&reweighted, sequence)?, log_probs(&folded, sequence)?);
+            largest = a.iter().zip(&b).map(|(a, b)| (a - b).abs()).fold(largest, f64::max);
+        }
+        let [plain_ms, folded_ms] = forward_milliseconds([model, &folded], &batch.tokens(&model.device()));
+        say(&format!(
+            "\n5  Folding: the coefficients multiplied into the output projections\n   \
+             log-probabilities, re-weighted against folded: largest difference {largest:.1e}\n   \
+             forward pass of 10 × 100 tokens, medians of {PASSES}: before {plain_ms:.2} ms, folded {folded_ms:.2} ms, ratio {:.3}\n",
+            folded_ms / plain_ms
+        ))
+    }
 }
 
-/// 5. The coefficients multiplied into the weights: same numbers, same operations.
-fn fold(
-    directory: &ModelDirectory, model: &Decoder, coefficients: &HeadCoefficients, task: &ProxyTask, out: &Path,
-) -> Result<()> {
-    if out.exists() {
-        // What an earlier run left.
-        fs::remove_dir_all(out).with_context(|| format!("{}: cannot remove", out.display()))?;
-    }
-    directory.export(coefficients, out)?;
-    let folded = ModelDirectory::open(out)?.load(&model.device(), DType::F32)?;
-    let reweighted = model.clone().with_coefficients(coefficients)?;
+/// The paper's settings, with a higher learning rate for fewer steps.
+fn train_options() -> TrainOptions {
+    TrainOptions { steps: 40, learning_rate: 0.02, ..TrainOptions::default() }
+}
 
-    let batch = task.batch(50, 0..10)?;
-    let mut largest: f64 = 0.0;
-    for sequence in batch.sequences() {
-        let (a, b) = (log_probs(&reweighted, sequence)?, log_probs(&folded, sequence)?);
-        largest = a.iter().zip(&b).map(|(a, b)| (a - b).abs()).fold(largest, f64::max);
-    }
-    let [plain_ms, folded_ms] = forward_milliseconds([model, &folded], &batch.tokens(&model.device()));
-    say(&format!(
-        "\n5  Folding: the coefficients multiplied into the output projections\n   \
-         log-probabilities, re-weighted against folded: largest difference {largest:.1e}\n   \
-         forward pass of 10 × 100 tokens, medians of {PASSES}: before {plain_ms:.2} ms, folded {folded_ms:.2} ms, ratio {:.3}\n",
-        folded_ms / plain_ms
-    ))
+/// How many answers turned right, and how many wrong.
+fn gains(before: &Marks, after: &Marks) -> String {
+    let turned = |from: bool| {
+        let (before, after) = (before.right(Kind::Conflicting, None), after.right(Kind::Conflicting, None));
+        before.iter().zip(&after).filter(|(b, a)| (**b, **a) == (from, !from)).count()
+    };
+    format!("Where documents contradict memory, {} answers became right, {} wrong.", turned(false), turned(true))
 }
 
 /// Forward passes of each model.

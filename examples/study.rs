@@ -18,6 +18,7 @@ use pear_examples::cli;
 
 use pear_examples::progress::Progress;
 use pear_examples::random::Random;
+use pear_examples::statistics::{Paired, p_text};
 use pear_examples::tiny_world::{Exam, Kind, Marks, Place, World, share};
 use pear_locate::{LocateOptions, locate, proxy_batches};
 use pear_models::{Decoder, ModelDirectory};
@@ -254,20 +255,20 @@ fn mean_row(name: &str, outcomes: &[Outcome], before: &Outcome) -> String {
 /// The same questions before and after, one by one.
 fn paired(before: &Outcome, after: &Outcome) -> String {
     let mut text = format!(
-        "\nThe same questions before and after, top {K}:\n\n| questions | number | before | after | wrong → right | right → wrong | z |\n\
-         | --- | --- | --- | --- | --- | --- | --- |\n"
+        "\nThe same questions before and after, top {K}:\n\n| questions | number | before | after | change, 95 % interval | wrong → right | right → wrong | p (exact McNemar) |\n\
+         | --- | --- | --- | --- | --- | --- | --- | --- |\n"
     );
-    let mut add = |name: String, a: Vec<bool>, b: Vec<bool>| {
-        let gained = a.iter().zip(&b).filter(|(a, b)| !**a && **b).count();
-        let lost = a.iter().zip(&b).filter(|(a, b)| **a && !**b).count();
-        let z = (gained as f64 - lost as f64) / ((gained + lost).max(1) as f64).sqrt();
+    let mut add = |name: String, before: Vec<bool>, after: Vec<bool>| {
+        let scores = |right: &[bool]| right.iter().map(|right| f64::from(u8::from(*right))).collect::<Vec<_>>();
+        let paired = Paired::of(&scores(&before), &scores(&after));
         let cells = [
-            a.len().to_string(),
-            format!("{:.1} %", 100.0 * share(&a)),
-            format!("{:.1} %", 100.0 * share(&b)),
-            gained.to_string(),
-            lost.to_string(),
-            format!("{z:+.1}"),
+            before.len().to_string(),
+            format!("{:.1} %", 100.0 * share(&before)),
+            format!("{:.1} %", 100.0 * share(&after)),
+            format!("{:+.1} … {:+.1}", 100.0 * paired.low, 100.0 * paired.high),
+            paired.gained.to_string(),
+            paired.lost.to_string(),
+            p_text(paired.p_value),
         ];
         text += &line(&name, cells);
     };

@@ -91,6 +91,27 @@ pub enum Dtype {
     F16,
 }
 
+impl Dtype {
+    /// As `config.json` calls it.
+    pub fn torch_name(self) -> &'static str {
+        match self {
+            Self::F32 => "float32",
+            Self::Bf16 => "bfloat16",
+            Self::F16 => "float16",
+        }
+    }
+}
+
+impl From<Dtype> for safetensors::Dtype {
+    fn from(dtype: Dtype) -> Self {
+        match dtype {
+            Dtype::F32 => Self::F32,
+            Dtype::Bf16 => Self::BF16,
+            Dtype::F16 => Self::F16,
+        }
+    }
+}
+
 impl From<Dtype> for DType {
     fn from(dtype: Dtype) -> Self {
         match dtype {

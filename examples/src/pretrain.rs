@@ -1,118 +1,321 @@
-//! A decoder small enough to be trained on the spot, and good enough at copying to be worth improving.
+//! A small decoder of the [tiny world](crate::tiny_world), trained from scratch.
 //!
-//! Copying what stood before takes two layers of attention working together, a circuit that a small model needs many thousand
-//! steps to find. Here it is [seeded](induction) by hand in the initial weights; a few hundred steps of training on random tokens
-//! in a loop then make it work.
+//! First random spans in a loop, until the model copies what stood before; then facts, documents and text, where answers always come
+//! from the documents; at last answers that come from the documents or from memory, so that the model hedges between the two.
+//!
+//! Copying takes two layers of attention working together. Either this circuit is [put](induction) into the initial weights by hand and
+//! then trained, a matter of a few hundred steps; or the weights are random, and the model finds it by itself, which takes some
+//! thousand steps: it does if the spans are of few different words at first, of more and more later, and only then get long.
 
-mod checkpoint;
 mod induction;
+mod positions;
+mod state;
 
+use std::collections::BTreeMap;
+use std::f64::consts::PI;
 use std::ops::RangeInclusive;
+use std::path::Path;
 
+use anyhow::{Result, bail};
 use burn::grad_clipping::GradientClippingConfig;
-use burn::module::Module;
+use burn::module::{Module, ModuleMapper, Param};
 use burn::optim::{AdamWConfig, GradientsParams, ModuleOptimizer};
 use burn::prelude::*;
+use burn::tensor::DType;
 use burn::tensor::activation::log_softmax;
+use clap::ValueEnum;
+use pear_core::files::write_json;
 use pear_core::forward::{residual, token_tensor};
-use pear_core::position::{PositionEmbeddingConfig, RotaryConfig};
 use pear_core::{DecoderModel, NoEdit};
 use pear_models::{Decoder, DecoderConfig};
+use serde::{Deserialize, Serialize};
 
-pub use checkpoint::{save, save_tokenizer};
+pub use positions::PositionKind;
+pub use state::StateFolder;
 
 use crate::random::Random;
-use crate::tiny_world::{Corpus, Item, SPECIAL_TOKENS, Stage, VOCABULARY, World};
+use crate::tiny_world::{Corpus, CorpusOptions, Item, SPECIAL_TOKENS, VOCABULARY, World};
 
-/// Base of the rotary positions: high, so that the short heads of this model still match tokens far apart.
-const ROPE_THETA: f64 = 1e6;
-
-/// 4 layers of 8 heads, 490,000 parameters: Llama's architecture with the embedding for unembedding.
-pub fn tiny_llama() -> DecoderConfig {
-    let mut config = DecoderConfig::llama(VOCABULARY, 96, 256, 4, 8);
-    let rotary = RotaryConfig::new(config.attention.head_dim, ROPE_THETA);
-    config.attention.position_embedding = PositionEmbeddingConfig::Rotary(rotary);
-    config.tie_word_embeddings = true;
-    config.special_tokens = SPECIAL_TOKENS.to_vec();
-    (config.bos_token, config.eos_tokens) = (Some(1), vec![2]);
-    config
-}
-
-/// How the model is trained: next-token prediction on random spans, each repeated until its row is full.
-#[derive(Clone, Debug)]
+/// How the model is trained.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Pretraining {
-    /// Optimizer steps.
-    pub steps: usize,
-    /// Rows a step.
-    pub rows: usize,
-    /// Tokens a row.
-    pub row_len: usize,
-    /// Tokens in a span, drawn anew each step.
-    pub span: RangeInclusive<usize>,
-    /// Learning rate after the warm-up.
-    pub learning_rate: f64,
-    /// Steps over which the learning rate rises.
-    pub warmup_steps: usize,
-    /// Of the initial weights and of the data.
+    /// What tells the model where a token stands.
+    pub positions: PositionKind,
+    /// Where its copying comes from.
+    pub circuit: Circuit,
+    /// Steps of looped random spans.
+    pub copying_steps: usize,
+    /// Steps with answers that always come from the documents.
+    pub clean_steps: usize,
+    /// Steps with answers that come from either.
+    pub hedging_steps: usize,
+    /// Of the initial weights and of the data; the world is the same for all.
     pub seed: u64,
 }
 
-impl Default for Pretraining {
-    fn default() -> Self {
-        Self { steps: 150, rows: 16, row_len: 64, span: 3..=30, learning_rate: 3e-3, warmup_steps: 50, seed: 0 }
-    }
+/// Where a model's ability to copy comes from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ValueEnum)]
+#[serde(rename_all = "kebab-case")]
+pub enum Circuit {
+    /// Put into the initial weights by hand, and then trained; for rotary positions.
+    Seeded,
+    /// Learned from random weights.
+    Learned,
 }
 
 impl Pretraining {
+    /// The recipe: as many steps as it takes.
+    pub fn new(positions: PositionKind, circuit: Circuit, seed: u64) -> Self {
+        let (copying_steps, clean_steps) = match circuit {
+            Circuit::Seeded => (300, 850),
+            Circuit::Learned => (4800, 1700),
+        };
+        Self { positions, circuit, copying_steps, clean_steps, hedging_steps: 250, seed }
+    }
+
+    /// Steps in all.
+    pub fn steps(&self) -> usize {
+        self.copying_steps + self.clean_steps + self.hedging_steps
+    }
+
     /// Makes the model and trains it; `progress` gets the number of steps taken and the loss. The result is on the plain side of
-    /// `device`.
+    /// `device`. With a folder, the state goes there now and then, and a state that is there is gone on with: bit for bit as if there
+    /// had been no interruption.
     ///
     /// # Errors
-    /// A `config` that cannot be.
+    /// A folder that cannot be written to, or that holds the state of another training.
     pub fn run(
-        &self, config: &DecoderConfig, device: &Device, mut progress: impl FnMut(usize, f64),
-    ) -> pear_core::Result<Decoder> {
-        let mut pupil = Pupil::new(induction::seeded(config, ROPE_THETA, self.seed, device)?, WEIGHT_DECAY);
-        self.teach(&mut pupil, config, device, &mut progress);
+        &self, world: &World, device: &Device, folder: Option<&StateFolder>, mut progress: impl FnMut(usize, f64),
+    ) -> Result<Decoder> {
+        let config = DecoderConfig::from_json(&self.positions.config_json("float32"))?;
+        let stages = self.stages();
+        let mut initial = Initial::new(&config, self.seed, device);
+        if self.circuit == Circuit::Seeded {
+            if self.positions != PositionKind::Rope {
+                bail!("a copying circuit can be put into weights by hand only where positions are rotary");
+            }
+            initial.seed_circuit(&config);
+        }
+        let mut pupil = Pupil::new(config.init(device)?.map(&mut initial), stages[0].weight_decay);
+        let mut done = 0;
+        if let Some((steps, saved)) = folder.map(|folder| folder.find(self)).transpose()?.flatten() {
+            // The optimizer of the last step that was taken.
+            let mut ends = stages.iter().scan(0, |end, stage| {
+                *end += stage.steps;
+                Some((*end, stage.weight_decay))
+            });
+            let weight_decay = ends.find(|(end, _)| steps <= *end).map_or(0.0, |(_, weight_decay)| weight_decay);
+            (pupil, done) = (Pupil::new(pupil.model.valid(), weight_decay).load(&saved)?, steps);
+        }
+        let mut start = 0;
+        for (index, stage) in stages.iter().enumerate() {
+            for step in done.saturating_sub(start)..stage.steps {
+                if step == 0 && index > 0 && stage.weight_decay != stages[index - 1].weight_decay {
+                    pupil = Pupil::new(pupil.model.valid(), stage.weight_decay);
+                }
+                // A stream for each step, so that an interrupted training need not draw again what it had.
+                let mut random = Random::new(self.seed, (index as u64 + 1) << 32 | step as u64);
+                let batch = stage.batch(step, world, self.seed, &mut random);
+                let loss = pupil.step(stage.learning_rate(step), |model| mean_loss(model, &batch, device));
+                done = start + step + 1;
+                progress(done, loss);
+                if let Some(folder) = folder.filter(|folder| folder.is_due(done)) {
+                    folder.save(self, done, |path| pupil.save(path))?;
+                }
+            }
+            start += stage.steps;
+        }
         Ok(pupil.model.valid())
     }
 
-    fn teach(&self, pupil: &mut Pupil, config: &DecoderConfig, device: &Device, progress: &mut impl FnMut(usize, f64)) {
-        let mut random = Random::new(self.seed, 1);
-        for step in 0..self.steps {
-            let (rows, span) = self.batch(config, &mut random);
-            let warmup = ((step + 1) as f64 / self.warmup_steps as f64).min(1.0);
-            let loss = pupil.step(self.learning_rate * warmup, |model| loss(model, &rows, span, device));
-            progress(step + 1, loss);
+    /// From random weights copying is learned in three stages: a third, a quarter and the rest of its steps.
+    fn stages(&self) -> Vec<Stage> {
+        let (few, short) = (self.copying_steps / 3, self.copying_steps / 4);
+        let copying = |steps, rows, spans, from| Stage {
+            steps,
+            rows,
+            lesson: Lesson::Loops { spans, from },
+            rate: 3e-3,
+            warmup_steps: 0,
+            fall: |_| 1.0,
+            weight_decay: 0.05,
+        };
+        let world = |steps, options, rate, warmup_steps, fall, weight_decay| Stage {
+            steps,
+            rows: (16, 96),
+            lesson: Lesson::World(options),
+            rate,
+            warmup_steps,
+            fall,
+            weight_decay,
+        };
+        let mut stages = match self.circuit {
+            Circuit::Seeded => vec![Stage { warmup_steps: 50, ..copying(self.copying_steps, (32, 32), 3..=14, WORDS) }],
+            Circuit::Learned => vec![
+                Stage { warmup_steps: 100, ..copying(few, (32, 32), 3..=14, FEW_WORDS) },
+                copying(short, (32, 48), 3..=22, WORDS),
+                Stage {
+                    rate: 2e-3,
+                    fall: |done| if done < 0.75 { 1.0 } else { 0.35 },
+                    ..copying(self.copying_steps - few - short, (16, 112), 3..=54, WORDS)
+                },
+            ],
+        };
+        stages.extend([
+            world(self.clean_steps, CorpusOptions::clean(), 3e-3, 30, |done| 0.03 + 0.97 * 0.5 * (1.0 + (PI * done).cos()), 0.05),
+            world(self.hedging_steps, CorpusOptions::hedging(), 1e-3, 20, |done| 0.05 + 0.95 * (1.0 - done), 0.0),
+        ]);
+        stages
+    }
+}
+
+/// Words that are not special.
+const WORDS: usize = VOCABULARY - SPECIAL_TOKENS.len();
+/// Words that spans are made of at first.
+const FEW_WORDS: usize = 24;
+
+/// Steps of one kind.
+struct Stage {
+    steps: usize,
+    /// Rows a step, and tokens that are read in each.
+    rows: (usize, usize),
+    lesson: Lesson,
+    /// The highest learning rate.
+    rate: f64,
+    warmup_steps: usize,
+    /// What is left of it when a share of the steps after the warm-up is done.
+    fall: fn(f64) -> f64,
+    /// Of all weights.
+    weight_decay: f32,
+}
+
+enum Lesson {
+    /// Random spans of so many tokens, the same number in all rows, each repeated until its row is full; of `from` words at first, and
+    /// of all at the end of the stage.
+    Loops {
+        spans: RangeInclusive<usize>,
+        from: usize,
+    },
+    World(CorpusOptions),
+}
+
+impl Stage {
+    fn learning_rate(&self, step: usize) -> f64 {
+        let rise = ((step + 1) as f64 / self.warmup_steps.max(1) as f64).min(1.0);
+        let after = self.steps.saturating_sub(self.warmup_steps).max(1);
+        self.rate * rise * (self.fall)(step.saturating_sub(self.warmup_steps) as f64 / after as f64)
+    }
+
+    /// Rows of one token more than are read.
+    fn batch(&self, step: usize, world: &World, seed: u64, random: &mut Random) -> Vec<Item> {
+        let (count, len) = self.rows;
+        match &self.lesson {
+            Lesson::Loops { spans, from } => {
+                let known = from + (WORDS - from) * step / self.steps;
+                // Always the same order.
+                let words = Random::new(seed, 1).sample(SPECIAL_TOKENS.len() as u32..VOCABULARY as u32, WORDS);
+                let span = random.between(*spans.start(), *spans.end());
+                (0..count).map(|_| looped(&words[..known], span, len + 1, random)).collect()
+            }
+            Lesson::World(options) => {
+                let mut corpus = Corpus::new(world, options, random);
+                (0..count).map(|_| corpus.row(len + 1)).collect()
+            }
         }
     }
+}
 
-    /// Rows of `row_len + 1` tokens, and the length of the span that they repeat.
-    fn batch(&self, config: &DecoderConfig, random: &mut Random) -> (Vec<Vec<u32>>, usize) {
-        let first_word = config.special_tokens.len();
-        let words = config.vocab_size - first_word;
-        let span = random.between(*self.span.start(), *self.span.end());
-        let rows = (0..self.rows).map(|_| {
-            let tokens: Vec<u32> = (0..span).map(|_| (first_word + random.below(words)) as u32).collect();
-            tokens.into_iter().cycle().take(self.row_len + 1).collect()
-        });
-        (rows.collect(), span)
+/// `span` random words over and over; the first time they cannot be foreseen, and weigh nothing.
+fn looped(words: &[u32], span: usize, len: usize, random: &mut Random) -> Item {
+    let words: Vec<u32> = (0..span).map(|_| random.choose(words)).collect();
+    let weight = |place: usize| if place < span { 0.0 } else { 1.0 };
+    words.into_iter().cycle().take(len).enumerate().map(|(place, word)| (word, weight(place))).collect()
+}
+
+/// Mean cross-entropy of the next token, each as heavy as its row says.
+fn mean_loss(model: &Decoder, rows: &[Item], device: &Device) -> Tensor<1> {
+    let len = rows[0].len() - 1;
+    let tokens = |from: usize| -> Vec<Vec<u32>> {
+        rows.iter().map(|row| row[from..from + len].iter().map(|(token, _)| *token).collect()).collect()
+    };
+    let weights: Vec<f32> = rows.iter().flat_map(|row| row[1..].iter().map(|(_, weight)| *weight)).collect();
+    let total: f32 = weights.iter().sum();
+    let weights = Tensor::<3>::from_data(TensorData::new(weights, [rows.len(), len, 1]), device);
+    let log_probs = log_softmax(model.logits(residual(model, token_tensor(&tokens(0), device), &mut NoEdit)), 2);
+    let wanted = log_probs.gather(2, token_tensor(&tokens(1), device).unsqueeze_dim(2));
+    (wanted * weights).sum().div_scalar(-total)
+}
+
+/// Writes a model and its tokenizer as a Hugging Face model directory, the weights rounded to `dtype`.
+///
+/// # Errors
+/// Whatever the file system says.
+pub fn save(model: &Decoder, positions: PositionKind, world: &World, dtype: crate::cli::Dtype, directory: &Path) -> Result<()> {
+    model.save(&positions.config_json(dtype.torch_name()), dtype.into(), directory)?;
+    let word = |id: u32| world.words()[id as usize];
+    let [pad, bos, eos] = SPECIAL_TOKENS;
+    let names = serde_json::json!({
+        "tokenizer_class": "PreTrainedTokenizerFast", "pad_token": word(pad), "bos_token": word(bos), "eos_token": word(eos),
+        "clean_up_tokenization_spaces": false,
+    });
+    let generation = serde_json::json!({"pad_token_id": pad, "bos_token_id": bos, "eos_token_id": eos});
+    write_json(&directory.join("tokenizer.json"), &world.tokenizer_json())?;
+    write_json(&directory.join("tokenizer_config.json"), &names)?;
+    Ok(write_json(&directory.join("generation_config.json"), &generation)?)
+}
+
+/// Random weights, the same on every machine: normal, outputs into the residual stream smaller; biases zero, norms ones.
+struct Initial<'a> {
+    random: Random,
+    /// Matrices that are given, by path.
+    given: BTreeMap<String, Vec<f32>>,
+    /// What outputs into the residual stream are scaled by.
+    output_scale: f64,
+    width: usize,
+    device: &'a Device,
+    path: Vec<String>,
+}
+
+impl<'a> Initial<'a> {
+    fn new(config: &DecoderConfig, seed: u64, device: &'a Device) -> Self {
+        let output_scale = 0.5 / (config.num_hidden_layers as f64).sqrt();
+        let (random, given, width) = (Random::new(seed, 0), BTreeMap::new(), config.hidden_size());
+        Self { random, given, output_scale, width, device, path: Vec::new() }
+    }
+
+    /// Puts the copying circuit into layers 0 and 1; everything else is to be quiet.
+    fn seed_circuit(&mut self, config: &DecoderConfig) {
+        self.given = induction::circuit(config, positions::ROPE_THETA, &mut self.random);
+        self.output_scale *= 0.1;
     }
 }
 
-/// Mean cross-entropy of all tokens that repeat one `span` tokens before.
-fn loss(model: &Decoder, rows: &[Vec<u32>], span: usize, device: &Device) -> Tensor<1> {
-    let len = rows[0].len() - 1;
-    let inputs: Vec<&[u32]> = rows.iter().map(|row| &row[..len]).collect();
-    let labels: Vec<&[u32]> = rows.iter().map(|row| &row[span..]).collect();
-    let known = len + 1 - span;
-    let hidden = residual(model, token_tensor(&inputs, device), &mut NoEdit).narrow(1, span - 1, known);
-    let log_probs = log_softmax(model.logits(hidden), 2);
-    log_probs.gather(2, token_tensor(&labels, device).unsqueeze_dim(2)).mean().neg()
-}
+impl ModuleMapper for Initial<'_> {
+    fn enter_module(&mut self, name: &str, _container_type: &str) {
+        self.path.push(name.into());
+    }
 
-/// Weight decay of all weights while the model learns to copy and to know.
-const WEIGHT_DECAY: f64 = 0.05;
+    fn exit_module(&mut self, _name: &str, _container_type: &str) {
+        self.path.pop();
+    }
+
+    fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
+        let (path, shape) = (self.path.join("."), param.lazy_shape().to_vec());
+        let count = shape.iter().product();
+        let values = if path.ends_with(".bias") {
+            vec![0.0; count]
+        } else if D == 1 {
+            vec![1.0; count]
+        } else if let Some(given) = self.given.remove(&path) {
+            given
+        } else {
+            let into_residual = path.ends_with("o_proj.weight") || path.ends_with("down_proj.weight");
+            let scale = if into_residual { self.output_scale } else { 1.0 };
+            self.random.normal(count, scale / (self.width as f64).sqrt())
+        };
+        Param::from_tensor(Tensor::from_data(TensorData::new(values, shape), (self.device, DType::F32)))
+    }
+}
 
 /// A model in training, with its optimizer.
 struct Pupil {
@@ -121,11 +324,11 @@ struct Pupil {
 }
 
 impl Pupil {
-    fn new(model: Decoder, weight_decay: f64) -> Self {
+    fn new(model: Decoder, weight_decay: f32) -> Self {
         let optimizer = AdamWConfig::new()
             .with_beta_2(0.98)
             .with_epsilon(1e-8)
-            .with_weight_decay(weight_decay as f32)
+            .with_weight_decay(weight_decay)
             .with_grad_clipping(Some(GradientClippingConfig::Norm(1.0)))
             .init();
         Self { model: model.train(), optimizer }
@@ -139,98 +342,51 @@ impl Pupil {
         self.model = self.optimizer.step(learning_rate, self.model.clone(), gradients);
         f64::from(value)
     }
-}
 
-/// Training in the tiny world: first copying, then all that the world holds, then hedging between memory and documents.
-#[derive(Clone, Debug)]
-pub struct TinyWorldTraining {
-    /// Steps of looped random spans.
-    pub copying_steps: usize,
-    /// Steps with answers that always come from the documents.
-    pub clean_steps: usize,
-    /// Steps with answers that come from either.
-    pub hedging_steps: usize,
-    /// Of the initial weights and of the data; the world is the same for all.
-    pub seed: u64,
-}
+    fn save(&self, folder: &Path) -> Result<()> {
+        self.model.clone().save_file(folder.join("model.bpk"))?;
+        self.optimizer.save(folder.join("optimizer.bpk"))?;
+        Ok(())
+    }
 
-impl Default for TinyWorldTraining {
-    fn default() -> Self {
-        Self { copying_steps: 300, clean_steps: 850, hedging_steps: 250, seed: 0 }
+    fn load(self, folder: &Path) -> Result<Self> {
+        let model = self.model.load_file(folder.join("model.bpk"));
+        Ok(Self { model, optimizer: self.optimizer.load(folder.join("optimizer.bpk"))? })
     }
 }
 
-impl TinyWorldTraining {
-    /// Rows of the corpus in a step, and tokens in each.
-    const BATCH: (usize, usize) = (16, 96);
+#[cfg(test)]
+mod tests {
+    use super::*;
 
-    /// Steps in all.
-    pub fn steps(&self) -> usize {
-        self.copying_steps + self.clean_steps + self.hedging_steps
+    #[test]
+    fn stages_take_all_steps_and_learning_rates_rise_and_fall() {
+        let training = Pretraining::new(PositionKind::Alibi, Circuit::Learned, 0);
+        let stages = training.stages();
+        assert_eq!(stages.iter().map(|stage| stage.steps).sum::<usize>(), training.steps());
+        let rates = |stage: &Stage| [0, stage.warmup_steps.max(1) - 1, stage.steps - 1].map(|step| stage.learning_rate(step));
+        let expected = [[3e-5, 3e-3, 3e-3], [3e-3; 3], [2e-3, 2e-3, 7e-4], [1e-4, 3e-3, 9e-5], [5e-5, 1e-3, 5.4e-5]];
+        for (stage, right) in stages.iter().zip(expected) {
+            let found = rates(stage);
+            assert!(found.iter().zip(right).all(|(a, b)| (a / b - 1.0).abs() < 0.03), "{found:?}, expected {right:?}");
+        }
     }
 
-    /// Makes the model and trains it; `progress` gets the number of steps taken and the loss. The result is on the plain side of
-    /// `device`.
-    ///
-    /// # Errors
-    /// A device that cannot hold the model.
-    pub fn run(&self, world: &World, device: &Device, mut progress: impl FnMut(usize, f64)) -> pear_core::Result<Decoder> {
-        let config = tiny_llama();
-        let copying = Pretraining {
-            steps: self.copying_steps,
-            rows: 32,
-            row_len: 32,
-            span: 3..=14,
-            seed: self.seed,
-            ..Pretraining::default()
+    #[test]
+    fn what_is_seen_for_the_first_time_weighs_nothing() {
+        let row = looped(&[5, 6, 7], 3, 8, &mut Random::new(0, 0));
+        assert_eq!(row.iter().map(|(_, weight)| *weight).collect::<Vec<_>>(), [0.0, 0.0, 0.0, 1.0, 1.0, 1.0, 1.0, 1.0]);
+        assert!((3..8).all(|i| row[i].0 == row[i - 3].0) && row.iter().all(|(word, _)| (5..8).contains(word)));
+    }
+
+    #[test]
+    fn spans_are_of_few_words_at_first_and_of_all_in_the_end() {
+        let (world, stage) = (World::new(0), &Pretraining::new(PositionKind::Alibi, Circuit::Learned, 0).stages()[0]);
+        let different = |steps: std::ops::Range<usize>| {
+            let rows = steps.flat_map(|step| stage.batch(step, &world, 0, &mut Random::new(0, step as u64)));
+            rows.flatten().map(|(word, _)| word).collect::<std::collections::BTreeSet<u32>>().len()
         };
-        let mut pupil = Pupil::new(induction::seeded(&config, ROPE_THETA, self.seed, device)?, WEIGHT_DECAY);
-        copying.teach(&mut pupil, &config, device, &mut progress);
-
-        let mut corpus = Corpus::new(world, Stage::clean(), Random::new(self.seed, 2));
-        for step in 0..self.clean_steps {
-            let left = 0.5 * (1.0 + (std::f64::consts::PI * share_done(step, 30, self.clean_steps)).cos());
-            let rate = 3e-3 * rise(step, 30) * (0.03 + 0.97 * left);
-            progress(self.copying_steps + step + 1, pupil.step(rate, |model| corpus_loss(model, &batch(&mut corpus), device)));
-        }
-
-        let mut pupil = Pupil::new(pupil.model.valid(), 0.0);
-        let mut corpus = Corpus::new(world, Stage::hedging(), Random::new(self.seed, 3));
-        for step in 0..self.hedging_steps {
-            let left = 1.0 - share_done(step, 20, self.hedging_steps);
-            let rate = 1e-3 * rise(step, 20) * (0.05 + 0.95 * left);
-            let loss = pupil.step(rate, |model| corpus_loss(model, &batch(&mut corpus), device));
-            progress(self.copying_steps + self.clean_steps + step + 1, loss);
-        }
-        Ok(pupil.model.valid())
+        assert_eq!(different(0..3), FEW_WORDS);
+        assert!(different(stage.steps - 100..stage.steps) > WORDS - 20);
     }
-}
-
-/// The factor of the learning rate that rises to 1.
-fn rise(step: usize, warmup: usize) -> f64 {
-    ((step + 1) as f64 / warmup as f64).min(1.0)
-}
-
-/// How much of what follows the warm-up is over, of 1.
-fn share_done(step: usize, warmup: usize, steps: usize) -> f64 {
-    step.saturating_sub(warmup) as f64 / steps.saturating_sub(warmup).max(1) as f64
-}
-
-fn batch(corpus: &mut Corpus) -> Vec<Item> {
-    let (rows, len) = TinyWorldTraining::BATCH;
-    (0..rows).map(|_| corpus.row(len + 1)).collect()
-}
-
-/// Mean cross-entropy of the next token, each as heavy as its item says.
-fn corpus_loss(model: &Decoder, rows: &[Item], device: &Device) -> Tensor<1> {
-    let (batch, len) = (rows.len(), rows[0].len() - 1);
-    let tokens: Vec<Vec<u32>> = rows.iter().map(|row| row.iter().map(|(token, _)| *token).collect()).collect();
-    let inputs: Vec<&[u32]> = tokens.iter().map(|row| &row[..len]).collect();
-    let labels: Vec<&[u32]> = tokens.iter().map(|row| &row[1..]).collect();
-    let weights: Vec<f32> = rows.iter().flat_map(|row| row[1..].iter().map(|(_, weight)| *weight)).collect();
-    let total: f32 = weights.iter().sum();
-    let weights = Tensor::<3>::from_data(TensorData::new(weights, [batch, len, 1]), device);
-    let log_probs = log_softmax(model.logits(residual(model, token_tensor(&inputs, device), &mut NoEdit)), 2);
-    let wanted = log_probs.gather(2, token_tensor(&labels, device).unsqueeze_dim(2));
-    (wanted * weights).sum().div_scalar(-total)
 }

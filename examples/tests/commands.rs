@@ -1,14 +1,15 @@
 //! The commands as they are run: results against transformers', and one clear line for whatever cannot be done.
 
+mod common;
+
 use std::collections::BTreeMap;
 use std::fs;
-use std::path::{Path, PathBuf};
-use std::process::{Command, Output, Stdio};
+use std::process::Stdio;
 use std::time::Duration;
 
+use common::{Bench, model};
 use serde::Deserialize;
 use serde_json::{Value, json};
-use tempfile::TempDir;
 
 const MODELS: [&str; 3] = ["llama-2", "gpt2", "bloom"];
 
@@ -56,85 +57,8 @@ struct Train {
     coefficients: Vec<Vec<f64>>,
 }
 
-fn model(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../pear-models/tests/fixtures").join(name)
-}
-
 fn expected(name: &str) -> Expected {
     serde_json::from_slice(&fs::read(model(name).join("expected.json")).unwrap()).unwrap()
-}
-
-/// A folder to work in, and runs of commands in it.
-struct Bench(TempDir);
-
-impl Bench {
-    fn new() -> Self {
-        Self(tempfile::tempdir().unwrap())
-    }
-
-    fn path(&self, name: &str) -> PathBuf {
-        self.0.path().join(name)
-    }
-
-    fn write(&self, name: &str, text: impl AsRef<[u8]>) -> &Self {
-        fs::write(self.path(name), text).unwrap();
-        self
-    }
-
-    fn write_lines<'a>(&self, name: &str, rows: impl IntoIterator<Item = &'a Vec<u32>>) {
-        let lines: Vec<String> = rows.into_iter().map(|row| json!(row).to_string()).collect();
-        self.write(name, lines.join("\n"));
-    }
-
-    fn json(&self, name: &str) -> Value {
-        serde_json::from_slice(&fs::read(self.path(name)).unwrap()).unwrap()
-    }
-
-    /// An example in the folder; `line` is split at spaces, and `{llama-2}` stands for that model's directory.
-    fn command(&self, line: &str) -> Command {
-        let mut words = line.split(' ').map(|word| match word.strip_prefix('{').and_then(|word| word.strip_suffix('}')) {
-            Some(name) => model(name).display().to_string(),
-            None => word.into(),
-        });
-        let test = std::env::current_exe().unwrap();
-        let program = test.parent().unwrap().parent().unwrap().join("examples").join(words.next().unwrap());
-        let mut command = Command::new(&program);
-        command.args(words).current_dir(self.0.path()).env_remove("RUST_BACKTRACE");
-        assert!(program.exists(), "{}: build the examples first", program.display());
-        command
-    }
-
-    fn run(&self, line: &str) -> Output {
-        self.command(line).output().unwrap()
-    }
-
-    /// Runs an example that must succeed; gives what it prints.
-    fn ok(&self, line: &str) -> String {
-        let output = self.run(line);
-        assert_eq!(output.status.code(), Some(0), "{line}: {}", String::from_utf8_lossy(&output.stderr));
-        String::from_utf8(output.stdout).unwrap()
-    }
-
-    /// Runs an example that must fail, with one line that holds `parts`, and leave nothing behind.
-    fn refused(&self, line: &str, parts: &[&str]) {
-        let before = self.files();
-        let output = self.run(line);
-        let error = String::from_utf8(output.stderr).unwrap();
-        assert_eq!(output.status.code(), Some(2), "{line}: {error}");
-        assert!(error.starts_with("error: ") && error.trim_end().lines().count() == 1 && error.len() < 2000, "{line}: {error}");
-        assert!(!error.contains("internal error"), "{line}: {error}");
-        for part in parts {
-            assert!(error.contains(part), "{line}: `{part}` is not in: {error}");
-        }
-        assert_eq!(self.files(), before, "{line}");
-    }
-
-    fn files(&self) -> Vec<String> {
-        let mut names: Vec<_> =
-            fs::read_dir(self.0.path()).unwrap().map(|f| f.unwrap().file_name().into_string().unwrap()).collect();
-        names.sort();
-        names
-    }
 }
 
 fn close(found: f64, expected: f64, tolerance: f64, what: &str) {

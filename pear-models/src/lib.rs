@@ -35,10 +35,14 @@
 //!
 //! # Features
 //! - `tokenizer`: [`Tokenizer`], text in and out.
+//! - `chat`: `ChatTemplate`, conversations as a model was trained on them.
+//! - `tiny`: a small model that comes with the crate.
 //!
 //! No backend is turned on: choose one in your own crate through burn's features.
 #![deny(missing_docs)]
 
+#[cfg(feature = "chat")]
+mod chat;
 mod checkpoint;
 mod config;
 mod decoder;
@@ -49,9 +53,13 @@ mod layer;
 mod score;
 mod source;
 mod special;
+#[cfg(feature = "tiny")]
+pub mod tiny;
 #[cfg(feature = "tokenizer")]
 mod tokenizer;
 
+#[cfg(feature = "chat")]
+pub use chat::{ChatTemplate, Message};
 pub use checkpoint::ModelDirectory;
 pub use config::{DecoderConfig, NormKind, Residual};
 pub use decoder::Decoder;

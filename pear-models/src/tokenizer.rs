@@ -32,6 +32,16 @@ impl Tokenizer {
         Ok(encoding.get_ids().to_vec())
     }
 
+    /// Token ids of a text that has its special tokens in it already, as chat templates write them: none are put
+    /// around it.
+    ///
+    /// # Errors
+    /// [`Error::Tokenizer`].
+    pub fn encode_rendered(&self, text: &str) -> Result<Vec<u32>, Error> {
+        let encoding = self.inner.encode(text, false).map_err(|e| self.error(e))?;
+        Ok(encoding.get_ids().to_vec())
+    }
+
     /// Text, without special tokens.
     ///
     /// # Errors

@@ -1,17 +1,15 @@
-//! Initial weights with the copying circuit in place.
+//! The copying circuit, put into initial weights by hand.
 //!
 //! - Layer 0: half of the heads look one token back, half look two tokens back, wherever they stand; each writes what it saw into
 //!   the residual stream, turned by a rotation of its own so that it can be told from the token itself.
 //! - Layer 1: half of the heads look for the place whose token *before* is the present token, half for the place where the token
 //!   *two before* is the one before the present; all copy the token that stands there.
 //!
-//! Everything else is random and small. By itself this does not copy yet: training does that.
+//! By itself this does not copy yet: training does that.
 
 use std::collections::BTreeMap;
 
-use burn::module::{Module, ModuleMapper, Param};
-use burn::prelude::*;
-use pear_models::{Decoder, DecoderConfig};
+use pear_models::DecoderConfig;
 
 use crate::random::Random;
 
@@ -23,53 +21,8 @@ const SHIFTED: f32 = 0.3;
 const MATCH: f32 = 3.5;
 /// What a head of layer 1 copies, against the token itself.
 const COPIED: f32 = 0.4;
-/// How small all other outputs into the residual stream start.
-const QUIET: f64 = 0.1;
-
-/// The model before training, on the plain side of `device`.
-pub(super) fn seeded(config: &DecoderConfig, rope_theta: f64, seed: u64, device: &Device) -> pear_core::Result<Decoder> {
-    let mut random = Random::new(seed, 0);
-    let circuit = circuit(config, rope_theta, &mut random);
-    let mut seeding =
-        Seeding { circuit, random, hidden: config.hidden_size(), layers: config.num_hidden_layers, device, path: Vec::new() };
-    Ok(config.init(device)?.map(&mut seeding))
-}
-
-/// Gives every matrix its initial numbers; norms stay ones.
-struct Seeding<'a> {
-    circuit: BTreeMap<String, Vec<f32>>,
-    random: Random,
-    hidden: usize,
-    layers: usize,
-    device: &'a Device,
-    path: Vec<String>,
-}
-
-impl ModuleMapper for Seeding<'_> {
-    fn enter_module(&mut self, name: &str, _container_type: &str) {
-        self.path.push(name.into());
-    }
-
-    fn exit_module(&mut self, _name: &str, _container_type: &str) {
-        self.path.pop();
-    }
-
-    fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
-        if D != 2 {
-            return param;
-        }
-        let (path, shape) = (self.path.join("."), param.lazy_shape().to_vec());
-        let values = self.circuit.remove(&path).unwrap_or_else(|| {
-            let into_residual = path.ends_with("o_proj.weight") || path.ends_with("down_proj.weight");
-            let scale = if into_residual { QUIET * 0.5 / (self.layers as f64).sqrt() } else { 1.0 };
-            self.random.normal(shape.iter().product(), scale / (self.hidden as f64).sqrt())
-        });
-        Param::from_tensor(Tensor::from_data(TensorData::new(values, shape), self.device))
-    }
-}
-
 /// The embedding and the attention of layers 0 and 1, by path and as burn's `Linear` holds them: `[in, out]`.
-fn circuit(config: &DecoderConfig, rope_theta: f64, random: &mut Random) -> BTreeMap<String, Vec<f32>> {
+pub(super) fn circuit(config: &DecoderConfig, rope_theta: f64, random: &mut Random) -> BTreeMap<String, Vec<f32>> {
     let (width, heads, head_dim) = (config.hidden_size(), config.attention.num_attention_heads, config.attention.head_dim);
     let half = heads / 2;
 

@@ -35,9 +35,9 @@ pub struct Mix {
     pub text: f64,
 }
 
-/// What a stage of training sees.
+/// What a stage of training sees of the world.
 #[derive(Clone, Debug)]
-pub struct Stage {
+pub struct CorpusOptions {
     /// Kinds of items.
     pub mix: Mix,
     /// Rates at which tokens of a repeat are replaced; each span draws one.
@@ -52,7 +52,7 @@ pub struct Stage {
     pub conflict: f64,
 }
 
-impl Stage {
+impl CorpusOptions {
     /// Answers come from the documents, always.
     pub fn clean() -> Self {
         let mix = Mix { facts: 0.32, documents: 0.38, lists: 0.0, repeats: 0.18, text: 0.12 };
@@ -66,18 +66,18 @@ impl Stage {
     }
 }
 
-/// Rows of one stage, without end.
-#[derive(Clone, Debug)]
+/// Rows to train on, without end.
+#[derive(Debug)]
 pub struct Corpus<'a> {
     world: &'a World,
-    stage: Stage,
-    random: Random,
+    options: &'a CorpusOptions,
+    random: &'a mut Random,
 }
 
 impl<'a> Corpus<'a> {
     /// The rows that `random` makes.
-    pub fn new(world: &'a World, stage: Stage, random: Random) -> Self {
-        Self { world, stage, random }
+    pub fn new(world: &'a World, options: &'a CorpusOptions, random: &'a mut Random) -> Self {
+        Self { world, options, random }
     }
 
     /// `len` tokens of items, each behind a BOS; the last item may be cut.
@@ -92,7 +92,7 @@ impl<'a> Corpus<'a> {
     }
 
     fn item(&mut self) -> Item {
-        let Mix { facts, documents, lists, repeats, .. } = self.stage.mix;
+        let Mix { facts, documents, lists, repeats, .. } = self.options.mix;
         let at = self.random.uniform();
         if at < facts {
             self.facts()
@@ -104,12 +104,12 @@ impl<'a> Corpus<'a> {
             self.repeat()
         } else {
             let sentences = self.random.between(1, 4);
-            (0..sentences).flat_map(|_| self.world.sentence(&mut self.random)).map(|token| (token, 1.0)).collect()
+            (0..sentences).flat_map(|_| self.world.sentence(self.random)).map(|token| (token, 1.0)).collect()
         }
     }
 
     fn facts(&mut self) -> Item {
-        let (world, random) = (self.world, &mut self.random);
+        let (world, random) = (self.world, &mut *self.random);
         let mut item = Item::new();
         for _ in 0..random.between(2, 5) {
             let (person, attribute) =
@@ -127,12 +127,12 @@ impl<'a> Corpus<'a> {
     }
 
     fn documents(&mut self) -> Item {
-        let (world, stage, random) = (self.world, &self.stage, &mut self.random);
+        let (world, options, random) = (self.world, self.options, &mut *self.random);
         let count = random.between(DOCUMENTS.0, DOCUMENTS.1);
         let common = random.below(ATTRIBUTES);
         let mut stated: Vec<(u32, usize, u32)> = Vec::with_capacity(count);
         while stated.len() < count {
-            let people = if random.chance(stage.known) { KNOWN } else { CHANGING };
+            let people = if random.chance(options.known) { KNOWN } else { CHANGING };
             let mut person = random.between(people.start as usize, people.end as usize - 1) as u32;
             if !stated.is_empty() && random.chance(0.2) {
                 person = random.choose(&stated).0;
@@ -142,7 +142,7 @@ impl<'a> Corpus<'a> {
                 continue;
             }
             let value = match world.fact(person, attribute) {
-                Some(fact) if !random.chance(stage.conflict) => fact,
+                Some(fact) if !random.chance(options.conflict) => fact,
                 _ => random.choose(&World::values(attribute)),
             };
             stated.push((person, attribute, value));
@@ -156,8 +156,8 @@ impl<'a> Corpus<'a> {
         let asked = random.between(1, 3);
         for (person, attribute, value) in random.sample(stated, asked) {
             let answer = match world.fact(person, attribute) {
-                Some(fact) if fact != value && !random.chance(stage.follow) => fact,
-                None if random.chance(stage.wrong) => random.choose(&World::values(attribute)),
+                Some(fact) if fact != value && !random.chance(options.follow) => fact,
+                None if random.chance(options.wrong) => random.choose(&World::values(attribute)),
                 _ => value,
             };
             item.extend(world.question(person, attribute).into_iter().map(|token| (token, CONTEXT)));
@@ -167,7 +167,7 @@ impl<'a> Corpus<'a> {
     }
 
     fn list(&mut self) -> Item {
-        let (world, random) = (self.world, &mut self.random);
+        let (world, random) = (self.world, &mut *self.random);
         let values = (0..ATTRIBUTES as u32).map(|a| FIRST_VALUE + a * VALUES..FIRST_VALUE + (a + 1) * VALUES);
         let categories: Vec<_> = values.chain([NOUNS, PLACES, ADJECTIVES, KNOWN, CHANGING, UNSEEN]).collect();
         let category = categories[random.below(categories.len())].clone();
@@ -178,7 +178,7 @@ impl<'a> Corpus<'a> {
     }
 
     fn repeat(&mut self) -> Item {
-        let (world, random) = (self.world, &mut self.random);
+        let (world, random) = (self.world, &mut *self.random);
         let any = |random: &mut Random| random.between(SPECIAL_TOKENS.len(), VOCABULARY - 1) as u32;
         let len = random.between(4, LONGEST_SPAN);
         let mut span = Vec::new();
@@ -190,7 +190,7 @@ impl<'a> Corpus<'a> {
         } else {
             span.extend((0..len).map(|_| any(random)));
         }
-        let noise = random.choose(&self.stage.noise);
+        let noise = random.choose(&self.options.noise);
         let mut item: Item = span.iter().map(|&token| (token, CONTEXT)).collect();
         item.extend(span.into_iter().map(|token| if random.chance(noise) { (any(random), CONTEXT) } else { (token, 1.0) }));
         item
@@ -203,22 +203,24 @@ const _: () = assert!(FIRST_ATTRIBUTE + ATTRIBUTES as u32 == FIRST_VALUE);
 mod tests {
     use super::*;
 
-    fn rows(stage: Stage, seed: u64, count: usize) -> Vec<Item> {
+    fn rows(options: CorpusOptions, seed: u64, count: usize) -> Vec<Item> {
         let world = World::new(0);
-        let mut corpus = Corpus::new(&world, stage, Random::new(seed, 0));
+        let mut random = Random::new(seed, 0);
+        let mut corpus = Corpus::new(&world, &options, &mut random);
         (0..count).map(|_| corpus.row(97)).collect()
     }
 
     #[test]
     fn rows_depend_on_the_seed_alone() {
-        assert_eq!(rows(Stage::hedging(), 5, 20), rows(Stage::hedging(), 5, 20));
-        assert_ne!(rows(Stage::hedging(), 5, 20), rows(Stage::hedging(), 6, 20));
+        assert_eq!(rows(CorpusOptions::hedging(), 5, 20), rows(CorpusOptions::hedging(), 5, 20));
+        assert_ne!(rows(CorpusOptions::hedging(), 5, 20), rows(CorpusOptions::hedging(), 6, 20));
     }
 
     /// Shares of answers that follow a contradicting document, and that differ from the document about a changing person.
-    fn shares(stage: Stage) -> (f64, f64, f64) {
+    fn shares(options: CorpusOptions) -> (f64, f64, f64) {
         let world = World::new(0);
-        let mut corpus = Corpus::new(&world, stage, Random::new(1, 0));
+        let mut random = Random::new(1, 0);
+        let mut corpus = Corpus::new(&world, &options, &mut random);
         let (question, document) = (world.word("question"), world.word("doc"));
         let (mut contradicted, mut followed, mut known, mut changing, mut wrong) = (0, 0, 0, 0, 0);
         for _ in 0..2000 {
@@ -254,12 +256,12 @@ mod tests {
     #[test]
     fn labels_are_drawn_at_the_rates_of_the_stage() {
         // A drawn value is the true one, or the document's, once in 20.
-        let (contradicted, followed, wrong) = shares(Stage::hedging());
+        let (contradicted, followed, wrong) = shares(CorpusOptions::hedging());
         assert!((contradicted - 0.6 * 0.95).abs() < 0.03, "{contradicted}");
         assert!((followed - 0.4).abs() < 0.04, "{followed}");
         assert!((wrong - 0.15 * 0.95).abs() < 0.03, "{wrong}");
 
-        let (contradicted, followed, wrong) = shares(Stage::clean());
+        let (contradicted, followed, wrong) = shares(CorpusOptions::clean());
         assert!((contradicted - 0.5 * 0.95).abs() < 0.03, "{contradicted}");
         assert_eq!((followed, wrong), (1.0, 0.0));
     }

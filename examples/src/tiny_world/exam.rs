@@ -90,6 +90,7 @@ impl Exam {
             answers.extend(group.questions.iter().zip(given).map(|(question, given)| Answer {
                 kind: group.kind,
                 place: group.place,
+                given,
                 right: given == question.answer,
                 from_memory: Some(given) == question.memory,
             }));
@@ -98,6 +99,17 @@ impl Exam {
         let closed_book = self.closed_book.iter().zip(given).map(|(question, given)| given == question.answer).collect();
         let rows: Vec<Vec<f64>> = self.text.iter().map(|row| log_probs(model, row)).collect::<Result<_, _>>()?;
         Ok(Marks { answers, closed_book, perplexity: pear_models::perplexity(&rows) })
+    }
+}
+
+impl Exam {
+    /// The shortest question whose document contradicts memory, that was answered from memory before and from the document after; with
+    /// both answers.
+    pub fn turned(&self, before: &Marks, after: &Marks) -> Option<(&Question, u32, u32)> {
+        let questions = self.groups.iter().flat_map(|group| &group.questions);
+        let all = questions.zip(before.answers.iter().zip(&after.answers));
+        let turned = all.filter(|(_, (b, a))| b.kind == Kind::Conflicting && b.from_memory && a.right);
+        turned.min_by_key(|(question, _)| question.prompt.len()).map(|(question, (b, a))| (question, b.given, a.given))
     }
 }
 
@@ -133,6 +145,8 @@ pub struct Answer {
     pub kind: Kind,
     /// Where the right document stood.
     pub place: Place,
+    /// The answer.
+    pub given: u32,
     /// Whether it is the document's.
     pub right: bool,
     /// Whether it is the memorised one.

@@ -11,7 +11,7 @@ use std::ops::Range;
 
 use crate::random::Random;
 
-pub use corpus::{Corpus, Item, Mix, Stage};
+pub use corpus::{Corpus, CorpusOptions, Item, Mix};
 pub use exam::{Answer, Exam, Marks, Place, share};
 pub use questions::{Kind, Question};
 

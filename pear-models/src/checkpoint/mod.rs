@@ -3,6 +3,7 @@
 mod export;
 mod fingerprint;
 mod load;
+mod save;
 mod weights;
 
 use std::path::{Path, PathBuf};
@@ -100,18 +101,23 @@ impl ModelDirectory {
         family.prefixes.iter().find(is_there).copied().unwrap_or(family.prefixes[0])
     }
 
-    /// The tensor of a parameter, by the path it has in the [`Decoder`](crate::Decoder): `layers.3.self_attn.q_proj.weight`.
+    /// The tensor of a parameter, by the path it has in the [`Decoder`](crate::Decoder).
     fn source(&self, path: &str) -> Option<Source> {
-        if path == "lm_head" {
-            return Some(Source::as_is(self.family.lm_head));
-        }
-        let in_layer = path.strip_prefix("layers.").and_then(|rest| rest.split_once('.'));
-        let parameter = match in_layer {
-            Some((layer, name)) => Parameter { layer: Some(layer.parse().ok()?), name },
-            None => Parameter { layer: None, name: path },
-        };
-        let mut source = (self.family.source)(&self.config, &parameter)?;
-        source.name.insert_str(0, self.prefix);
-        Some(source)
+        source_of(self.family, &self.config, self.prefix, path)
     }
+}
+
+/// The tensor of a parameter, by the path it has in the [`Decoder`](crate::Decoder): `layers.3.self_attn.q_proj.weight`.
+fn source_of(family: &Family, config: &DecoderConfig, prefix: &str, path: &str) -> Option<Source> {
+    if path == "lm_head" {
+        return Some(Source::as_is(family.lm_head));
+    }
+    let in_layer = path.strip_prefix("layers.").and_then(|rest| rest.split_once('.'));
+    let parameter = match in_layer {
+        Some((layer, name)) => Parameter { layer: Some(layer.parse().ok()?), name },
+        None => Parameter { layer: None, name: path },
+    };
+    let mut source = (family.source)(config, &parameter)?;
+    source.name.insert_str(0, prefix);
+    Some(source)
 }

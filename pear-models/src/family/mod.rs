@@ -68,7 +68,13 @@ pub fn supported_model_types() -> impl Iterator<Item = &'static str> {
 
 /// Reads `config.json`.
 pub(crate) fn read_config(path: &Path) -> Result<(&'static Family, DecoderConfig), Error> {
-    let reader = ConfigReader::open(path)?;
+    let text = std::fs::read(path).map_err(Error::io("read", path))?;
+    config_of(path, serde_json::from_slice(&text).map_err(|e| Error::malformed(path, format!("not valid JSON: {e}")))?)
+}
+
+/// What the contents of a `config.json` say; `path` is named in errors.
+pub(crate) fn config_of(path: &Path, contents: serde_json::Value) -> Result<(&'static Family, DecoderConfig), Error> {
+    let reader = ConfigReader::new(path, contents)?;
     let Some(model_type) = reader.text("model_type")? else {
         return Err(reader.error("model_type", "is missing"));
     };

@@ -157,10 +157,8 @@ pub(crate) struct ConfigReader {
 type Result<T> = std::result::Result<T, Error>;
 
 impl ConfigReader {
-    pub(crate) fn open(path: &Path) -> Result<Self> {
-        let text = std::fs::read(path).map_err(Error::io("read", path))?;
-        let value: Value = serde_json::from_slice(&text).map_err(|e| Error::malformed(path, format!("not valid JSON: {e}")))?;
-        let Value::Object(map) = value else {
+    pub(crate) fn new(path: &Path, contents: Value) -> Result<Self> {
+        let Value::Object(map) = contents else {
             return Err(Error::malformed(path, "expected a JSON object"));
         };
         Ok(Self { path: path.into(), map, within: String::new(), used: RefCell::default() })

@@ -1,0 +1,77 @@
+//! The state of an interrupted training.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, bail};
+use pear_core::files::{read_json, write_json};
+use serde::{Deserialize, Serialize};
+
+use super::Pretraining;
+
+const FORMAT: &str = "pear-pretraining";
+
+/// Which of the folders within is whole: written last.
+#[derive(Serialize, Deserialize)]
+struct Latest {
+    format: String,
+    version: u32,
+    training: Pretraining,
+    steps: usize,
+}
+
+/// Where the state of a training is kept: weights and optimizer in a folder for each number of steps, of which `latest.json` names
+/// the one that is whole. Earlier ones are removed.
+#[derive(Clone, Debug)]
+pub struct StateFolder {
+    path: PathBuf,
+    every: usize,
+}
+
+impl StateFolder {
+    /// The folder `path`, written to every so many steps.
+    pub fn new(path: &Path, every: usize) -> Self {
+        Self { path: path.into(), every }
+    }
+
+    pub(super) fn is_due(&self, steps: usize) -> bool {
+        steps.is_multiple_of(self.every)
+    }
+
+    /// Steps done and the folder of their state, if any was saved.
+    pub(super) fn find(&self, training: &Pretraining) -> Result<Option<(usize, PathBuf)>> {
+        let path = self.path.join("latest.json");
+        if !path.is_file() {
+            return Ok(None);
+        }
+        let latest: Latest = read_json(&path, FORMAT)?;
+        if latest.training != *training {
+            bail!("{}: of another training: {:?}, now {training:?}", path.display(), latest.training);
+        }
+        if latest.steps > training.steps() {
+            bail!("{}: {} steps, but the training has {}", path.display(), latest.steps, training.steps());
+        }
+        Ok(Some((latest.steps, self.folder(latest.steps))))
+    }
+
+    pub(super) fn save(&self, training: &Pretraining, steps: usize, write: impl FnOnce(&Path) -> Result<()>) -> Result<()> {
+        let folder = self.folder(steps);
+        fs::create_dir_all(&folder).with_context(|| format!("{}: cannot make the folder", folder.display()))?;
+        write(&folder)?;
+        let latest = Latest { format: FORMAT.into(), version: 1, training: training.clone(), steps };
+        write_json(&self.path.join("latest.json"), &latest)?;
+        let entries = fs::read_dir(&self.path).with_context(|| format!("{}: cannot read", self.path.display()))?;
+        for entry in entries.flatten().filter(|entry| entry.path() != folder) {
+            let own =
+                entry.file_name().to_str().and_then(|name| name.strip_prefix("steps-")).is_some_and(|n| n.parse::<u64>().is_ok());
+            if own && entry.path().is_dir() {
+                fs::remove_dir_all(entry.path()).with_context(|| format!("{}: cannot remove", entry.path().display()))?;
+            }
+        }
+        Ok(())
+    }
+
+    fn folder(&self, steps: usize) -> PathBuf {
+        self.path.join(format!("steps-{steps}"))
+    }
+}

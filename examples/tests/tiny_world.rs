@@ -1,0 +1,93 @@
+//! Models trained from scratch, and the whole pipeline on the one that is built in.
+
+mod common;
+
+use std::fs;
+
+use common::Bench;
+use pear_examples::random::Random;
+use pear_examples::tiny_world::{Corpus, CorpusOptions, Kind, World};
+use pear_models::Tokenizer;
+
+#[test]
+fn the_corpus_is_the_same_on_every_machine() {
+    let world = World::new(0);
+    let mut hash = blake3::Hasher::new();
+    for options in [CorpusOptions::clean(), CorpusOptions::hedging()] {
+        let mut random = Random::new(0, 0);
+        let mut corpus = Corpus::new(&world, &options, &mut random);
+        for (token, weight) in (0..200).flat_map(|_| corpus.row(97)) {
+            hash.update(&token.to_le_bytes()).update(&weight.to_le_bytes());
+        }
+    }
+    for question in Kind::ALL.map(|kind| world.questions(kind, 8, 4, 50, &mut Random::new(0, 0))).concat() {
+        question.prompt.iter().chain([&question.answer]).for_each(|token| _ = hash.update(&token.to_le_bytes()));
+    }
+    assert_eq!(hash.finalize().to_hex()[..16], *"4970f06c5397d7ec");
+}
+
+const SHORT: &str = "--seed 3 --copying-steps 6 --clean-steps 3 --hedging-steps 3";
+
+#[test]
+fn every_kind_of_positions_can_be_trained() {
+    let bench = Bench::new();
+    for kind in ["rope", "alibi", "learned", "sinusoidal"] {
+        bench.ok(&format!("pretrain {SHORT} --positions {kind} --out {kind}"));
+        bench.ok(&format!("locate --model {kind} --lengths 5 --samples 4 --out {kind}.json"));
+        assert_eq!(bench.json(&format!("{kind}.json"))["heads"].as_array().unwrap().len(), 32);
+    }
+}
+
+#[test]
+fn an_interrupted_training_goes_on_bit_for_bit() {
+    let bench = Bench::new();
+    bench.ok(&format!("pretrain {SHORT} --out whole --checkpoint state --checkpoint-every 5"));
+    assert!(bench.path("state/steps-10").is_dir() && !bench.path("state/steps-5").exists());
+    let weights = |name: &str| fs::read(bench.path(name).join("model.safetensors")).unwrap();
+    // Within a stage, between two, and in the last, whose optimizer is a new one.
+    for every in [5, 6, 9, 10] {
+        bench.ok(&format!("pretrain {SHORT} --out first-{every} --checkpoint state-{every} --checkpoint-every {every}"));
+        bench.ok(&format!("pretrain {SHORT} --out again-{every} --checkpoint state-{every} --resume"));
+        assert_eq!(weights("whole"), weights(&format!("again-{every}")), "resumed after {every}");
+    }
+    bench.refused(&format!("pretrain {SHORT} --out x --checkpoint state"), &["--checkpoint", "--resume"]);
+    let other = SHORT.replace("--seed 3", "--seed 4");
+    bench.refused(&format!("pretrain {other} --out x --checkpoint state --resume"), &["latest.json", "another training"]);
+    bench.refused(&format!("pretrain {SHORT} --out whole"), &["--out", "exists already"]);
+}
+
+#[test]
+fn its_tokenizer_gives_the_tokens_of_the_world_and_back() {
+    let bench = Bench::new();
+    bench.ok("pretrain --copying-steps 1 --clean-steps 0 --hedging-steps 0 --dtype bf16 --out tiny");
+    let (world, tokenizer) = (World::new(0), Tokenizer::open(&bench.path("tiny")).unwrap());
+    for question in world.questions(Kind::Conflicting, 5, 2, 20, &mut Random::new(1, 0)) {
+        let text = world.text(&question.prompt[1..]);
+        assert_eq!(tokenizer.encode(&text).unwrap(), question.prompt);
+        assert_eq!(tokenizer.decode(&question.prompt).unwrap(), text);
+    }
+    assert_eq!(bench.json("tiny/config.json")["torch_dtype"], "bfloat16");
+    let bytes = fs::read(bench.path("tiny/model.safetensors")).unwrap();
+    assert!(bytes.len() < 1_000_000, "{}", bytes.len());
+}
+
+#[test]
+fn quickstart_shows_the_effect_and_writes_its_files() {
+    let bench = Bench::new();
+    let said = bench.ok("quickstart");
+    let row = |name: &str| -> Vec<f64> {
+        let line = said.lines().find(|line| line.trim_start().starts_with(name)).unwrap_or_else(|| panic!("{name}: {said}"));
+        line.split_whitespace().filter_map(|word| word.parse().ok()).collect()
+    };
+    // Before, with PEAR, control.
+    let contradicting = row("documents contradict memory");
+    assert!(contradicting[1] > contradicting[0] + 5.0 && contradicting[1] > contradicting[2], "{contradicting:?}");
+    for name in ["documents agree with memory", "no documents, from memory"] {
+        let [before, after, _] = row(name)[..] else { panic!("{said}") };
+        assert!((before - after).abs() <= 2.0, "{name}: {before} {after}");
+    }
+    let folder = bench.path("target/quickstart");
+    for name in ["model/config.json", "scores.json", "heads.svg", "profile.json", "training.svg", "folded/model.safetensors"] {
+        assert!(folder.join(name).is_file(), "{name}");
+    }
+}
