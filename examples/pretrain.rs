@@ -115,12 +115,14 @@ fn run(arguments: Arguments) -> Result<()> {
     drop(bar);
     save(&model, positions, &world, dtype, &out)?;
     cli::print(&format!(
-        "{}: {}, {} parameters, seed {seed}; {} steps, {:.0} s, last loss {last:.3}\n{}\n",
+        "{}: {}, {} parameters, seed {seed}; {} steps, {:.0} s{}\n{}\n",
         out.display(),
         model.shape(),
         model.num_params(),
         training.steps(),
         since.elapsed().as_secs_f64(),
+        // There is none where a finished training was gone on with.
+        if last.is_finite() { format!(", last loss {last:.3}") } else { String::new() },
         match circuit {
             Circuit::Seeded => "Its copying circuit was put into the initial weights by hand, and then trained.",
             Circuit::Learned => "It learned to copy by itself, from random weights.",

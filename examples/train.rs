@@ -14,10 +14,11 @@ use anyhow::{Context, Result, bail};
 use clap::{Parser, ValueEnum};
 use pear_core::files::SequenceRecord;
 use pear_core::proxy::ProxyBatch;
-use pear_core::{DecoderModel, HeadId, Scores};
+use pear_core::{DecoderModel, HeadCoefficients, HeadId, Scores};
 use pear_examples::cli::{self, ModelArgs, TopK};
 use pear_examples::device::DeviceName;
 use pear_examples::draw::{Curve, check_picture, curves};
+use pear_examples::perplexity::TextPerplexity;
 use pear_examples::progress::Progress;
 use pear_examples::proxy::Draw;
 use pear_examples::tokens::TokenFile;
@@ -133,6 +134,26 @@ struct Arguments {
     #[arg(long, requires = "checkpoint")]
     resume: bool,
 
+    /// A plain text whose perplexity is to stay
+    #[arg(long, value_name = "FILE")]
+    text: Option<PathBuf>,
+
+    /// Share by which its perplexity may rise
+    #[arg(long, value_name = "SHARE", default_value_t = 0.05, requires = "text")]
+    text_limit: f64,
+
+    /// What to do if it rises more: warn in the end, or stop with the last coefficients that were measured within the limit
+    #[arg(long, value_enum, default_value_t = Gate::Warn, requires = "text")]
+    text_gate: Gate,
+
+    /// Steps between two measurements of it, where training may stop
+    #[arg(long, value_name = "STEPS", default_value_t = 10, requires = "text")]
+    text_every: usize,
+
+    /// Tokens of it that are read at once
+    #[arg(long, value_name = "TOKENS", default_value_t = 512, requires = "text")]
+    window: usize,
+
     /// Draw the loss and the coefficients over the steps; .svg or .png
     #[arg(long, value_name = "FILE")]
     curve: Option<PathBuf>,
@@ -147,6 +168,12 @@ enum Fall {
     Linear,
     Cosine,
     Constant,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Gate {
+    Warn,
+    Stop,
 }
 
 fn main() -> ExitCode {
@@ -164,8 +191,13 @@ fn run(arguments: Arguments) -> Result<()> {
     if let Some(log) = &arguments.log {
         cli::check_out("--log", log)?;
     }
-    if arguments.checkpoint_every == 0 {
-        bail!("--checkpoint-every 0: expected at least 1");
+    for (flag, value) in [("--checkpoint-every", arguments.checkpoint_every), ("--text-every", arguments.text_every)] {
+        if value == 0 {
+            bail!("{flag} 0: expected at least 1");
+        }
+    }
+    if !(arguments.text_limit.is_finite() && arguments.text_limit >= 0.0) {
+        bail!("--text-limit {}: expected a share of at least 0, as in 0.05", arguments.text_limit);
     }
     let checkpoint = arguments.checkpoint.as_deref().map(checkpoint_file).transpose()?;
     if let Some(file) = checkpoint.as_ref().filter(|file| arguments.resume && !file.is_file()) {
@@ -185,7 +217,10 @@ fn run(arguments: Arguments) -> Result<()> {
     let held_out = task.batch(options.length, NEVER_DRAWN..NEVER_DRAWN + HELD_OUT)?;
     let sequences = given.map_or(Sequences::Drawn(task), |(batch, _)| Sequences::Given(batch));
 
+    let text = arguments.text.as_ref().map(|path| TextPerplexity::read(path, &directory, arguments.window)).transpose()?;
+
     let model = arguments.model.load(&directory)?;
+    let text = text.map(|text| TextGate::new(text, &model, arguments.text_limit)).transpose()?;
     let load = |name: &DeviceName| Ok(directory.load(&name.open()?, arguments.model.dtype())?);
     let copies = arguments.also_device.iter().map(load).collect::<Result<Vec<Decoder>>>()?;
     let before = evaluate(&model, &held_out, None)?;
@@ -211,6 +246,8 @@ fn run(arguments: Arguments) -> Result<()> {
         }
     }
     let mut unlogged = Ok(());
+    // The last profile within the limit of the text, and whether training stopped because of it.
+    let (mut within, mut stopped) = (trainer.profile()?, false);
     let mut bar = Progress::new("training", options.steps as u64);
     trainer.run(&sequences, |trainer, step| {
         let done = step.step + 1;
@@ -227,14 +264,45 @@ fn run(arguments: Arguments) -> Result<()> {
         if let Some(file) = checkpoint.as_ref().filter(|_| due) {
             trainer.save(file)?;
         }
+        let may_stop = arguments.text_gate == Gate::Stop && done.is_multiple_of(arguments.text_every);
+        if let Some(text) = text.as_ref().filter(|_| may_stop) {
+            stopped = text.increase(trainer.coefficients())? > arguments.text_limit;
+            if stopped {
+                return Ok(ControlFlow::Break(()));
+            }
+            within = trainer.profile()?;
+        }
         Ok(ControlFlow::Continue(()))
     })?;
     drop(bar);
     unlogged?;
-    let after = evaluate(&model, &held_out, Some(trainer.coefficients()))?;
+    let mut profile = trainer.profile()?;
+    if let Some(text) = text.as_ref().filter(|_| arguments.text_gate == Gate::Stop) {
+        let ends_outside = !stopped && text.increase(trainer.coefficients())? > arguments.text_limit;
+        if stopped || ends_outside {
+            cli::warn(&format!(
+                "{}: the coefficients are those after step {}",
+                text.limit_text(),
+                within.training.as_ref().map_or(0, |training| training.steps)
+            ));
+            profile = within;
+        }
+    }
+    let coefficients = profile.for_model(&model.shape(), &model.device())?;
+    let after = evaluate(&model, &held_out, Some(&coefficients))?;
+    let mut said = report(&trainer, &coefficients, &options, before, after);
+    if let Some(text) = &text {
+        let increase = text.increase(&coefficients)?;
+        let _ = writeln!(said, "{:<22} {:>11.4} {:>11.4}", "perplexity of the text", text.before, text.before * (1.0 + increase));
+        if increase > arguments.text_limit {
+            cli::warn(&format!("{}: it rises by {:.2} %", text.limit_text(), 100.0 * increase));
+        }
+        if let Some(training) = &mut profile.training {
+            training.text_perplexity = Some((text.before, text.before * (1.0 + increase)));
+        }
+    }
 
     if let Some(out) = &arguments.out {
-        let mut profile = trainer.profile()?;
         if let Some(scores) = &scores {
             profile = profile.with_scores(scores);
         }
@@ -246,7 +314,33 @@ fn run(arguments: Arguments) -> Result<()> {
     if let Some(curve) = &arguments.curve {
         draw_curves(curve, &trainer, history)?;
     }
-    cli::print(&report(&trainer, &options, before, after))
+    cli::print(&said)
+}
+
+/// A plain text, and what the frozen model makes of it.
+struct TextGate<'a> {
+    text: TextPerplexity,
+    model: &'a Decoder,
+    before: f64,
+    limit: f64,
+}
+
+impl<'a> TextGate<'a> {
+    fn new(text: TextPerplexity, model: &'a Decoder, limit: f64) -> Result<Self> {
+        let before = text.of(model)?;
+        Ok(Self { text, model, before, limit })
+    }
+
+    /// The share by which its perplexity rises with these coefficients.
+    fn increase(&self, coefficients: &HeadCoefficients) -> pear_train::Result<f64> {
+        let model = self.model.clone().with_coefficients(coefficients)?;
+        // The tokens are those that the model has read before.
+        Ok(self.text.of(&model).map_or(f64::INFINITY, |after| after / self.before - 1.0))
+    }
+
+    fn limit_text(&self) -> String {
+        format!("the perplexity of --text may rise by {} % (--text-limit)", 100.0 * self.limit)
+    }
 }
 
 fn options(arguments: &Arguments) -> Result<TrainOptions> {
@@ -383,13 +477,14 @@ fn draw_curves<M: DecoderModel>(path: &Path, trainer: &Trainer<M>, history: Vec<
     curves(path, &[("loss", loss), ("coefficients", coefficients)])
 }
 
-fn report<M: DecoderModel>(trainer: &Trainer<M>, options: &TrainOptions, before: ProxyMetrics, after: ProxyMetrics) -> String {
+fn report<M: DecoderModel>(
+    trainer: &Trainer<M>, coefficients: &HeadCoefficients, options: &TrainOptions, before: ProxyMetrics, after: ProxyMetrics,
+) -> String {
     let mut text = format!("{} steps of {} sequences, n = {}\n", trainer.steps_done(), options.batch_size, options.length);
     if let Some(step) = trainer.best_step() {
         let _ = writeln!(text, "the coefficients are those after step {step}, when the held-out loss was lowest");
     }
     text += "\nhead   coefficient\n";
-    let coefficients = trainer.coefficients();
     for (head, value) in coefficients.heads().iter().zip(coefficients.values()) {
         let _ = writeln!(text, "{:<6} {value:>11.5}", head.to_string());
     }

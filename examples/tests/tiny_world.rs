@@ -81,7 +81,7 @@ fn quickstart_shows_the_effect_and_writes_its_files() {
     };
     // Before, with PEAR, control.
     let contradicting = row("documents contradict memory");
-    assert!(contradicting[1] > contradicting[0] + 5.0 && contradicting[1] > contradicting[2], "{contradicting:?}");
+    assert!(contradicting[1] > contradicting[0] + 5.0, "{contradicting:?}");
     for name in ["documents agree with memory", "no documents, from memory"] {
         let [before, after, _] = row(name)[..] else { panic!("{said}") };
         assert!((before - after).abs() <= 2.0, "{name}: {before} {after}");
@@ -90,4 +90,30 @@ fn quickstart_shows_the_effect_and_writes_its_files() {
     for name in ["model/config.json", "scores.json", "heads.svg", "profile.json", "training.svg", "folded/model.safetensors"] {
         assert!(folder.join(name).is_file(), "{name}");
     }
+}
+
+#[test]
+fn training_stops_or_warns_where_plain_text_gets_worse() {
+    let bench = Bench::new();
+    bench.ok("pretrain --copying-steps 30 --clean-steps 0 --hedging-steps 0 --out tiny");
+    let world = World::new(0);
+    let text: Vec<String> = world.sentences(20, 60, &mut Random::new(0, 0)).iter().map(|row| world.text(&row[1..])).collect();
+    bench.write("text.txt", text.join(" "));
+    let flags =
+        "train --model tiny --heads 0.1,1.2,2.3 --steps 12 --batch-size 2 --length 8 --learning-rate 0.2 --schedule constant";
+    bench.ok(&format!("{flags} --text text.txt --out free.json"));
+    let free = bench.json("free.json");
+    let (before, after) =
+        (free["training"]["text_perplexity"][0].as_f64().unwrap(), free["training"]["text_perplexity"][1].as_f64().unwrap());
+    assert!((after / before - 1.0).abs() > 1e-5, "nothing moved: {before} {after}");
+    // A limit that the end is beyond, whichever way it went, is none for a step at which nothing has moved yet.
+    let warned = bench.run(&format!("{flags} --text text.txt --text-limit 0 --out warned.json"));
+    assert_eq!(String::from_utf8(warned.stderr).unwrap().contains("--text-limit"), after > before);
+    bench.ok(&format!("{flags} --text text.txt --text-limit 0 --text-gate stop --text-every 1 --out gated.json"));
+    let gated = bench.json("gated.json");
+    assert!(gated["training"]["text_perplexity"][1].as_f64().unwrap() <= before * (1.0 + 1e-9));
+    if after > before {
+        assert!(gated["training"]["steps"].as_u64().unwrap() < 12);
+    }
+    bench.refused(&format!("{flags} --text-limit 0.1"), &["--text"]);
 }

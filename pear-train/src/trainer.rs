@@ -240,6 +240,7 @@ impl<'a, M: DecoderModel> Trainer<'a, M> {
             held_out: self.state.held_out.losses().to_vec(),
             best_step: self.best_step(),
             held_out_loss: None,
+            text_perplexity: None,
         };
         let mut profile = Profile::new(self.models[0].shape(), &self.coefficients, Some(training))?;
         profile.provenance = self.provenance.clone();

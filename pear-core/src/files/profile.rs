@@ -63,6 +63,9 @@ pub struct TrainingRecord {
     /// Loss on sequences that nothing was learned from, before and after.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub held_out_loss: Option<(f64, f64)>,
+    /// Perplexity of a plain text, before and after.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub text_perplexity: Option<(f64, f64)>,
 }
 
 /// A profile file: heads that are not listed have coefficient 1.
