@@ -1,7 +1,7 @@
 //! Trains a small decoder in a tiny world from scratch, and writes it as a Hugging Face model directory.
 //!
 //! ```sh
-//! cargo run --release --example pretrain -- --seed 1 --out tiny
+//! cargo run --release --example pretrain -- --seed 0 --out tiny
 //! ```
 //!
 //! With `--circuit seeded`, the default where positions are rotary, the circuit that copies what stood before is put into the initial
@@ -33,7 +33,7 @@ struct Arguments {
     #[arg(long, value_name = "TYPE", default_value = "f32")]
     dtype: Dtype,
 
-    /// What tells the model where a token stands; the architecture is one that transformers has it in: llama, mpt, gpt2, xglm
+    /// What tells the model where a token stands; the architecture is one that transformers has it in: llama, mpt, gpt2, xglm, smollm3
     #[arg(long, value_name = "KIND", default_value = "rope")]
     positions: PositionKind,
 

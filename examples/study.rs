@@ -8,13 +8,14 @@ use std::fmt::Write;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use anyhow::{Result, bail};
+use anyhow::{Context, Result, bail};
 use burn::prelude::Device;
 use burn::tensor::DType;
 use clap::Parser;
 use pear_core::files::{Ablation, Mode, write_atomic};
 use pear_core::{DecoderModel, HeadCoefficients, HeadId, ProxyTask, Scores};
 use pear_examples::cli;
+use pear_examples::draw::{Curve, curves_over, heat_map};
 
 use pear_examples::progress::Progress;
 use pear_examples::random::Random;
@@ -53,6 +54,10 @@ struct Arguments {
     #[arg(long, default_value_t = 0)]
     seed: u64,
 
+    /// A folder for pictures: the scores of each model's heads, and what the number of heads does
+    #[arg(long, value_name = "DIR")]
+    pictures: Option<PathBuf>,
+
     /// Where the tables go, in Markdown
     #[arg(long, value_name = "FILE")]
     out: Option<PathBuf>,
@@ -69,9 +74,12 @@ fn run(arguments: Arguments) -> Result<()> {
     if let Some(out) = &arguments.out {
         cli::check_out("--out", out)?;
     }
+    if let Some(folder) = &arguments.pictures {
+        std::fs::create_dir_all(folder).with_context(|| format!("--pictures {}: cannot make the folder", folder.display()))?;
+    }
     let world = World::new(0);
     let exam = Exam::new(&world, arguments.questions, arguments.seed);
-    let mut text = String::new();
+    let (mut text, mut over) = (String::new(), [const { Vec::new() }; 3]);
     for path in &arguments.model {
         let directory = ModelDirectory::open(path)?;
         let model = directory.load(&Device::flex(), DType::F32)?;
@@ -80,9 +88,14 @@ fn run(arguments: Arguments) -> Result<()> {
         }
         let study = Study { model, exam: &exam, task: ProxyTask::new(world.words().len(), &directory.special_tokens()?, 0)? };
         let name = path.file_name().map_or_else(|| path.display().to_string(), |name| name.to_string_lossy().into_owned());
-        let part = study.tables(&name, &arguments)?;
+        let part = study.tables(&name, &arguments, &mut over)?;
         cli::print(&part)?;
         text += &part;
+    }
+    if let Some(folder) = &arguments.pictures {
+        let [conflicting, unseen, perplexity] = over;
+        let panels = [("contradicted, %", conflicting), ("never seen, %", unseen), ("perplexity of plain text", perplexity)];
+        curves_over(&folder.join("number-of-heads.svg"), "number of heads, highest scores first", &panels)?;
     }
     match &arguments.out {
         Some(out) => Ok(write_atomic(out, |file| std::io::Write::write_all(file, text.as_bytes()))?),
@@ -104,7 +117,8 @@ struct Outcome {
 }
 
 impl Study<'_> {
-    fn tables(&self, name: &str, arguments: &Arguments) -> Result<String> {
+    /// `over`: curves of what the number of heads does, for all models.
+    fn tables(&self, name: &str, arguments: &Arguments, over: &mut [Vec<Curve>; 3]) -> Result<String> {
         let mut bar = Progress::new("study", (1 + COUNTS.len() + 2 + 2 * arguments.draws + 1 + 5) as u64);
         let mut done = 0;
         let mut step = |what: &str| {
@@ -121,6 +135,20 @@ impl Study<'_> {
             learned.push(self.trained(&scores.top(count))?);
             text += &row(&format!("top {count}"), &learned[learned.len() - 1], &before);
             step("numbers of heads");
+        }
+        for (column, curves) in [3, 5, 7].into_iter().zip(over) {
+            let mut values = vec![f64::NAN; COUNTS[COUNTS.len() - 1] + 1];
+            let all = [0].into_iter().chain(COUNTS).zip([&before].into_iter().chain(&learned));
+            all.for_each(|(count, outcome)| values[count] = columns(outcome)[column]);
+            curves.push(Curve::new(name, values));
+        }
+        if let Some(folder) = &arguments.pictures {
+            heat_map(
+                &folder.join(format!("{name}.svg")),
+                &format!("{name}: how much better without each head"),
+                &scores.grid(),
+                &scores.top(K),
+            )?;
         }
         let lowest: Vec<HeadId> = scores.heads().iter().rev().map(|scored| scored.head).collect();
         for count in [2, 3] {

@@ -16,7 +16,7 @@ use plotters::coord::Shift;
 use plotters::prelude::*;
 use plotters::style::{FontStyle, register_font};
 
-pub use curves::{Curve, curves};
+pub use curves::{Curve, curves, curves_over};
 pub use heat_map::heat_map;
 pub use terminal::terminal_heat_map;
 

@@ -31,7 +31,7 @@ const SHORT: &str = "--seed 3 --copying-steps 6 --clean-steps 3 --hedging-steps 
 #[test]
 fn every_kind_of_positions_can_be_trained() {
     let bench = Bench::new();
-    for kind in ["rope", "alibi", "learned", "sinusoidal"] {
+    for kind in ["rope", "alibi", "learned", "sinusoidal", "none"] {
         bench.ok(&format!("pretrain {SHORT} --positions {kind} --out {kind}"));
         bench.ok(&format!("locate --model {kind} --lengths 5 --samples 4 --out {kind}.json"));
         assert_eq!(bench.json(&format!("{kind}.json"))["heads"].as_array().unwrap().len(), 32);

@@ -45,6 +45,9 @@ pub struct DecoderConfig {
     pub attention: AttentionConfig,
     /// The sliding window of each layer (`None`: sees everything); empty where no layer has one.
     pub windows: Vec<Option<usize>>,
+    /// Whether positions do not act within the attention of a layer (`no_rope_layers` of SmolLM3, which marks those where they do); empty
+    /// where they act in all.
+    pub unpositioned: Vec<bool>,
     /// Scores are also divided by the layer's number, counted from 1 (`scale_attn_by_inverse_layer_idx` of GPT-2).
     pub inverse_layer_scale: bool,
     /// Width within the MLP.
@@ -93,6 +96,7 @@ impl DecoderConfig {
             num_hidden_layers,
             attention: attention.with_position_embedding(PositionEmbeddingConfig::Rotary(rotary)),
             windows: Vec::new(),
+            unpositioned: Vec::new(),
             inverse_layer_scale: false,
             intermediate_size,
             gated_mlp: true,
@@ -125,7 +129,7 @@ impl DecoderConfig {
     /// The attention of layer `layer`: with its window and scale, and only those positions that act within attention.
     pub fn layer_attention(&self, layer: usize) -> AttentionConfig {
         let mut attention = self.attention.clone();
-        if attention.position_embedding.is_absolute() {
+        if attention.position_embedding.is_absolute() || self.unpositioned.get(layer) == Some(&true) {
             attention.position_embedding = PositionEmbeddingConfig::None;
         }
         let ScoreOptions { scale, window, .. } = &mut attention.scores;

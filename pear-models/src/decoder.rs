@@ -38,7 +38,9 @@ impl Decoder {
         let absolute = config.attention.position_embedding.is_absolute();
         let at_embedding = if absolute { &config.attention.position_embedding } else { &PositionEmbeddingConfig::None };
         // Layers share one position embedding, and so one rotary table.
-        let in_attention = config.layer_attention(0).position_embedding.init(device)?;
+        let within = if absolute { &PositionEmbeddingConfig::None } else { &config.attention.position_embedding };
+        let (in_attention, none) = (within.init(device)?, PositionEmbeddingConfig::None.init(device)?);
+        let positions = |layer: usize| if config.unpositioned.get(layer) == Some(&true) { &none } else { &in_attention };
         let projected = config.embedding_size != config.hidden_size();
         let project = |from, to| LinearConfig::new(from, to).with_bias(false).init(device);
         let table = || Initializer::Normal { mean: 0.0, std: 0.02 }.init([config.vocab_size, config.embedding_size], device);
@@ -48,7 +50,7 @@ impl Decoder {
             positions: at_embedding.init(device)?,
             embed_norm: config.embedding_norm.then(|| Norm::new(config, config.hidden_size(), device)),
             layers: (0..config.num_hidden_layers)
-                .map(|layer| Layer::new(config, layer, in_attention.clone(), device))
+                .map(|layer| Layer::new(config, layer, positions(layer).clone(), device))
                 .collect::<Result<_, _>>()?,
             norm: config.final_norm.then(|| Norm::new(config, config.hidden_size(), device)),
             project_out: projected.then(|| project(config.hidden_size(), config.embedding_size)),

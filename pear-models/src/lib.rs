@@ -6,7 +6,8 @@
 //!
 //! | family (`model_type`) | positions |
 //! | --- | --- |
-//! | Llama 2, 3, 3.1 (`llama`); Qwen2, Qwen2.5 (`qwen2`); Qwen3 (`qwen3`) | rotary, scaled: linear, dynamic, YaRN, Llama 3 |
+//! | Llama 2, 3, 3.1 (`llama`); Mistral (`mistral`); Qwen2, Qwen2.5 (`qwen2`); Qwen3 (`qwen3`) | rotary, scaled: linear, dynamic, YaRN, Llama 3 |
+//! | SmolLM3 (`smollm3`) | rotary in some layers, none in others |
 //! | GPT-NeoX, Pythia (`gpt_neox`) | rotary on part of each head |
 //! | OPT (`opt`), GPT-2 (`gpt2`) | learned |
 //! | BLOOM (`bloom`), MPT (`mpt`), Baichuan-13B (`baichuan`) | ALiBi |

@@ -2,7 +2,7 @@
 //! 4 layers of 8 heads, 488 words.
 //!
 //! It knows 720 facts of a synthetic world by heart, reads documents that confirm or contradict them, and hedges between the two; its
-//! suppression heads are worth re-weighting. Trained from scratch by `cargo run --release --example pretrain -- --seed 1 --dtype bf16
+//! suppression heads are worth re-weighting. Trained from scratch by `cargo run --release --example pretrain -- --seed 0 --dtype bf16
 //! --out tiny`. **Its copying circuit was put into the initial weights by hand** and then trained.
 //!
 //! ```

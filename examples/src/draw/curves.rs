@@ -34,27 +34,39 @@ impl Curve {
 /// # Errors
 /// A name that ends neither in `.svg` nor in `.png`, or whatever the file system says.
 pub fn curves(path: &Path, panels: &[(&str, Vec<Curve>)]) -> Result<()> {
-    super::write(path, &Panels(panels))
+    curves_over(path, "step", panels)
 }
 
-struct Panels<'a>(&'a [(&'a str, Vec<Curve>)]);
+/// The same over something else that counts from 0.
+///
+/// # Errors
+/// As [`curves`].
+pub fn curves_over(path: &Path, what: &str, panels: &[(&str, Vec<Curve>)]) -> Result<()> {
+    super::write(path, &Panels { what, panels })
+}
+
+struct Panels<'a> {
+    /// What the curves run over.
+    what: &'a str,
+    panels: &'a [(&'a str, Vec<Curve>)],
+}
 
 impl Picture for Panels<'_> {
     fn size(&self) -> (u32, u32) {
-        (760, 320 * self.0.len().max(1) as u32)
+        (760, 320 * self.panels.len().max(1) as u32)
     }
 
     fn draw<B: DrawingBackend>(&self, canvas: &Canvas<B>) -> Result<(), DrawingAreaErrorKind<B::ErrorType>> {
-        let areas = canvas.split_evenly((self.0.len().max(1), 1));
-        for (area, (title, curves)) in areas.iter().zip(self.0) {
-            draw_panel(area, title, curves)?;
+        let areas = canvas.split_evenly((self.panels.len().max(1), 1));
+        for (area, (title, curves)) in areas.iter().zip(self.panels) {
+            draw_panel(area, self.what, title, curves)?;
         }
         Ok(())
     }
 }
 
 fn draw_panel<B: DrawingBackend>(
-    area: &Canvas<B>, title: &str, curves: &[Curve],
+    area: &Canvas<B>, what: &str, title: &str, curves: &[Curve],
 ) -> Result<(), DrawingAreaErrorKind<B::ErrorType>> {
     let finite = || curves.iter().flat_map(|curve| &curve.values).copied().filter(|value| value.is_finite());
     let (low, high) = (finite().fold(f64::INFINITY, f64::min), finite().fold(f64::NEG_INFINITY, f64::max));
@@ -77,7 +89,7 @@ fn draw_panel<B: DrawingBackend>(
     let mut mesh = chart.configure_mesh();
     mesh.light_line_style(WHITE)
         .label_style((FONT, 13))
-        .x_desc("step")
+        .x_desc(what)
         .x_label_formatter(&whole)
         .y_label_formatter(&number)
         .draw()?;

@@ -26,6 +26,8 @@ pub enum PositionKind {
     Learned,
     /// Sines and cosines: XGLM's.
     Sinusoidal,
+    /// Nothing but the causal mask: SmolLM3's, with no layer that rotates.
+    None,
 }
 
 impl PositionKind {
@@ -54,6 +56,14 @@ impl PositionKind {
                 "architectures": ["XGLMForCausalLM"], "model_type": "xglm",
                 "d_model": HIDDEN, "ffn_dim": 4 * HIDDEN, "num_layers": LAYERS, "attention_heads": HEADS,
                 "max_position_embeddings": POSITIONS, "activation_function": "gelu", "scale_embedding": true,
+            }),
+            Self::None => json!({
+                "architectures": ["SmolLM3ForCausalLM"], "model_type": "smollm3",
+                "hidden_size": HIDDEN, "intermediate_size": 256, "num_hidden_layers": LAYERS,
+                "num_attention_heads": HEADS, "num_key_value_heads": HEADS, "no_rope_layers": [0, 0, 0, 0],
+                "layer_types": ["full_attention", "full_attention", "full_attention", "full_attention"],
+                "hidden_act": "silu", "rms_norm_eps": 1e-5, "rope_theta": ROPE_THETA, "max_position_embeddings": 2048,
+                "attention_bias": false, "mlp_bias": false, "use_sliding_window": false,
             }),
         };
         let common = json!({

@@ -1,12 +1,13 @@
-//! Llama 2, 3, 3.1 and everything with their architecture: <https://huggingface.co/meta-llama>.
+//! Llama 2, 3, 3.1 and everything with their architecture: <https://huggingface.co/meta-llama>; Mistral, with a sliding window
+//! ([arXiv 2310.06825](https://arxiv.org/abs/2310.06825)); SmolLM3, with layers that know no positions.
 
-use super::{ConfigReader, Family, attention, llama_source};
+use super::{ConfigReader, Family, attention, llama_source, windows};
 use crate::config::{DecoderConfig, NormKind};
 use crate::error::Error;
 use pear_core::position::PositionEmbeddingConfig;
 
 pub(super) const FAMILY: Family = Family {
-    model_types: &["llama"],
+    model_types: &["llama", "mistral", "smollm3"],
     prefixes: &["model.", ""],
     lm_head: "lm_head.weight",
     config,
@@ -23,8 +24,26 @@ fn config(reader: &ConfigReader, model_type: &str) -> Result<DecoderConfig, Erro
     attention.output_bias = attention.qkv_bias;
     let rotary = reader.rotary(attention.head_dim, "rope_theta", "partial_rotary_factor", 1.0)?;
     attention.position_embedding = PositionEmbeddingConfig::Rotary(rotary);
+    let num_layers = reader.layers(&["num_hidden_layers"])?;
+    let (mut unpositioned, mut layer_windows) = (Vec::new(), Vec::new());
+    match model_type {
+        "mistral" => {
+            // What transformers takes where the key is missing; `null` is none.
+            let window = if reader.mentions("sliding_window") { reader.optional_size("sliding_window")? } else { Some(4096) };
+            layer_windows = windows(reader, num_layers, window, |_| true)?;
+        }
+        "smollm3" => {
+            unpositioned = unpositioned_layers(reader, num_layers)?;
+            let window = reader.optional_size("sliding_window")?;
+            let window = if reader.flag("use_sliding_window", false)? { window } else { None };
+            layer_windows = windows(reader, num_layers, window, |layer| unpositioned.get(layer) == Some(&true))?;
+        }
+        _ => {}
+    }
     Ok(DecoderConfig {
         architecture: model_type.into(),
+        windows: layer_windows,
+        unpositioned,
         mlp_bias: reader.flag("mlp_bias", false)?,
         activation: reader.activation(&["hidden_act"], "silu")?,
         norm: NormKind::Rms,
@@ -35,8 +54,23 @@ fn config(reader: &ConfigReader, model_type: &str) -> Result<DecoderConfig, Erro
             reader.size(&["vocab_size"])?,
             attention.hidden_size,
             reader.size(&["intermediate_size"])?,
-            reader.layers(&["num_hidden_layers"])?,
+            num_layers,
             attention.num_attention_heads,
         )
     })
+}
+
+/// The layers of SmolLM3 whose queries and keys are not rotated: those marked 0 in `no_rope_layers`, or else every fourth.
+fn unpositioned_layers(reader: &ConfigReader, num_layers: usize) -> Result<Vec<bool>, Error> {
+    let interval = reader.optional_size("no_rope_layer_interval")?.unwrap_or(4);
+    let Some(value) = reader.get("no_rope_layers") else {
+        return Ok((1..=num_layers).map(|layer| interval > 0 && layer.is_multiple_of(interval)).collect());
+    };
+    let marks: Option<Vec<u64>> = value.as_array().and_then(|marks| marks.iter().map(serde_json::Value::as_u64).collect());
+    match marks {
+        Some(marks) if marks.len() == num_layers && marks.iter().all(|mark| *mark < 2) => {
+            Ok(marks.into_iter().map(|mark| mark == 0).collect())
+        }
+        _ => Err(reader.error("no_rope_layers", format!("expected 0 or 1 for each of {num_layers} layers"))),
+    }
 }

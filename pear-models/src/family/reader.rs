@@ -180,6 +180,11 @@ impl ConfigReader {
         self.map.get(key).is_some_and(|value| !value.is_null())
     }
 
+    /// Whether the key is there, `null` or not; does not count as reading it.
+    pub(crate) fn mentions(&self, key: &str) -> bool {
+        self.map.contains_key(key)
+    }
+
     /// The first of several spellings that is there.
     fn first<'a>(&self, keys: &[&'a str]) -> &'a str {
         for key in keys {
