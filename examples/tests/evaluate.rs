@@ -95,7 +95,7 @@ fn the_right_document_stands_where_it_was_asked_for_and_the_others_stay() {
             })
             .collect();
         assert!(others[0] == others[1] && others[1] == others[2]);
-        let told = |other: &String| same[0].answers.iter().any(|answer| other.contains(answer.as_str()));
+        let told = |other: &String| same[0].answers.iter().any(|answer| other.ends_with(&format!(" {answer}.")));
         assert!(!others[0].iter().any(told), "{:?} in {:?}", same[0].answers, others[0]);
     }
     // The published prompt, letter by letter.

@@ -38,16 +38,22 @@ pub fn run_layers<M: DecoderModel>(
 ) -> Tensor<3> {
     let positions = Positions::after(cache.as_ref().map_or(0, |c| c.len()), residual.dims()[1]);
     for layer in layers {
-        let attention = model.attention(layer);
-        let Projected { query, mut key, mut value } =
-            attention.project(model.attention_input(layer, residual.clone()), positions);
-        if let Some(cache) = cache.as_deref_mut() {
-            (key, value) = cache.append(layer, key, value);
-        }
-        let heads = edit.edit(layer, attend(attention, query, key, value));
-        residual = model.block_output(layer, residual, attention.merge_heads(heads));
+        residual = run_layer(model, residual, layer, positions, cache.as_deref_mut(), edit);
     }
     residual
+}
+
+/// Runs one layer on a residual stream `[batch, seq, hidden]` whose tokens stand at `positions`; see [`run_layers`].
+pub fn run_layer<M: DecoderModel>(
+    model: &M, residual: Tensor<3>, layer: usize, positions: Positions, cache: Option<&mut KvCache>, edit: &mut impl HeadEdit,
+) -> Tensor<3> {
+    let attention = model.attention(layer);
+    let Projected { query, mut key, mut value } = attention.project(model.attention_input(layer, residual.clone()), positions);
+    if let Some(cache) = cache {
+        (key, value) = cache.append(layer, key, value);
+    }
+    let heads = edit.edit(layer, attend(attention, query, key, value));
+    model.block_output(layer, residual, attention.merge_heads(heads))
 }
 
 /// The residual stream after the last layer for whole sequences: `[batch, seq]` to `[batch, seq, hidden]`.

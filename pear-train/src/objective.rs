@@ -2,7 +2,7 @@
 
 use burn::prelude::*;
 use burn::tensor::DType;
-use pear_core::forward::{check_length, run_layers};
+use pear_core::forward::{check_length, run_layer};
 use pear_core::kernels::cross_entropy;
 use pear_core::proxy::ProxyBatch;
 use pear_core::{DecoderModel, HeadAttention, HeadCoefficients, HeadEdit, NoEdit, Positions, Projected, attend};
@@ -78,18 +78,21 @@ pub fn evaluate<M: DecoderModel>(model: &M, batch: &ProxyBatch, coefficients: Op
 
 /// The residual stream after the last layer at the positions that predict the second half: `[batch, n, hidden]`.
 fn predicting<M: DecoderModel>(model: &M, batch: &ProxyBatch, edit: &mut impl HeadEdit) -> Tensor<3> {
-    // The last token predicts nothing, but some rotary scalings depend on how long the sequence is.
+    // The last token predicts nothing and is not read; but some rotary scalings depend on how long the sequence is.
     let (positions, whole) = (batch.predicting(), Positions::first(batch.seq_len()));
-    let embedded = model.embed(batch.tokens(&model.device()), whole);
+    let tokens = batch.tokens(&model.device()).narrow(1, 0, positions.end);
+    let mut residual = model.embed(tokens, whole);
     let Some(last) = model.shape().num_layers.checked_sub(1) else {
-        return embedded.narrow(1, positions.start, positions.len());
+        return residual.narrow(1, positions.start, positions.len());
     };
-    let residual = run_layers(model, embedded, 0..last, None, edit);
+    for layer in 0..last {
+        residual = run_layer(model, residual, layer, whole, None, edit);
+    }
     // Of the last layer nobody reads any other position: they give keys and values, and go no further.
     let attention = model.attention(last);
     let Projected { query, key, value } = attention.project(model.attention_input(last, residual.clone()), whole);
     let query = query.narrow(2, positions.start, positions.len());
-    let heads = attend(attention, query, key.narrow(2, 0, positions.end), value.narrow(2, 0, positions.end));
+    let heads = attend(attention, query, key, value);
     let output = attention.merge_heads(edit.edit(last, heads));
     model.block_output(last, residual.narrow(1, positions.start, positions.len()), output)
 }

@@ -52,7 +52,7 @@ pub struct Options {
 /// The questions of a file, a group for each place, and the number of those whose other documents were drawn from other questions.
 ///
 /// Documents are numbered anew after the right one has been moved. Where a record holds too few, others are right documents of other
-/// questions in which none of the answers stands; they are the same, in the same order, for every place.
+/// questions in which none of the answers stands as words of its own; they are the same, in the same order, for every place.
 ///
 /// # Errors
 /// A file that cannot be read, lacks a field, has no right document, or too few others.
@@ -108,7 +108,9 @@ impl Record {
 fn draw_others<'a>(
     others: &mut Vec<&'a Document>, gold: &[&'a Document], index: usize, record: &Record, options: &Options, path: &Path,
 ) -> Result<()> {
-    let answers: Vec<String> = record.answers.iter().map(|answer| normalize_answer(answer)).filter(|a| !a.is_empty()).collect();
+    // As whole words: an answer such as `S` stands within the words of any text.
+    let spaced = |text: &str| format!(" {} ", normalize_answer(text));
+    let answers: Vec<String> = record.answers.iter().map(|answer| spaced(answer)).filter(|answer| answer != "  ").collect();
     // A stream for each record: the same documents whatever the limit.
     let mut random = Random::new(options.seed, index as u64);
     let mut tried = 0;
@@ -123,7 +125,7 @@ fn draw_others<'a>(
             );
         }
         let candidate = gold[random.below(gold.len())];
-        let text = normalize_answer(&format!("{} {}", candidate.title, candidate.text));
+        let text = spaced(&format!("{} {}", candidate.title, candidate.text));
         let tells = answers.iter().any(|answer| text.contains(answer));
         let known = others.iter().chain([&gold[index]]).any(|document| document.text == candidate.text);
         if !tells && !known {

@@ -206,7 +206,8 @@ impl Weight {
         assert!(strides[0] >= 0 && strides[1] >= 0 && (reach as usize) < weight.len(), "a weight within its buffer");
 
         let rows = x.len() / from;
-        let piece = (rows / (2 * rayon::current_num_threads())).max(MANY_ROWS / 2);
+        // One each: a weight is packed anew for every piece. In whole tiles of 16 rows.
+        let piece = rows.div_ceil(rayon::current_num_threads()).next_multiple_of(16).max(MANY_ROWS / 2);
         let mut output = Vec::with_capacity(rows * to);
         let pieces = output.spare_capacity_mut()[..rows * to].par_chunks_mut(piece * to);
         pieces.zip(x.par_chunks(piece * from)).for_each(|(output, x)| {
