@@ -245,7 +245,7 @@ fn checkpoints_of_another_run_and_broken_ones_are_refused_with_their_name() {
     };
     refuse(&mut Trainer::new(&model, &heads()[..2], options()).unwrap(), "other heads");
     let other = TrainOptions { learning_rate: 0.1, ..options() };
-    refuse(&mut Trainer::new(&model, &heads(), other).unwrap(), "other options");
+    refuse(&mut Trainer::new(&model, &heads(), other).unwrap(), "`learning_rate` was");
     refuse(&mut Trainer::new(&load("gpt2"), &heads(), options()).unwrap(), "made for llama");
     let mut same = Trainer::new(&model, &heads(), options()).unwrap();
     let whole = std::fs::read_to_string(&path).unwrap();
