@@ -125,7 +125,7 @@ fn run(arguments: Arguments) -> Result<()> {
         if last.is_finite() { format!(", last loss {last:.3}") } else { String::new() },
         match circuit {
             Circuit::Seeded => "Its copying circuit was put into the initial weights by hand, and then trained.",
-            Circuit::Learned => "It learned to copy by itself, from random weights.",
+            Circuit::Learned => "Its weights were random: nothing was put into them by hand.",
         },
     ))
 }

@@ -17,7 +17,7 @@ use anyhow::{Context, Result, bail};
 use burn::module::Module;
 use burn::prelude::*;
 use burn::tensor::DType;
-use clap::Parser;
+use clap::{Parser, ValueEnum};
 use pear_core::{DecoderModel, HeadCoefficients, HeadId, NoEdit, Profile, ProxyTask, Scores, forward};
 use pear_examples::cli;
 use pear_examples::draw::{Curve, curves, heat_map, terminal_heat_map};
@@ -25,7 +25,8 @@ use pear_examples::progress::Progress;
 use pear_examples::random::Random;
 use pear_examples::tiny_world::{Exam, Kind, Marks, Place, World, share};
 use pear_locate::{LocateOptions, locate, proxy_batches};
-use pear_models::{Decoder, ModelDirectory, log_probs, tiny};
+use pear_models::tiny::Tiny;
+use pear_models::{Decoder, ModelDirectory, log_probs};
 use pear_train::{Sequences, TrainOptions, Trainer, evaluate};
 
 /// Where all files go.
@@ -51,13 +52,33 @@ struct Arguments {
     #[arg(long, value_name = "K", default_value_t = 3)]
     top_k: usize,
 
-    /// Another model of the tiny world, as `pretrain` writes it, instead of the one that is built in
-    #[arg(long, value_name = "DIR")]
+    /// Which of the models that are built in
+    #[arg(long, value_enum, default_value_t = Positions::Rope)]
+    positions: Positions,
+
+    /// Another model of the tiny world instead, as `pretrain` writes it
+    #[arg(long, value_name = "DIR", conflicts_with = "positions")]
     model: Option<PathBuf>,
 
     /// Seed of all sequences and questions
     #[arg(long, default_value_t = 0)]
     seed: u64,
+}
+
+/// What tells a model where a token stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Positions {
+    Rope,
+    Alibi,
+}
+
+impl From<Positions> for Tiny {
+    fn from(positions: Positions) -> Self {
+        match positions {
+            Positions::Rope => Self::Rope,
+            Positions::Alibi => Self::Alibi,
+        }
+    }
 }
 
 fn main() -> ExitCode {
@@ -96,7 +117,7 @@ impl<'a> Demonstration<'a> {
         let path = match &arguments.model {
             Some(path) => path,
             None => {
-                tiny::write(&built_in)?;
+                Tiny::from(arguments.positions).write(&built_in)?;
                 &built_in
             }
         };
@@ -111,10 +132,14 @@ impl<'a> Demonstration<'a> {
             bail!("--top-k {top_k}: expected 1 to {}, half of the heads there are", heads / 2);
         }
         let task = ProxyTask::new(model.vocab_size(), &directory.special_tokens()?, seed)?;
+        let circuit = match (&arguments.model, arguments.positions) {
+            (Some(_), _) => "",
+            (None, Positions::Rope) => " Its copying circuit\n   was put into its initial weights by hand, and then trained.",
+            (None, _) => " It learned to copy\n   by itself. RESULTS.md says why the heads that are located matter less here.",
+        };
         say(&format!(
             "\n1  The model: {}, {} parameters, trained from scratch by `pretrain` in a tiny world of\n   \
-             720 facts that it knows by heart, and of documents that confirm or contradict them. Its copying circuit\n   \
-             was put into its initial weights by hand, and then trained.\n",
+             720 facts that it knows by heart, and of documents that confirm or contradict them.{circuit}\n",
             model.shape(),
             model.num_params(),
         ))?;

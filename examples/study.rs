@@ -94,7 +94,7 @@ fn run(arguments: Arguments) -> Result<()> {
     }
     if let Some(folder) = &arguments.pictures {
         let [conflicting, unseen, perplexity] = over;
-        let panels = [("contradicted, %", conflicting), ("never seen, %", unseen), ("perplexity of plain text", perplexity)];
+        let panels = [("conflicting, %", conflicting), ("unseen, %", unseen), ("perplexity of plain text", perplexity)];
         curves_over(&folder.join("number-of-heads.svg"), "number of heads, highest scores first", &panels)?;
     }
     match &arguments.out {

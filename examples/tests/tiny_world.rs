@@ -4,10 +4,13 @@ mod common;
 
 use std::fs;
 
+use burn::prelude::Device;
+use burn::tensor::DType;
 use common::Bench;
 use pear_examples::random::Random;
-use pear_examples::tiny_world::{Corpus, CorpusOptions, Kind, World};
-use pear_models::Tokenizer;
+use pear_examples::tiny_world::{Corpus, CorpusOptions, Exam, Kind, World, share};
+use pear_models::tiny::Tiny;
+use pear_models::{ModelDirectory, Tokenizer};
 
 #[test]
 fn the_corpus_is_the_same_on_every_machine() {
@@ -89,6 +92,23 @@ fn quickstart_shows_the_effect_and_writes_its_files() {
     let folder = bench.path("target/quickstart");
     for name in ["model/config.json", "scores.json", "heads.svg", "profile.json", "training.svg", "folded/model.safetensors"] {
         assert!(folder.join(name).is_file(), "{name}");
+    }
+}
+
+#[test]
+fn all_models_that_are_built_in_know_their_world_by_heart() {
+    let world = World::new(0);
+    for tiny in Tiny::ALL {
+        let folder = tempfile::tempdir().unwrap();
+        tiny.write(folder.path()).unwrap();
+        let directory = ModelDirectory::open(folder.path()).unwrap();
+        let model = directory.load(&Device::flex(), DType::F32).unwrap();
+        let marks = Exam::new(&world, 10, 0).sit(&model, |_| {}).unwrap();
+        assert!(share(&marks.closed_book) > 0.97, "{tiny:?}");
+        assert!(share(&marks.right(Kind::Agreeing, None)) > 0.95, "{tiny:?}");
+        assert!(share(&marks.right(Kind::Conflicting, None)) > 0.2 && marks.from_memory(Kind::Conflicting) > 0.2, "{tiny:?}");
+        let kind = directory.shape().architecture;
+        assert!(tiny.command().contains("pretrain") && ["llama", "mpt"].contains(&kind.as_str()), "{kind}");
     }
 }
 
