@@ -13,22 +13,37 @@ use crate::model::{HeadAttention, Projected, ScoreOptions};
 use crate::position::{PositionEmbedding, PositionEmbeddingConfig, Positions};
 use crate::{Error, Result};
 
-/// A norm of queries and keys, one weight for each channel of a head (`q_norm`, `k_norm` of Qwen3).
-#[derive(Module, Debug)]
-pub struct HeadNorm {
-    /// `[head_dim]`.
-    weight: Param<Tensor<1>>,
-    eps: f64,
+/// Which channels of queries and keys are normed together, by their root mean square.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum QkNorm {
+    /// Those of each head, all heads with the same weights (Qwen3).
+    Head {
+        /// Epsilon.
+        eps: f64,
+    },
+    /// Those of all heads (OLMo 2).
+    Projection {
+        /// Epsilon.
+        eps: f64,
+    },
 }
 
-impl HeadNorm {
-    fn new(head_dim: usize, eps: f64, device: &Device) -> Self {
-        Self { weight: burn::module::Initializer::Ones.init([head_dim], device), eps }
-    }
+/// The norm of queries, or of keys (`q_norm`, `k_norm`).
+#[derive(Module, Debug)]
+pub struct ProjectionNorm {
+    /// `[head_dim]`, or `[heads * head_dim]`.
+    weight: Param<Tensor<1>>,
+    #[module(skip)]
+    kind: QkNorm,
+}
 
-    /// Root-mean-square norm over the last dimension, in f32.
-    fn forward(&self, x: Tensor<4>) -> Tensor<4> {
-        rms_norm(x, self.weight.val(), self.eps)
+impl ProjectionNorm {
+    fn new(kind: QkNorm, heads: usize, head_dim: usize, device: &Device) -> Self {
+        let width = match kind {
+            QkNorm::Head { .. } => head_dim,
+            QkNorm::Projection { .. } => heads * head_dim,
+        };
+        Self { weight: burn::module::Initializer::Ones.init([width], device), kind }
     }
 }
 
@@ -47,8 +62,8 @@ pub struct AttentionConfig {
     pub qkv_bias: bool,
     /// Whether `o_proj` has a bias.
     pub output_bias: bool,
-    /// Epsilon of the norms of queries and keys, if they are normed.
-    pub qk_norm_eps: Option<f64>,
+    /// The norms of queries and keys, if they are normed.
+    pub qk_norm: Option<QkNorm>,
     /// Queries, keys and values are clamped to `±clip_qkv`.
     pub clip_qkv: Option<f64>,
     /// Scale, soft cap and sliding window.
@@ -67,7 +82,7 @@ impl AttentionConfig {
             head_dim: hidden_size / num_attention_heads.max(1),
             qkv_bias: false,
             output_bias: false,
-            qk_norm_eps: None,
+            qk_norm: None,
             clip_qkv: None,
             scores: ScoreOptions::default(),
             position_embedding: PositionEmbeddingConfig::None,
@@ -131,14 +146,14 @@ impl AttentionConfig {
         self.validate()?;
         let linear = |from: usize, to: usize, bias: bool| LinearConfig::new(from, to).with_bias(bias).init(device);
         let (query, key_value) = (self.num_attention_heads * self.head_dim, self.num_key_value_heads * self.head_dim);
-        let norm = || self.qk_norm_eps.map(|eps| HeadNorm::new(self.head_dim, eps, device));
+        let norm = |heads| self.qk_norm.map(|kind| ProjectionNorm::new(kind, heads, self.head_dim, device));
         Ok(Attention {
             q_proj: linear(self.hidden_size, query, self.qkv_bias),
             k_proj: linear(self.hidden_size, key_value, self.qkv_bias),
             v_proj: linear(self.hidden_size, key_value, self.qkv_bias),
             o_proj: linear(query, self.hidden_size, self.output_bias),
-            q_norm: norm(),
-            k_norm: norm(),
+            q_norm: norm(self.num_attention_heads),
+            k_norm: norm(self.num_key_value_heads),
             coefficients: None,
             position_embedding,
             num_attention_heads: self.num_attention_heads,
@@ -159,8 +174,8 @@ pub struct Attention {
     k_proj: Linear,
     v_proj: Linear,
     o_proj: Linear,
-    q_norm: Option<HeadNorm>,
-    k_norm: Option<HeadNorm>,
+    q_norm: Option<ProjectionNorm>,
+    k_norm: Option<ProjectionNorm>,
     /// Absent, not ones, where nothing is re-weighted.
     coefficients: Option<LayerCoefficients>,
     position_embedding: PositionEmbedding,
@@ -198,27 +213,29 @@ impl Attention {
         self.merge_heads(attend(self, query, key, value))
     }
 
-    /// `[batch, seq, heads * head_dim]` to `[batch, heads, seq, head_dim]`.
-    fn split_heads(&self, x: Tensor<3>, heads: usize) -> Tensor<4> {
+    /// `[batch, seq, heads * head_dim]` to `[batch, heads, seq, head_dim]`, normed on the way.
+    fn split_heads(&self, mut x: Tensor<3>, heads: usize, norm: &Option<ProjectionNorm>) -> Tensor<4> {
         let [batch, seq, _] = x.dims();
+        if let Some(ProjectionNorm { weight, kind: QkNorm::Projection { eps } }) = norm {
+            x = rms_norm(x, weight.val(), *eps);
+        }
         let x = match self.clip_qkv {
             Some(limit) => x.clamp(-limit, limit),
             None => x,
         };
-        x.reshape([batch, seq, heads, self.head_dim]).swap_dims(1, 2)
+        let x = x.reshape([batch, seq, heads, self.head_dim]).swap_dims(1, 2);
+        match norm {
+            Some(ProjectionNorm { weight, kind: QkNorm::Head { eps } }) => rms_norm(x, weight.val(), *eps),
+            _ => x,
+        }
     }
 }
 
 impl HeadAttention for Attention {
     fn project(&self, input: Tensor<3>, positions: Positions) -> Projected {
-        let query = self.split_heads(project(&self.q_proj, input.clone()), self.num_attention_heads);
-        let key = self.split_heads(project(&self.k_proj, input.clone()), self.num_key_value_heads);
-        let value = self.split_heads(project(&self.v_proj, input), self.num_key_value_heads);
-        let normed = |norm: &Option<HeadNorm>, x: Tensor<4>| match norm {
-            Some(norm) => norm.forward(x),
-            None => x,
-        };
-        let (query, key) = (normed(&self.q_norm, query), normed(&self.k_norm, key));
+        let query = self.split_heads(project(&self.q_proj, input.clone()), self.num_attention_heads, &self.q_norm);
+        let key = self.split_heads(project(&self.k_proj, input.clone()), self.num_key_value_heads, &self.k_norm);
+        let value = self.split_heads(project(&self.v_proj, input), self.num_key_value_heads, &None);
         Projected {
             query: self.position_embedding.rotate(query, positions),
             key: self.position_embedding.rotate(key, positions),

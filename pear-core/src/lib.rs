@@ -61,7 +61,7 @@ pub mod proxy;
 pub mod reparam;
 
 pub use attend::attend;
-pub use attention::{Attention, AttentionConfig};
+pub use attention::{Attention, AttentionConfig, QkNorm};
 pub use cache::KvCache;
 pub use coefficients::{HeadCoefficients, LayerCoefficients};
 pub use edit::{CaptureHeads, HeadEdit, NoEdit};

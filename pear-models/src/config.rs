@@ -3,13 +3,15 @@
 use burn::prelude::*;
 use pear_core::kernels::Activation;
 use pear_core::position::PositionEmbeddingConfig;
-use pear_core::{AttentionConfig, ModelShape, ScoreOptions};
+use pear_core::{AttentionConfig, ModelShape, QkNorm, ScoreOptions};
 
 /// The kind of norm.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum NormKind {
     /// Root mean square, a weight and no bias: Llama, Qwen, Baichuan.
     Rms,
+    /// The same, times `1 + weight`: Gemma.
+    RmsPlusOne,
     /// Mean and variance: GPT-2, OPT, BLOOM, MPT, GPT-NeoX.
     Layer {
         /// Whether there is a bias (MPT has none).
@@ -24,10 +26,32 @@ pub enum Residual {
     Serial,
     /// As `Serial`, with the norms' outputs in place of `x` in the sums (`apply_residual_connection_post_layernorm` of BLOOM).
     SerialFromNorm,
-    /// `x += attention(norm1(x)) + mlp(norm2(x))`: GPT-NeoX.
+    /// `x += attention(norm1(x)) + mlp(norm2(x))`: GPT-NeoX, Falcon-40B.
     Parallel,
+    /// `x += attention(norm(x)) + mlp(norm(x))`: GPT-J, Phi-2, Falcon-7B.
+    ParallelOneNorm,
     /// `x = norm(x + attention(x)); x = norm(x + mlp(x))`: OPT-350m.
     PostNorm,
+    /// `x += norm(attention(x)); x += norm(mlp(x))`: OLMo 2.
+    NormedBranches,
+    /// `x += norm(attention(norm(x))); x += norm(mlp(norm(x)))`: Gemma 2.
+    Sandwich,
+}
+
+impl Residual {
+    /// The norms of a layer.
+    pub(crate) fn norms(self) -> &'static [&'static str] {
+        match self {
+            Self::ParallelOneNorm => &["input_layernorm"],
+            Self::NormedBranches => &["post_attention_layernorm", "post_feedforward_layernorm"],
+            Self::Sandwich => {
+                &["input_layernorm", "post_attention_layernorm", "pre_feedforward_layernorm", "post_feedforward_layernorm"]
+            }
+            Self::Serial | Self::SerialFromNorm | Self::Parallel | Self::PostNorm => {
+                &["input_layernorm", "post_attention_layernorm"]
+            }
+        }
+    }
 }
 
 /// A decoder-only language model: everything that its forward pass depends on.
@@ -64,6 +88,8 @@ pub struct DecoderConfig {
     pub norm_eps: f64,
     /// How a layer adds up.
     pub residual: Residual,
+    /// Multiplies what attention and MLP add to the residual stream (`residual_multiplier` of Granite).
+    pub residual_scale: Option<f64>,
     /// Whether the embedding is normed (BLOOM).
     pub embedding_norm: bool,
     /// Whether the residual stream is normed before the unembedding.
@@ -74,6 +100,12 @@ pub struct DecoderConfig {
     pub tie_word_embeddings: bool,
     /// Whether rows of the unembedding are scaled to length 1 (Baichuan 2).
     pub normalized_lm_head: bool,
+    /// Whether the unembedding has a bias (GPT-J, Phi-2).
+    pub lm_head_bias: bool,
+    /// Multiplies the logits (`1 / logits_scaling` of Granite).
+    pub logit_scale: Option<f64>,
+    /// The logits are then `cap · tanh(logit / cap)` (`final_logit_softcapping` of Gemma 2).
+    pub logit_soft_cap: Option<f64>,
     /// Ids that are no words: `bos_token_id`, `eos_token_id`, `pad_token_id`.
     pub special_tokens: Vec<u32>,
     /// `bos_token_id`.
@@ -105,11 +137,15 @@ impl DecoderConfig {
             norm: NormKind::Rms,
             norm_eps: 1e-5,
             residual: Residual::Serial,
+            residual_scale: None,
             embedding_norm: false,
             final_norm: true,
             embedding_scale: None,
             tie_word_embeddings: false,
             normalized_lm_head: false,
+            lm_head_bias: false,
+            logit_scale: None,
+            logit_soft_cap: None,
             special_tokens: Vec::new(),
             bos_token: None,
             eos_tokens: Vec::new(),
@@ -169,6 +205,9 @@ impl DecoderConfig {
         if !self.tie_word_embeddings {
             add("lm_head".into(), &[self.vocab_size, embedding]);
         }
+        if self.lm_head_bias {
+            add("lm_head_bias".into(), &[self.vocab_size]);
+        }
         let gate = self.gated_mlp.then_some(("mlp.gate_proj", hidden, inner, self.mlp_bias));
         let linears = [
             ("self_attn.q_proj", hidden, query, attention.qkv_bias),
@@ -185,13 +224,16 @@ impl DecoderConfig {
                     add(format!("layers.{layer}.{name}.bias"), &[to]);
                 }
             }
-            for name in ["input_layernorm", "post_attention_layernorm"] {
+            for name in self.residual.norms() {
                 for kind in vectors(norm_bias) {
                     add(format!("layers.{layer}.{name}.{kind}"), &[hidden]);
                 }
             }
-            for name in ["q_norm", "k_norm"].iter().filter(|_| attention.qk_norm_eps.is_some()) {
-                add(format!("layers.{layer}.self_attn.{name}.weight"), &[attention.head_dim]);
+            if let Some(kind) = attention.qk_norm {
+                for (name, width) in [("q_norm", query), ("k_norm", key_value)] {
+                    let width = if matches!(kind, QkNorm::Head { .. }) { attention.head_dim } else { width };
+                    add(format!("layers.{layer}.self_attn.{name}.weight"), &[width]);
+                }
             }
         }
         all
@@ -236,9 +278,18 @@ mod tests {
         full.norm = NormKind::Layer { bias: true };
         (full.gated_mlp, full.mlp_bias, full.embedding_norm, full.tie_word_embeddings) = (false, true, true, true);
         full.attention.position_embedding = PositionEmbeddingConfig::Learned { num_positions: 9, width: 12 };
-        full.attention.qk_norm_eps = Some(1e-6);
+        full.attention.qk_norm = Some(QkNorm::Head { eps: 1e-6 });
+        full.lm_head_bias = true;
         (full.attention.qkv_bias, full.attention.output_bias) = (true, true);
-        for config in [llama, full] {
+        let mut sandwich = DecoderConfig::llama(11, 12, 20, 2, 3);
+        (sandwich.norm, sandwich.residual) = (NormKind::RmsPlusOne, Residual::Sandwich);
+        let mut branches = DecoderConfig::llama(11, 12, 20, 2, 6);
+        branches.residual = Residual::NormedBranches;
+        branches.attention.num_key_value_heads = 3;
+        branches.attention.qk_norm = Some(QkNorm::Projection { eps: 1e-6 });
+        let mut one_norm = DecoderConfig::llama(11, 12, 20, 2, 3);
+        one_norm.residual = Residual::ParallelOneNorm;
+        for config in [llama, full, sandwich, branches, one_norm] {
             let mut seen = Paths::default();
             config.init(&Device::flex()).unwrap().visit(&mut seen);
             let mut expected = config.parameters();

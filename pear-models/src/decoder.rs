@@ -28,6 +28,8 @@ pub struct Decoder {
     project_out: Option<Linear>,
     /// `[vocab, embedding_size]`; absent where it is the embedding.
     lm_head: Option<Param<Tensor<2>>>,
+    /// `[vocab]`.
+    lm_head_bias: Option<Param<Tensor<1>>>,
     #[module(skip)]
     config: DecoderConfig,
 }
@@ -55,6 +57,7 @@ impl Decoder {
             norm: config.final_norm.then(|| Norm::new(config, config.hidden_size(), device)),
             project_out: projected.then(|| project(config.hidden_size(), config.embedding_size)),
             lm_head: (!config.tie_word_embeddings).then(table),
+            lm_head_bias: config.lm_head_bias.then(|| Initializer::Zeros.init([config.vocab_size], device)),
             config: config.clone(),
         })
     }
@@ -111,6 +114,17 @@ impl Decoder {
         }
     }
 
+    /// Scales and caps them, for the families that do.
+    fn shape_logits<const D: usize>(&self, mut logits: Tensor<D>) -> Tensor<D> {
+        if let Some(scale) = self.config.logit_scale {
+            logits = logits * scale;
+        }
+        match self.config.logit_soft_cap {
+            Some(cap) => (logits / cap).tanh() * cap,
+            None => logits,
+        }
+    }
+
     /// `[vocab, embedding_size]`.
     fn unembedding(&self) -> Tensor<2> {
         self.lm_head.as_ref().unwrap_or(&self.embed_tokens).val()
@@ -164,13 +178,19 @@ impl DecoderModel for Decoder {
     }
 
     fn logits(&self, residual: Tensor<3>) -> Tensor<3> {
-        linear(self.before_unembedding(residual), self.unembedding().transpose(), None).cast(DType::F32)
+        let bias = self.lm_head_bias.as_ref().map(|bias| bias.val());
+        let logits = linear(self.before_unembedding(residual), self.unembedding().transpose(), bias);
+        self.shape_logits(logits.cast(DType::F32))
     }
 
     fn target_logits(&self, residual: Tensor<2>, targets: Tensor<1, Int>) -> Tensor<1> {
         let x = self.before_unembedding(residual.unsqueeze_dim(1));
         let [rows, _, width] = x.dims();
-        let chosen = self.unembedding().select(0, targets).cast(DType::F32);
-        (x.reshape([rows, width]).cast(DType::F32) * chosen).sum_dim(1).reshape([rows])
+        let chosen = self.unembedding().select(0, targets.clone()).cast(DType::F32);
+        let logits = (x.reshape([rows, width]).cast(DType::F32) * chosen).sum_dim(1).reshape([rows]);
+        self.shape_logits(match &self.lm_head_bias {
+            Some(bias) => logits + bias.val().select(0, targets).cast(DType::F32),
+            None => logits,
+        })
     }
 }

@@ -37,6 +37,11 @@ impl Norm {
     pub(crate) fn forward(&self, x: Tensor<3>) -> Tensor<3> {
         match self.kind {
             NormKind::Rms => rms_norm(x, self.weight.val(), self.eps),
+            NormKind::RmsPlusOne => {
+                // In f32 throughout: `1 + weight` has no room in half precision.
+                let dtype = x.dtype();
+                rms_norm(x.cast(DType::F32), self.weight.val().cast(DType::F32) + 1.0, self.eps).cast(dtype)
+            }
             NormKind::Layer { .. } => {
                 let dtype = x.dtype();
                 let weight = self.weight.val().cast(DType::F32);
@@ -82,53 +87,83 @@ impl Mlp {
 /// One layer.
 #[derive(Module, Debug)]
 pub(crate) struct Layer {
-    input_layernorm: Norm,
+    input_layernorm: Option<Norm>,
     pub(crate) self_attn: Attention,
-    post_attention_layernorm: Norm,
+    post_attention_layernorm: Option<Norm>,
+    pre_feedforward_layernorm: Option<Norm>,
+    post_feedforward_layernorm: Option<Norm>,
     mlp: Mlp,
     #[module(skip)]
     residual: Residual,
+    #[module(skip)]
+    residual_scale: Option<f64>,
 }
 
 impl Layer {
     pub(crate) fn new(
         config: &DecoderConfig, layer: usize, positions: PositionEmbedding, device: &Device,
     ) -> pear_core::Result<Self> {
+        let names = config.residual.norms();
+        let norm = |name| names.contains(&name).then(|| Norm::new(config, config.hidden_size(), device));
         Ok(Self {
-            input_layernorm: Norm::new(config, config.hidden_size(), device),
+            input_layernorm: norm("input_layernorm"),
             self_attn: config.layer_attention(layer).init_with(positions, device)?,
-            post_attention_layernorm: Norm::new(config, config.hidden_size(), device),
+            post_attention_layernorm: norm("post_attention_layernorm"),
+            pre_feedforward_layernorm: norm("pre_feedforward_layernorm"),
+            post_feedforward_layernorm: norm("post_feedforward_layernorm"),
             mlp: Mlp::new(config, device),
             residual: config.residual,
+            residual_scale: config.residual_scale,
         })
     }
 
     pub(crate) fn attention_input(&self, residual: Tensor<3>) -> Tensor<3> {
         match self.residual {
             Residual::PostNorm => residual,
-            _ => self.input_layernorm.forward(residual),
+            _ => normed(&self.input_layernorm, residual),
         }
     }
 
     pub(crate) fn output(&self, residual: Tensor<3>, attention: Tensor<3>) -> Tensor<3> {
+        let scaled = |branch: Tensor<3>| match self.residual_scale {
+            Some(scale) => branch * scale,
+            None => branch,
+        };
         match self.residual {
             Residual::Serial => {
-                let residual = residual + attention;
-                residual.clone() + self.mlp.forward(self.post_attention_layernorm.forward(residual))
+                let residual = residual + scaled(attention);
+                residual.clone() + scaled(self.mlp.forward(normed(&self.post_attention_layernorm, residual)))
             }
             Residual::SerialFromNorm => {
-                let residual = self.input_layernorm.forward(residual) + attention;
-                let normed = self.post_attention_layernorm.forward(residual);
-                normed.clone() + self.mlp.forward(normed)
+                let residual = normed(&self.input_layernorm, residual) + scaled(attention);
+                let normed = normed(&self.post_attention_layernorm, residual);
+                normed.clone() + scaled(self.mlp.forward(normed))
             }
             Residual::Parallel => {
-                let mlp = self.mlp.forward(self.post_attention_layernorm.forward(residual.clone()));
-                residual + attention + mlp
+                let mlp = self.mlp.forward(normed(&self.post_attention_layernorm, residual.clone()));
+                residual + scaled(attention) + scaled(mlp)
+            }
+            Residual::ParallelOneNorm => {
+                let mlp = self.mlp.forward(normed(&self.input_layernorm, residual.clone()));
+                residual + scaled(attention) + scaled(mlp)
             }
             Residual::PostNorm => {
-                let residual = self.input_layernorm.forward(residual + attention);
-                self.post_attention_layernorm.forward(residual.clone() + self.mlp.forward(residual))
+                let residual = normed(&self.input_layernorm, residual + scaled(attention));
+                normed(&self.post_attention_layernorm, residual.clone() + scaled(self.mlp.forward(residual)))
+            }
+            Residual::NormedBranches | Residual::Sandwich => {
+                let residual = residual + scaled(normed(&self.post_attention_layernorm, attention));
+                let mlp = self.mlp.forward(normed(&self.pre_feedforward_layernorm, residual.clone()));
+                residual + scaled(normed(&self.post_feedforward_layernorm, mlp))
             }
         }
+    }
+}
+
+/// The norm, where there is one.
+fn normed(norm: &Option<Norm>, x: Tensor<3>) -> Tensor<3> {
+    match norm {
+        Some(norm) => norm.forward(x),
+        None => x,
     }
 }

@@ -6,9 +6,12 @@
 //!
 //! | family (`model_type`) | positions |
 //! | --- | --- |
-//! | Llama 2, 3, 3.1 (`llama`); Mistral (`mistral`); Qwen2, Qwen2.5 (`qwen2`); Qwen3 (`qwen3`) | rotary, scaled: linear, dynamic, YaRN, Llama 3 |
+//! | Llama 2, 3, 3.1 (`llama`); Mistral (`mistral`); Qwen2, Qwen2.5 (`qwen2`); Qwen3 (`qwen3`); Gemma (`gemma`, `gemma2`); OLMo 2 (`olmo2`); Granite (`granite`); StarCoder2 (`starcoder2`) | rotary, scaled: linear, dynamic, YaRN, Llama 3 |
+//! | Phi-3, Phi-4-mini (`phi3`) | rotary, LongRoPE |
 //! | SmolLM3 (`smollm3`) | rotary in some layers, none in others |
-//! | GPT-NeoX, Pythia (`gpt_neox`) | rotary on part of each head |
+//! | GPT-NeoX, Pythia (`gpt_neox`); Phi-1, Phi-2 (`phi`); StableLM (`stablelm`) | rotary on part of each head |
+//! | GPT-J (`gptj`) | rotary on part of each head, neighbouring channels |
+//! | Falcon (`falcon`) | rotary or ALiBi |
 //! | OPT (`opt`), GPT-2 (`gpt2`) | learned |
 //! | BLOOM (`bloom`), MPT (`mpt`), Baichuan-13B (`baichuan`) | ALiBi |
 //! | XGLM (`xglm`) | sinusoidal |

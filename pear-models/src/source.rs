@@ -25,11 +25,11 @@ enum Part {
         index: usize,
         of: usize,
     },
-    /// The same head by head: queries, keys and values of head 0, then of head 1, …
-    Interleaved {
-        index: usize,
-        of: usize,
-        heads: usize,
+    /// `len` channels from `first` on, and so again every `stride`: queries, keys and values of head 0, then of head 1, …
+    Strided {
+        first: usize,
+        len: usize,
+        stride: usize,
     },
 }
 
@@ -61,9 +61,19 @@ impl Source {
         Self { part: Part::Block { index, of }, ..self }
     }
 
-    /// Part `index` of `of` equal parts of every head's output channels.
-    pub fn interleaved(self, index: usize, of: usize, heads: usize) -> Self {
-        Self { part: Part::Interleaved { index, of, heads }, ..self }
+    /// `len` output channels from `first` on, and so again every `stride`, which divides the whole.
+    pub fn strided(self, first: usize, len: usize, stride: usize) -> Self {
+        Self { part: Part::Strided { first, len, stride }, ..self }
+    }
+
+    /// Part `index` of three that stand in every group of heads after one another: the queries of a group of query heads, its key head, its
+    /// value head. `group` is the number of query heads of a key/value head.
+    pub fn grouped(self, index: usize, group: usize, head_dim: usize) -> Self {
+        let stride = (group + 2) * head_dim;
+        match index {
+            0 => self.strided(0, group * head_dim, stride),
+            _ => self.strided((group + index - 1) * head_dim, head_dim, stride),
+        }
     }
 
     /// Whether the output channels are the first dimension in the file.
@@ -77,10 +87,10 @@ impl Source {
             Part::Whole => Channels { total: wanted, ranges: vec![0..wanted] },
             Part::Skipping(rows) => Channels { total: rows + wanted, ranges: vec![rows..rows + wanted] },
             Part::Block { index, of } => Channels { total: of * wanted, ranges: vec![index * wanted..(index + 1) * wanted] },
-            Part::Interleaved { index, of, heads } => {
-                let each = wanted / heads;
-                let start = |head: usize| (head * of + index) * each;
-                Channels { total: of * wanted, ranges: (0..heads).map(|head| start(head)..start(head) + each).collect() }
+            Part::Strided { first, len, stride } => {
+                let pieces = wanted / len.max(1);
+                let start = |piece: usize| piece * stride + first;
+                Channels { total: pieces * stride, ranges: (0..pieces).map(|piece| start(piece)..start(piece) + len).collect() }
             }
         }
     }
@@ -106,9 +116,14 @@ mod tests {
         let block = Source::as_is("c_attn").block(1, 3);
         assert_eq!(block.channels(8), Channels { total: 24, ranges: vec![8..16] });
         assert_eq!(block.file_shape(&[5, 8]), [5, 24]);
-        let by_head = Source::linear("query_key_value").interleaved(1, 3, 2);
+        let by_head = Source::linear("query_key_value").grouped(1, 1, 4);
         assert_eq!(by_head.channels(8), Channels { total: 24, ranges: vec![4..8, 16..20] });
         assert_eq!(by_head.file_shape(&[5, 8]), [24, 5]);
         assert_eq!(by_head.file_shape(&[8]), [24]);
+        let by_group = |index| Source::linear("query_key_value").grouped(index, 2, 4);
+        assert_eq!(by_group(0).channels(16), Channels { total: 32, ranges: vec![0..8, 16..24] });
+        assert_eq!(by_group(2).channels(8), Channels { total: 32, ranges: vec![12..16, 28..32] });
+        let unequal = Source::linear("qkv_proj").strided(16, 4, 24);
+        assert_eq!(unequal.channels(4), Channels { total: 24, ranges: vec![16..20] });
     }
 }

@@ -18,7 +18,9 @@ fn export(directory: &ModelDirectory, pairs: &[(HeadId, f32)], out: &Path) {
 }
 
 fn is_output_projection(name: &str) -> bool {
-    ["o_proj.weight", "out_proj.weight", "attn.c_proj.weight", "attention.dense.weight"].iter().any(|end| name.ends_with(end))
+    ["o_proj.weight", "out_proj.weight", "attn.c_proj.weight", "attention.dense.weight", "attn.dense.weight"]
+        .iter()
+        .any(|end| name.ends_with(end))
 }
 
 #[test]

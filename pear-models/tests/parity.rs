@@ -56,8 +56,8 @@ fn greedy_tokens_with_the_cache_are_those_of_transformers() {
 
 #[test]
 fn a_prompt_in_chunks_or_token_by_token_gives_what_it_gives_at_once() {
-    // Dynamic NTK turns keys by the length known when they were read: there the two differ by design, as in transformers.
-    for name in names().into_iter().filter(|name| name != "llama-dynamic") {
+    // Dynamic NTK and LongRoPE turn keys by the length known when they were read: there the two differ by design, as in transformers.
+    for name in names().into_iter().filter(|name| !["llama-dynamic", "phi3-longrope"].contains(&name.as_str())) {
         let (model, expected) = (load(&name), expected(&name));
         let prompt = expected.prompts.iter().find(|p| p.len() == 33).unwrap();
         let whole = forward::residual(&model, token_tensor(&[prompt], &model.device()), &mut NoEdit);

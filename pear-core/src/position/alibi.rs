@@ -3,6 +3,7 @@
 use std::ops::Range;
 
 use burn::prelude::*;
+use burn::tensor::bf16;
 
 use super::range_tensor;
 
@@ -33,4 +34,12 @@ pub(super) fn bias(slopes: &[f32], queries: Range<usize>, keys: Range<usize>, de
     let distance =
         range_tensor(keys, device).reshape([1, 1, 1, num_keys]) - range_tensor(queries, device).reshape([1, 1, num_queries, 1]);
     distance * slopes.clone().reshape([1, slopes.dims()[0], 1, 1])
+}
+
+/// `slope · key · scale` for every query, slope, key and product rounded to bf16: `[1, heads, 1, keys]`, f32.
+pub(super) fn rounded_bias(slopes: &[f32], scale: f64, keys: Range<usize>, device: &Device) -> Tensor<4> {
+    let rounded = |x: f32| bf16::from_f32(x).to_f32();
+    let bias = |slope: f32, key: usize| rounded(rounded(slope) * rounded(key as f32));
+    let values: Vec<f32> = slopes.iter().flat_map(|&slope| keys.clone().map(move |key| bias(slope, key))).collect();
+    Tensor::<4>::from_data(TensorData::new(values, [1, slopes.len(), 1, keys.len()]), device) * scale
 }

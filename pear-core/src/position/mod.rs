@@ -65,6 +65,13 @@ pub enum PositionEmbeddingConfig {
         /// 8 everywhere but in MPT, whose `alibi_bias_max` it is.
         max_bias: f64,
     },
+    /// ALiBi as Falcon has it: `slope · key`, rounded to bf16 and divided by `√head_dim`, for that is what its models were trained with.
+    FalconAlibi {
+        /// Query heads (`num_attention_heads`).
+        num_heads: usize,
+        /// Channels of a head.
+        head_dim: usize,
+    },
     /// A trained vector for each position, added to the token embedding.
     Learned {
         /// Number of positions (`max_position_embeddings`, `n_positions`).
@@ -98,11 +105,14 @@ impl PositionEmbeddingConfig {
         match self {
             Self::None => Ok(()),
             Self::Rotary(rotary) => rotary.validate(),
-            Self::Alibi { num_heads: 0, .. } => Err(Error::config("num_attention_heads", 0, "expected at least 1")),
+            Self::Alibi { num_heads: 0, .. } | Self::FalconAlibi { num_heads: 0, .. } => {
+                Err(Error::config("num_attention_heads", 0, "expected at least 1"))
+            }
             Self::Alibi { max_bias, .. } if !(max_bias.is_finite() && *max_bias > 0.0) => {
                 Err(Error::config("alibi_bias_max", max_bias, "expected a positive number"))
             }
-            Self::Alibi { .. } => Ok(()),
+            Self::FalconAlibi { head_dim: 0, .. } => Err(Error::config("head_dim", 0, "expected at least 1")),
+            Self::Alibi { .. } | Self::FalconAlibi { .. } => Ok(()),
             Self::Learned { num_positions: 0, .. } => Err(Error::config("max_position_embeddings", 0, "expected at least 1")),
             Self::Learned { .. } => Ok(()),
             Self::Sinusoidal(sinusoidal) => sinusoidal.validate(),
@@ -121,6 +131,9 @@ impl PositionEmbeddingConfig {
             Self::None => (None, Kind::None),
             Self::Rotary(config) => (None, Kind::Rotary(Arc::new(Rotary::new(config.clone())))),
             Self::Alibi { num_heads, max_bias } => (None, Kind::Alibi(alibi_slopes(*num_heads, *max_bias))),
+            Self::FalconAlibi { num_heads, head_dim } => {
+                (None, Kind::FalconAlibi { slopes: alibi_slopes(*num_heads, 8.0), scale: (*head_dim as f64).sqrt().recip() })
+            }
             Self::Learned { num_positions, width } => (Some(init.init([*num_positions, *width], device)), Kind::Learned),
             Self::Sinusoidal(config) => (None, Kind::Sinusoidal(config.clone())),
             Self::Relative(config) => {
@@ -145,6 +158,7 @@ enum Kind {
     None,
     Rotary(Arc<Rotary>),
     Alibi(Vec<f32>),
+    FalconAlibi { slopes: Vec<f32>, scale: f64 },
     Learned,
     Sinusoidal(SinusoidalConfig),
     Relative(RelativeConfig),
@@ -181,6 +195,7 @@ impl PositionEmbedding {
     pub fn score_bias(&self, queries: Range<usize>, keys: Range<usize>, device: &Device) -> Option<Tensor<4>> {
         match (&self.kind, &self.weight) {
             (Kind::Alibi(slopes), _) => Some(alibi::bias(slopes, queries, keys, device)),
+            (Kind::FalconAlibi { slopes, scale }, _) => Some(alibi::rounded_bias(slopes, *scale, keys, device)),
             (Kind::Relative(config), Some(table)) => Some(config.bias(table.val(), queries, keys)),
             _ => None,
         }

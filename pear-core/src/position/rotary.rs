@@ -54,6 +54,17 @@ pub enum RotaryScaling {
         /// Whether the bounds of the ramp are rounded outwards to whole dimensions, which is the default.
         truncate: bool,
     },
+    /// LongRoPE ([arXiv 2402.13753](https://arxiv.org/abs/2402.13753)): a divisor for each frequency, of two sets (Phi-3).
+    LongRope {
+        /// `short_factor`, one for each pair of channels: up to the context of the pre-training.
+        short_factor: Vec<f64>,
+        /// `long_factor`: beyond it.
+        long_factor: Vec<f64>,
+        /// Context of the pre-training.
+        original_max_position_embeddings: usize,
+        /// What the cosines and sines are multiplied by; see [`RotaryScaling::longrope_attention_factor`].
+        attention_factor: f64,
+    },
     /// Llama 3.1 (`llama3`).
     Llama3 {
         /// `factor`.
@@ -75,6 +86,11 @@ impl RotaryScaling {
             (Some(mscale), Some(all_dim)) => scale(mscale) / scale(all_dim),
             _ => scale(1.0),
         }
+    }
+
+    /// LongRoPE's attention factor where the config gives none: `√(1 + ln factor / ln original)` for a `factor` above 1.
+    pub fn longrope_attention_factor(factor: f64, original_max_position_embeddings: usize) -> f64 {
+        if factor <= 1.0 { 1.0 } else { (1.0 + factor.ln() / (original_max_position_embeddings as f64).ln()).sqrt() }
     }
 }
 
@@ -114,6 +130,17 @@ impl RotaryConfig {
         };
         match self.scaling {
             RotaryScaling::None => Ok(()),
+            RotaryScaling::LongRope { ref short_factor, ref long_factor, original_max_position_embeddings, attention_factor } => {
+                for (field, factors) in [("short_factor", short_factor), ("long_factor", long_factor)] {
+                    if factors.len() != self.rotary_dim / 2 {
+                        let expected = format!("expected a number for each of {} pairs of channels", self.rotary_dim / 2);
+                        return Err(Error::config(field, format!("{} numbers", factors.len()), expected));
+                    }
+                    factors.iter().try_for_each(|&factor| positive(field, factor))?;
+                }
+                positive("attention_factor", attention_factor)?;
+                original(original_max_position_embeddings)
+            }
             RotaryScaling::Linear { factor } => positive("factor", factor),
             RotaryScaling::DynamicNtk { factor, original_max_position_embeddings } => {
                 if self.rotary_dim < 4 {
@@ -170,6 +197,10 @@ impl RotaryConfig {
                     })
                     .collect()
             }
+            RotaryScaling::LongRope { short_factor, long_factor, original_max_position_embeddings: original, .. } => {
+                let factors = if total > *original { long_factor } else { short_factor };
+                plain(self.rope_theta).zip(factors).map(|(f, factor)| f / factor).collect()
+            }
             RotaryScaling::Llama3 { factor, low_freq_factor, high_freq_factor, original_max_position_embeddings } => {
                 let original = *original_max_position_embeddings as f64;
                 plain(self.rope_theta)
@@ -188,7 +219,7 @@ impl RotaryConfig {
     /// What cosines and sines are multiplied by.
     pub fn attention_scaling(&self) -> f64 {
         match self.scaling {
-            RotaryScaling::Yarn { attention_factor, .. } => attention_factor,
+            RotaryScaling::Yarn { attention_factor, .. } | RotaryScaling::LongRope { attention_factor, .. } => attention_factor,
             _ => 1.0,
         }
     }
@@ -197,6 +228,9 @@ impl RotaryConfig {
     fn frequency_key(&self, total: usize) -> usize {
         match self.scaling {
             RotaryScaling::DynamicNtk { original_max_position_embeddings, .. } => total.max(original_max_position_embeddings),
+            RotaryScaling::LongRope { original_max_position_embeddings, .. } => {
+                usize::from(total > original_max_position_embeddings)
+            }
             _ => 0,
         }
     }

@@ -7,7 +7,9 @@ use burn::prelude::*;
 use burn::tensor::DType;
 use burn::tensor::activation::silu;
 use pear_core::position::{PositionEmbedding, PositionEmbeddingConfig, RelativeConfig, RotaryConfig, RotaryScaling};
-use pear_core::{Attention, AttentionConfig, DecoderModel, HeadAttention, ModelShape, Positions, Projected, ScoreOptions};
+use pear_core::{
+    Attention, AttentionConfig, DecoderModel, HeadAttention, ModelShape, Positions, Projected, QkNorm, ScoreOptions,
+};
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{Rng, SeedableRng};
 
@@ -173,7 +175,10 @@ pub fn models() -> Vec<(&'static str, TestDecoder)> {
             serial(window(1).with_position_embedding(PositionEmbeddingConfig::Alibi { num_heads: 6, max_bias: 8.0 }))
         }),
         ("scaled, capped", serial(scored(capped))),
-        ("biases, norms", serial(AttentionConfig { qkv_bias: true, output_bias: true, qk_norm_eps: Some(1e-6), ..grouped() })),
+        (
+            "biases, norms",
+            serial(AttentionConfig { qkv_bias: true, output_bias: true, qk_norm: Some(QkNorm::Head { eps: 1e-6 }), ..grouped() }),
+        ),
         ("parallel", TestDecoder::new(3, grouped().with_position_embedding(rotary(RotaryScaling::None)), true)),
     ]
 }

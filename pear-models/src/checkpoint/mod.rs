@@ -109,8 +109,10 @@ impl ModelDirectory {
 
 /// The tensor of a parameter, by the path it has in the [`Decoder`](crate::Decoder): `layers.3.self_attn.q_proj.weight`.
 fn source_of(family: &Family, config: &DecoderConfig, prefix: &str, path: &str) -> Option<Source> {
-    if path == "lm_head" {
-        return Some(Source::as_is(family.lm_head));
+    match path {
+        "lm_head" => return Some(Source::as_is(family.lm_head)),
+        "lm_head_bias" => return Some(Source::as_is(family.lm_head.replace(".weight", ".bias"))),
+        _ => {}
     }
     let in_layer = path.strip_prefix("layers.").and_then(|rest| rest.split_once('.'));
     let parameter = match in_layer {

@@ -61,7 +61,7 @@ fn source(config: &DecoderConfig, parameter: &Parameter) -> Option<Source> {
     };
     let source = Source::linear(format!("layers.{layer}.{module}.{kind}"));
     Some(match packed {
-        Some(part) => source.interleaved(part, 3, config.attention.num_attention_heads),
+        Some(part) => source.grouped(part, 1, config.attention.head_dim),
         None => source,
     })
 }

@@ -1,5 +1,5 @@
 //! Llama 2, 3, 3.1 and everything with their architecture: <https://huggingface.co/meta-llama>; Mistral, with a sliding window
-//! ([arXiv 2310.06825](https://arxiv.org/abs/2310.06825)); SmolLM3, with layers that know no positions.
+//! ([arXiv 2310.06825](https://arxiv.org/abs/2310.06825)); SmolLM3, with layers that know no positions; Granite, with four factors.
 
 use super::{ConfigReader, Family, attention, llama_source, windows};
 use crate::config::{DecoderConfig, NormKind};
@@ -7,7 +7,7 @@ use crate::error::Error;
 use pear_core::position::PositionEmbeddingConfig;
 
 pub(super) const FAMILY: Family = Family {
-    model_types: &["llama", "mistral", "smollm3"],
+    model_types: &["llama", "mistral", "smollm3", "granite"],
     prefixes: &["model.", ""],
     lm_head: "lm_head.weight",
     config,
@@ -40,10 +40,19 @@ fn config(reader: &ConfigReader, model_type: &str) -> Result<DecoderConfig, Erro
         }
         _ => {}
     }
+    // Only Granite's configs have these, and only its models read them.
+    let factor = |key: &str| if model_type == "granite" { reader.positive(key, 1.0) } else { Ok(1.0) };
+    let unless_one = |factor: f64| Some(factor).filter(|&factor| factor != 1.0);
+    if model_type == "granite" {
+        attention.scores.scale = Some(factor("attention_multiplier")?);
+    }
     Ok(DecoderConfig {
         architecture: model_type.into(),
         windows: layer_windows,
         unpositioned,
+        embedding_scale: unless_one(factor("embedding_multiplier")?),
+        residual_scale: unless_one(factor("residual_multiplier")?),
+        logit_scale: unless_one(factor("logits_scaling")?.recip()),
         mlp_bias: reader.flag("mlp_bias", false)?,
         activation: reader.activation(&["hidden_act"], "silu")?,
         norm: NormKind::Rms,

@@ -5,13 +5,21 @@
 
 mod baichuan;
 mod bloom;
+mod falcon;
+mod gemma;
 mod gpt2;
 mod gpt_neox;
+mod gptj;
 mod llama;
 mod mpt;
+mod olmo2;
 mod opt;
+mod phi;
+mod phi3;
 mod qwen;
 mod reader;
+mod stablelm;
+mod starcoder2;
 mod xglm;
 
 use std::path::Path;
@@ -59,6 +67,14 @@ const FAMILIES: &[&Family] = &[
     &baichuan::FAMILY,
     &gpt_neox::FAMILY,
     &xglm::FAMILY,
+    &phi3::FAMILY,
+    &gemma::FAMILY,
+    &olmo2::FAMILY,
+    &falcon::FAMILY,
+    &gptj::FAMILY,
+    &phi::FAMILY,
+    &stablelm::FAMILY,
+    &starcoder2::FAMILY,
 ];
 
 /// The `model_type`s that can be loaded.

@@ -3,6 +3,7 @@
 use super::{ConfigReader, Family, attention, llama_source, windows};
 use crate::config::DecoderConfig;
 use crate::error::Error;
+use pear_core::QkNorm;
 use pear_core::position::PositionEmbeddingConfig;
 
 pub(super) const FAMILY: Family = Family {
@@ -27,7 +28,7 @@ fn config(reader: &ConfigReader, model_type: &str) -> Result<DecoderConfig, Erro
     if qwen3 {
         attention.qkv_bias = reader.flag("attention_bias", false)?;
         attention.output_bias = attention.qkv_bias;
-        attention.qk_norm_eps = Some(norm_eps);
+        attention.qk_norm = Some(QkNorm::Head { eps: norm_eps });
     } else {
         attention.qkv_bias = true;
     }

@@ -226,6 +226,12 @@ impl ConfigReader {
         self.typed(key, "a number", Value::as_f64)
     }
 
+    /// A list of numbers, which must be there.
+    fn numbers(&self, key: &str) -> Result<Vec<f64>> {
+        let numbers = |value: &Value| value.as_array()?.iter().map(Value::as_f64).collect();
+        self.typed(key, "a list of numbers", numbers)?.ok_or_else(|| self.error(key, "is missing"))
+    }
+
     /// A number above 0.
     pub(crate) fn positive(&self, key: &str, default: f64) -> Result<f64> {
         match self.number(key)? {
@@ -376,8 +382,25 @@ impl ConfigReader {
                 high_freq_factor: required("high_freq_factor")?,
                 original_max_position_embeddings: context(None)?,
             },
+            // `su` in older configs.
+            "longrope" | "su" => {
+                let original_max_position_embeddings = context(max_positions)?;
+                let factor = match self.has("factor") {
+                    true => factor()?,
+                    false => {
+                        max_positions.unwrap_or(original_max_position_embeddings) as f64 / original_max_position_embeddings as f64
+                    }
+                };
+                let computed = RotaryScaling::longrope_attention_factor(factor, original_max_position_embeddings);
+                RotaryScaling::LongRope {
+                    short_factor: self.numbers("short_factor")?,
+                    long_factor: self.numbers("long_factor")?,
+                    original_max_position_embeddings,
+                    attention_factor: self.positive("attention_factor", computed)?,
+                }
+            }
             _ => {
-                let problem = format!("is `{name}`: expected default, linear, dynamic, yarn or llama3");
+                let problem = format!("is `{name}`: expected default, linear, dynamic, yarn, longrope or llama3");
                 return Err(self.error(kind, problem));
             }
         };
