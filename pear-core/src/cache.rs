@@ -20,12 +20,38 @@ pub struct KvCache {
     layers: Vec<Option<(Tensor<4>, Tensor<4>)>>,
     len: usize,
     capacity: usize,
+    padding: Vec<usize>,
 }
 
 impl KvCache {
     /// An empty cache for `num_layers` layers with room for `capacity` positions; it grows when more come.
     pub fn new(num_layers: usize, capacity: usize) -> Self {
-        Self { layers: vec![None; num_layers], len: 0, capacity }
+        Self { layers: vec![None; num_layers], len: 0, capacity, padding: Vec::new() }
+    }
+
+    /// The same for a batch of sequences of different lengths, each after so many empty columns that all end together.
+    pub fn padded(self, padding: Vec<usize>) -> Self {
+        Self { padding, ..self }
+    }
+
+    /// How many columns before each sequence are empty; none where all have one length.
+    pub fn padding(&self) -> &[usize] {
+        &self.padding
+    }
+
+    /// Keeps these rows of the batch and no others, in this order.
+    ///
+    /// # Panics
+    /// If one of them is none of the rows.
+    pub fn keep_rows(&mut self, rows: &[usize]) {
+        if !self.padding.is_empty() {
+            self.padding = rows.iter().map(|&row| self.padding[row]).collect();
+        }
+        let indices: Vec<i32> = rows.iter().map(|&row| row as i32).collect();
+        for (keys, values) in self.layers.iter_mut().flatten() {
+            let indices = Tensor::<1, Int>::from_data(TensorData::new(indices.clone(), [rows.len()]), &keys.device());
+            (*keys, *values) = (keys.clone().select(0, indices.clone()), values.clone().select(0, indices));
+        }
     }
 
     /// Positions held.

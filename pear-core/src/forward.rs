@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use burn::prelude::*;
 
-use crate::attend::attend;
+use crate::attend::{attend, attend_padded};
 use crate::cache::KvCache;
 use crate::edit::HeadEdit;
 use crate::model::{DecoderModel, HeadAttention, Projected};
@@ -36,7 +36,8 @@ pub fn token_tensor(rows: &[impl AsRef<[u32]>], device: &Device) -> Tensor<2, In
 pub fn run_layers<M: DecoderModel>(
     model: &M, mut residual: Tensor<3>, layers: Range<usize>, mut cache: Option<&mut KvCache>, edit: &mut impl HeadEdit,
 ) -> Tensor<3> {
-    let positions = Positions::after(cache.as_ref().map_or(0, |c| c.len()), residual.dims()[1]);
+    let padding = cache.as_ref().map_or(Vec::new(), |cache| cache.padding().to_vec());
+    let positions = Positions::after(cache.as_ref().map_or(0, |c| c.len()), residual.dims()[1]).padded(&padding);
     for layer in layers {
         residual = run_layer(model, residual, layer, positions, cache.as_deref_mut(), edit);
     }
@@ -52,7 +53,7 @@ pub fn run_layer<M: DecoderModel>(
     if let Some(cache) = cache {
         (key, value) = cache.append(layer, key, value);
     }
-    let heads = edit.edit(layer, attend(attention, query, key, value));
+    let heads = edit.edit(layer, attend_padded(attention, query, key, value, positions.padding));
     model.block_output(layer, residual, attention.merge_heads(heads))
 }
 
@@ -73,7 +74,7 @@ pub fn residual_cached<M: DecoderModel>(
     model: &M, tokens: Tensor<2, Int>, cache: &mut KvCache, edit: &mut impl HeadEdit,
 ) -> Tensor<3> {
     let seq = tokens.dims()[1];
-    let embedded = model.embed(tokens, Positions::after(cache.len(), seq));
+    let embedded = model.embed(tokens, Positions::after(cache.len(), seq).padded(cache.padding()));
     let residual = run_layers(model, embedded, 0..model.shape().num_layers, Some(cache), edit);
     cache.advance(seq);
     residual

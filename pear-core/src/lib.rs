@@ -60,7 +60,7 @@ pub mod position;
 pub mod proxy;
 pub mod reparam;
 
-pub use attend::attend;
+pub use attend::{attend, attend_padded};
 pub use attention::{Attention, AttentionConfig, QkNorm};
 pub use cache::KvCache;
 pub use coefficients::{HeadCoefficients, LayerCoefficients};

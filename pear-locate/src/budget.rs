@@ -19,7 +19,7 @@ impl Plan {
     pub(crate) fn new<M: DecoderModel>(model: &M, batch: &ProxyBatch, budget: usize) -> Self {
         let shape = model.shape();
         let first_token = batch.slice(0..1).tokens(&model.device()).narrow(1, 0, 1);
-        let [_, _, hidden] = model.embed(first_token, Positions { start: 0, total: batch.seq_len() }).dims();
+        let [_, _, hidden] = model.embed(first_token, Positions { start: 0, total: batch.seq_len(), padding: &[] }).dims();
         let position = 32 * hidden + 3 * shape.num_heads * batch.seq_len();
         let sample = 4 * (batch.seq_len() * position + shape.num_layers * shape.num_heads * hidden);
         let fits = (budget / sample).clamp(1, batch.len());

@@ -15,7 +15,7 @@ pub(crate) struct Probe<'a, M: DecoderModel> {
     model: &'a M,
     layer: usize,
     /// Where the probe stands.
-    positions: Positions,
+    positions: Positions<'static>,
     /// The first position it can see.
     first: usize,
     /// `[samples, key_value_heads, seen, head_dim]`, its own position last.
@@ -40,7 +40,7 @@ impl<'a, M: DecoderModel> Probe<'a, M> {
         Self {
             model,
             layer,
-            positions: Positions { start: position, total: residual.dims()[1] },
+            positions: Positions { start: position, total: residual.dims()[1], padding: &[] },
             first,
             key: seen(&normal.key),
             value: seen(&normal.value),

@@ -5,11 +5,14 @@ use std::ops::ControlFlow;
 use pear_core::forward::{check_length, residual_cached, token_tensor};
 use pear_core::{DecoderModel, KvCache, NoEdit};
 use rand_chacha::ChaCha8Rng;
-use rand_chacha::rand_core::{Rng, SeedableRng};
+use rand_chacha::rand_core::SeedableRng;
 
 use crate::error::Error;
+use crate::sample::choose;
 
 /// How tokens are chosen, and when to stop.
+///
+/// Where several of them are given, they act in the order of transformers: repetition penalty, temperature, top-k, top-p, min-p.
 #[derive(Clone, Debug, PartialEq)]
 pub struct GenerateOptions {
     /// New tokens at most.
@@ -22,13 +25,27 @@ pub struct GenerateOptions {
     pub top_k: Option<usize>,
     /// Draw only from the likeliest tokens that together reach this probability.
     pub top_p: Option<f64>,
+    /// Draw only from tokens at least this share as likely as the likeliest.
+    pub min_p: Option<f64>,
+    /// Logits of tokens that are in the prompt or were chosen before are divided by this, or multiplied where they are negative
+    /// ([arXiv 1909.05858](https://arxiv.org/abs/1909.05858)); 1 changes nothing.
+    pub repetition_penalty: f64,
     /// Seed of the draws.
     pub seed: u64,
 }
 
 impl Default for GenerateOptions {
     fn default() -> Self {
-        Self { max_new_tokens: 64, eos_tokens: Vec::new(), temperature: 0.0, top_k: None, top_p: None, seed: 0 }
+        Self {
+            max_new_tokens: 64,
+            eos_tokens: Vec::new(),
+            temperature: 0.0,
+            top_k: None,
+            top_p: None,
+            min_p: None,
+            repetition_penalty: 1.0,
+            seed: 0,
+        }
     }
 }
 
@@ -36,16 +53,22 @@ impl GenerateOptions {
     /// # Errors
     /// [`Error::Input`] naming the option that is out of range.
     pub fn validate(&self) -> Result<(), Error> {
-        if !(self.temperature.is_finite() && self.temperature >= 0.0) {
-            return Err(Error::Input(format!("a temperature of {}: expected 0 or more", self.temperature)));
+        let Self { temperature, repetition_penalty, .. } = *self;
+        let share = |name: &str, value: Option<f64>| match value {
+            Some(p) if !(p > 0.0 && p <= 1.0) => Err(Error::Input(format!("a {name} of {p}: expected more than 0, at most 1"))),
+            _ => Ok(()),
+        };
+        if !(temperature.is_finite() && temperature >= 0.0) {
+            return Err(Error::Input(format!("a temperature of {temperature}: expected 0 or more")));
+        }
+        if !(repetition_penalty.is_finite() && repetition_penalty > 0.0) {
+            return Err(Error::Input(format!("a repetition penalty of {repetition_penalty}: expected more than 0")));
         }
         if self.top_k == Some(0) {
             return Err(Error::Input("a top-k of 0: expected at least 1".into()));
         }
-        match self.top_p {
-            Some(p) if !(p > 0.0 && p <= 1.0) => Err(Error::Input(format!("a top-p of {p}: expected more than 0, at most 1"))),
-            _ => Ok(()),
-        }
+        share("top-p", self.top_p)?;
+        share("min-p", self.min_p)
     }
 }
 
@@ -59,64 +82,96 @@ impl GenerateOptions {
 pub fn generate<M: DecoderModel>(
     model: &M, prompt: &[u32], options: &GenerateOptions, mut each: impl FnMut(u32) -> ControlFlow<()>,
 ) -> Result<Vec<u32>, Error> {
-    options.validate()?;
-    crate::score::check_tokens(model, prompt)?;
-    // The last new token is never read.
-    let longest = prompt.len() + options.max_new_tokens.saturating_sub(1);
-    check_length(model, longest)?;
-    let device = model.device();
-    let mut rng = ChaCha8Rng::seed_from_u64(options.seed);
-    let mut cache = KvCache::new(model.shape().num_layers, prompt.len() + options.max_new_tokens.min(4096));
-    let mut tokens = Vec::new();
-    let mut unread = prompt.to_vec();
-    while tokens.len() < options.max_new_tokens {
-        let residual = residual_cached(model, token_tensor(&[&unread], &device), &mut cache, &mut NoEdit);
-        let last = residual.narrow(1, unread.len() - 1, 1);
-        let logits: Vec<f32> = model.logits(last).into_data().iter::<f32>().collect();
-        if let Some(id) = logits.iter().position(|logit| logit.is_nan()) {
-            return Err(Error::Input(format!(
-                "the model gave no number as the logit of token {id}, after {} tokens",
-                cache.len()
-            )));
-        }
-        let token = choose(&logits, options, &mut rng);
-        tokens.push(token);
-        if each(token).is_break() || options.eos_tokens.contains(&token) {
-            break;
-        }
-        unread = vec![token];
-    }
-    Ok(tokens)
+    let mut rows = generate_batch(model, &[prompt], options, |_, token| each(token))?;
+    Ok(rows.pop().unwrap_or_default())
 }
 
-fn choose(logits: &[f32], options: &GenerateOptions, rng: &mut ChaCha8Rng) -> u32 {
-    // The first of equal logits wins, as in PyTorch and NumPy.
-    let best = || (1..logits.len()).fold(0, |best, i| if logits[i] > logits[best] { i } else { best });
-    if options.temperature == 0.0 {
-        return best() as u32;
+/// Continues several prompts at once, of whatever lengths: the weights are read once for a token of each. `each` is told which prompt a
+/// new token belongs to, and may stop that one.
+///
+/// A prompt is continued as it is alone, up to rounding; draws of prompt `i` are from stream `i` of the seed. Rotary positions whose
+/// frequencies depend on the length of a text (dynamic, LongRoPE) take the longest's for all, as transformers does.
+///
+/// # Errors
+/// As [`generate`].
+pub fn generate_batch<M: DecoderModel>(
+    model: &M, prompts: &[impl AsRef<[u32]>], options: &GenerateOptions, mut each: impl FnMut(usize, u32) -> ControlFlow<()>,
+) -> Result<Vec<Vec<u32>>, Error> {
+    options.validate()?;
+    for prompt in prompts {
+        crate::score::check_tokens(model, prompt.as_ref())?;
     }
-    let mut ranked: Vec<usize> = (0..logits.len()).collect();
-    ranked.sort_by(|&a, &b| logits[b].total_cmp(&logits[a]));
-    ranked.truncate(options.top_k.unwrap_or(usize::MAX));
-    let largest = f64::from(logits[ranked[0]]);
-    let weights: Vec<f64> = ranked.iter().map(|&i| ((f64::from(logits[i]) - largest) / options.temperature).exp()).collect();
-    let total: f64 = weights.iter().sum();
-    let within = options.top_p.map_or(f64::INFINITY, |p| p * total);
-    let mut sum = 0.0;
-    let kept = weights
-        .iter()
-        .take_while(|&&weight| {
-            let keep = sum < within;
-            sum += weight;
-            keep
-        })
-        .count();
-    let mut point = (rng.next_u64() >> 11) as f64 / (1u64 << 53) as f64 * weights[..kept].iter().sum::<f64>();
-    for (&token, weight) in ranked.iter().zip(&weights[..kept]) {
-        point -= weight;
-        if point < 0.0 {
-            return token as u32;
+    let longest = prompts.iter().map(|prompt| prompt.as_ref().len()).max().unwrap_or(0);
+    // The last new token is never read.
+    check_length(model, longest + options.max_new_tokens.saturating_sub(1))?;
+    let mut rows: Vec<Row> =
+        prompts.iter().enumerate().map(|(index, prompt)| Row::new(index, prompt.as_ref(), options)).collect();
+    let mut done = vec![Vec::new(); prompts.len()];
+    let device = model.device();
+    let padding: Vec<usize> = rows.iter().map(|row| longest - row.prompt_len).collect();
+    let cache = KvCache::new(model.shape().num_layers, longest + options.max_new_tokens.min(MOST_RESERVED));
+    let mut cache = if padding.iter().any(|&empty| empty > 0) { cache.padded(padding) } else { cache };
+    // An empty column holds some token or other.
+    let mut unread: Vec<Vec<u32>> =
+        rows.iter().map(|row| [vec![0; longest - row.prompt_len], row.tokens.clone()].concat()).collect();
+    for _ in 0..options.max_new_tokens {
+        if rows.is_empty() {
+            break;
         }
+        let residual = residual_cached(model, token_tensor(&unread, &device), &mut cache, &mut NoEdit);
+        let last = residual.narrow(1, unread[0].len() - 1, 1);
+        let logits: Vec<f32> = model.logits(last).into_data().iter::<f32>().collect();
+        for (row, logits) in rows.iter_mut().zip(logits.chunks_exact(model.vocab_size())) {
+            if row.ended {
+                continue;
+            }
+            if let Some(id) = logits.iter().position(|logit| logit.is_nan()) {
+                let after = cache.len();
+                return Err(Error::Input(format!("the model gave no number as the logit of token {id}, after {after} tokens")));
+            }
+            let token = choose(logits, &row.tokens, options, &mut row.random);
+            row.tokens.push(token);
+            row.ended = each(row.index, token).is_break() || options.eos_tokens.contains(&token);
+        }
+        // Rows that have ended are read along until they are half of all.
+        let going: Vec<usize> = (0..rows.len()).filter(|&row| !rows[row].ended).collect();
+        if 2 * going.len() <= rows.len() {
+            if !going.is_empty() {
+                cache.keep_rows(&going);
+            }
+            let (ended, kept) = rows.into_iter().partition(|row| row.ended);
+            rows = kept;
+            finish(ended, &mut done);
+        }
+        unread = rows.iter().filter_map(|row| Some(vec![*row.tokens.last()?])).collect();
     }
-    ranked[kept - 1] as u32
+    finish(rows, &mut done);
+    Ok(done)
+}
+
+/// Positions that the cache has room for from the start; it grows when more come.
+const MOST_RESERVED: usize = 4096;
+
+/// One prompt and what follows it.
+struct Row {
+    index: usize,
+    /// The prompt, and what was chosen.
+    tokens: Vec<u32>,
+    prompt_len: usize,
+    random: ChaCha8Rng,
+    ended: bool,
+}
+
+impl Row {
+    fn new(index: usize, prompt: &[u32], options: &GenerateOptions) -> Self {
+        let mut random = ChaCha8Rng::seed_from_u64(options.seed);
+        random.set_stream(index as u64);
+        Self { index, tokens: prompt.to_vec(), prompt_len: prompt.len(), random, ended: false }
+    }
+}
+
+fn finish(rows: Vec<Row>, done: &mut [Vec<u32>]) {
+    for row in rows {
+        done[row.index] = row.tokens[row.prompt_len..].to_vec();
+    }
 }

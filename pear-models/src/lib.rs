@@ -54,6 +54,7 @@ mod error;
 mod family;
 mod generate;
 mod layer;
+mod sample;
 mod score;
 mod source;
 mod special;
@@ -69,7 +70,7 @@ pub use config::{DecoderConfig, NormKind, Residual};
 pub use decoder::Decoder;
 pub use error::Error;
 pub use family::supported_model_types;
-pub use generate::{GenerateOptions, generate};
+pub use generate::{GenerateOptions, generate, generate_batch};
 pub use pear_core::kernels::Activation;
 pub use score::{log_probs, perplexity};
 #[cfg(feature = "tokenizer")]

@@ -8,7 +8,7 @@ use burn::prelude::*;
 use common::{distance, expected, load, names, open};
 use pear_core::forward::{residual_cached, token_tensor};
 use pear_core::{CaptureHeads, DecoderModel, HeadCoefficients, KvCache, NoEdit, forward};
-use pear_models::{GenerateOptions, generate, log_probs};
+use pear_models::{GenerateOptions, generate, generate_batch, log_probs};
 
 /// Nats; what f32 leaves on these checkpoints is below 2e-5.
 const TOLERANCE: f64 = 1e-4;
@@ -86,6 +86,34 @@ fn rows_of_a_batch_are_what_they_are_alone() {
             let largest: f32 = alone.abs().max().into_scalar();
             assert!(error < 1e-5 * largest, "{name}, row {row}: {error} of {largest}");
         }
+    }
+}
+
+#[test]
+fn prompts_of_different_lengths_are_continued_as_each_is_alone() {
+    // The longest text decides the frequencies of dynamic NTK and LongRoPE, for all.
+    for name in names().into_iter().filter(|name| !["llama-dynamic", "phi3-longrope"].contains(&name.as_str())) {
+        let (model, prompts) = (load(&name), expected(&name).prompts);
+        let options = GenerateOptions { max_new_tokens: 12, ..GenerateOptions::default() };
+        let alone: Vec<Vec<u32>> =
+            prompts.iter().map(|p| generate(&model, p, &options, |_| ControlFlow::Continue(())).unwrap()).collect();
+        assert_eq!(generate_batch(&model, &prompts, &options, |_, _| ControlFlow::Continue(())).unwrap(), alone, "{name}");
+
+        // Some end early, at a token of their own or because they are told to; the others go on.
+        let ending = GenerateOptions { eos_tokens: vec![alone[0][3], alone[3][1]], ..options };
+        let until = |row: usize, told: usize| {
+            let ends = |(at, token): (usize, &u32)| (at + 1 == told || ending.eos_tokens.contains(token)).then_some(at + 1);
+            let end = alone[row].iter().enumerate().find_map(ends).unwrap_or(12);
+            alone[row][..end].to_vec()
+        };
+        let mut counts = vec![0; prompts.len()];
+        let rows = generate_batch(&model, &prompts, &ending, |row, _| {
+            counts[row] += 1;
+            if row % 2 == 1 && counts[row] == 2 * row { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+        });
+        let expected: Vec<Vec<u32>> =
+            (0..prompts.len()).map(|row| until(row, if row % 2 == 1 { 2 * row } else { usize::MAX })).collect();
+        assert_eq!(rows.unwrap(), expected, "{name}");
     }
 }
 

@@ -14,6 +14,8 @@ use burn::nn::Linear;
 use burn::prelude::*;
 use burn::tensor::{DType, activation};
 
+use crate::model::ScoreOptions;
+
 /// The nonlinearity of an MLP.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
@@ -34,9 +36,12 @@ pub enum Activation {
 pub fn linear(x: Tensor<3>, weight: Tensor<2>, bias: Option<Tensor<1>>) -> Tensor<3> {
     #[cfg(feature = "flex")]
     {
-        let [batch, seq, _] = x.dims();
-        let frozen = !weight.is_tracked() && bias.as_ref().is_none_or(|bias| flex::serves(bias) && !bias.is_tracked());
-        if batch * seq >= flex::MANY_ROWS && frozen && flex::serves(&x) && flex::serves(&weight) {
+        let rows = x.dims()[0] * x.dims()[1];
+        let same = x.dtype() == weight.dtype() && bias.as_ref().is_none_or(|bias| bias.dtype() == x.dtype());
+        let frozen = !weight.is_tracked() && bias.as_ref().is_none_or(|bias| !bias.is_tracked());
+        // In half precision the backend widens all of the weight each time.
+        let pays = rows <= flex::FEW_ROWS || rows >= flex::MANY_ROWS || x.dtype() != DType::F32;
+        if pays && same && frozen && flex::serves_product(&x) && flex::serves_product(&weight) {
             return flex::linear(x, weight, bias);
         }
     }
@@ -93,6 +98,25 @@ fn rms_norm_composed<const D: usize>(x: Tensor<D>, weight: Tensor<1>, eps: f64) 
     let x = x.cast(DType::F32);
     let scale = (x.clone().square().mean_dim(D - 1) + eps).sqrt().recip();
     (x * scale).cast(dtype) * weight.unsqueeze::<D>()
+}
+
+/// Attention of the last few of the positions that keys and values hold, each of which sees those up to its own; shapes as in
+/// [`attend`](crate::attend), `bias` broadcastable to `[batch, heads, queries, keys]`. `None` where it is nothing for this kernel.
+pub(crate) fn attend_few(
+    query: &Tensor<4>, key: &Tensor<4>, value: &Tensor<4>, bias: Option<&Tensor<4>>, options: ScoreOptions,
+) -> Option<Tensor<4>> {
+    #[cfg(feature = "flex")]
+    {
+        let [_, _, queries, head_dim] = query.dims();
+        let plain = |x: &Tensor<4>| !x.is_autodiff() && x.dtype() == query.dtype() && flex::serves_product(x);
+        if queries <= flex::FEW_ROWS && [query, key, value].into_iter().all(plain) && bias.is_none_or(flex::serves) {
+            let scale = options.scale.unwrap_or_else(|| (head_dim as f64).sqrt().recip()) as f32;
+            let scoring = flex::Scoring { scale, soft_cap: options.soft_cap.map(|cap| cap as f32), window: options.window };
+            return Some(flex::attend_cached(query.clone(), key.clone(), value.clone(), bias.cloned(), scoring));
+        }
+    }
+    let _ = (query, key, value, bias, options);
+    None
 }
 
 /// Softmax over the last dimension of scores `[batch, heads, queries, keys]`, f32, where query `i` sees no key after `first_query + i`
@@ -228,7 +252,7 @@ mod tests {
         let bias = random([33]);
         // Views: a table of embeddings is read as its transpose, heads are merged by a swap.
         for weight in [random([40, 33]), random([33, 40]).transpose(), random([33, 50]).narrow(1, 5, 40).transpose()] {
-            for x in [random([3, 211, 40]), random([211, 3, 40]).swap_dims(0, 1)] {
+            for x in [random([3, 211, 40]), random([211, 3, 40]).swap_dims(0, 1), random([2, 3, 40]), random([1, 1, 40])] {
                 check(x.clone(), |x| linear(x, weight.clone(), None), |x| composed(x, weight.clone(), None));
                 let with_bias = |f: fn(Tensor<3>, Tensor<2>, Option<Tensor<1>>) -> Tensor<3>| {
                     let (weight, bias) = (weight.clone(), bias.clone());
@@ -237,6 +261,63 @@ mod tests {
                 check(x, with_bias(linear), with_bias(composed));
             }
         }
+    }
+
+    #[test]
+    fn products_in_half_precision_are_summed_in_single_and_rounded_once() {
+        Device::flex().seed(7);
+        let half = |x: Tensor<3>| x.cast(DType::BF16);
+        let bias = random::<1>([333]).cast(DType::BF16);
+        for weight in [random([300, 333]), random([333, 300]).transpose(), random([300, 400]).narrow(1, 5, 333)] {
+            let weight = weight.cast(DType::BF16);
+            for x in [random([1, 1, 300]), random([2, 3, 300]), random([5, 20, 300]), random([3, 100, 300])] {
+                let x = half(x);
+                let expected = x.clone().cast(DType::F32).matmul(weight.clone().cast(DType::F32).unsqueeze::<3>());
+                let ours = linear(x.clone(), weight.clone(), None);
+                assert_eq!(ours.dtype(), DType::BF16);
+                // Half a unit in the last of 8 bits.
+                let error = (ours.cast(DType::F32) - expected.clone()).abs() - expected.clone().abs() * 0.00391;
+                assert!(error.max().into_scalar::<f32>() < 1e-4);
+                let ours = linear(x, weight.clone(), Some(bias.clone())).cast(DType::F32);
+                assert!(distance(ours, expected + bias.clone().cast(DType::F32).unsqueeze::<3>()) < 4e-3);
+            }
+        }
+    }
+
+    #[test]
+    fn attention_over_a_cache_is_that_of_the_composed_operations() {
+        Device::flex().seed(8);
+        let cache = |heads| random([2, heads, 64, 16]).narrow(2, 0, 37);
+        let (key, value) = (cache(2), cache(2));
+        let composed = |query: Tensor<4>, bias: Option<Tensor<4>>, options: ScoreOptions| {
+            let queries = query.dims()[2];
+            let repeated =
+                |x: &Tensor<4>| Tensor::cat((0..2).flat_map(|head| vec![x.clone().narrow(1, head, 1); 3]).collect(), 1);
+            let mut scores = query.matmul(repeated(&key).swap_dims(2, 3)) * options.scale.unwrap_or(0.25);
+            if let Some(cap) = options.soft_cap {
+                scores = (scores / cap).tanh() * cap;
+            }
+            let scores = bias.map_or(scores.clone(), |bias| scores + bias);
+            causal_softmax_composed(scores, 37 - queries, options.window).matmul(repeated(&value))
+        };
+        for queries in [1, 5] {
+            let query = random([2, queries, 6, 16]).swap_dims(1, 2);
+            for (bias, soft_cap, window, scale) in [
+                (None, None, None, None),
+                (Some([1, 6, queries, 37]), None, Some(7), None),
+                (Some([1, 6, 1, 37]), Some(3.0), None, Some(0.4)),
+                (Some([2, 1, 1, 37]), None, Some(100), None),
+            ] {
+                let (bias, options) = (bias.map(random::<4>), ScoreOptions { scale, soft_cap, window });
+                let ours = attend_few(&query, &key, &value, bias.as_ref(), options).expect("a kernel for this");
+                assert!(distance(ours, composed(query.clone(), bias, options)) < 2e-6, "{queries} {options:?}");
+            }
+        }
+        let half = |x: &Tensor<4>| x.clone().cast(DType::BF16);
+        let query = random([2, 6, 1, 16]);
+        let ours = attend_few(&half(&query), &half(&key), &half(&value), None, ScoreOptions::default()).expect("one for half");
+        assert_eq!(ours.dtype(), DType::BF16);
+        assert!(distance(ours.cast(DType::F32), composed(query, None, ScoreOptions::default())) < 0.03);
     }
 
     #[test]

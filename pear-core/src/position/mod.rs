@@ -31,22 +31,40 @@ use rotary::Rotary;
 
 /// Where a stretch of tokens stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Positions {
-    /// Position of its first token, from 0.
+pub struct Positions<'a> {
+    /// Column of its first token, from 0: its position, where nothing stands before the sequence.
     pub start: usize,
     /// Length of the whole sequence, as far as it is known: some rotary scalings depend on it.
     pub total: usize,
+    /// In a batch of sequences of different lengths, how many columns before each one are empty: the token in column `c` of row `r` has
+    /// position `c - padding[r]`. None for sequences of one length.
+    pub padding: &'a [usize],
 }
 
-impl Positions {
+impl Positions<'static> {
     /// A whole sequence of `len` tokens.
     pub const fn first(len: usize) -> Self {
-        Self { start: 0, total: len }
+        Self::after(0, len)
     }
 
     /// The next `len` tokens after `start` others.
     pub const fn after(start: usize, len: usize) -> Self {
-        Self { start, total: start + len }
+        Self { start, total: start + len, padding: &[] }
+    }
+}
+
+impl<'a> Positions<'a> {
+    /// The same columns, with some empty ones before each row.
+    pub const fn padded(self, padding: &'a [usize]) -> Self {
+        Self { padding, ..self }
+    }
+
+    /// The position of every token of `seq` columns, counted from `first`, row after row; 0 where a column is empty.
+    fn of_rows(&self, seq: usize, first: usize, device: &Device) -> Tensor<1, Int> {
+        let of_row = |&empty: &usize| (self.start..self.start + seq).map(move |column| column.saturating_sub(empty) - first);
+        let positions: Vec<i32> = self.padding.iter().flat_map(of_row).map(|position| position as i32).collect();
+        let len = positions.len();
+        Tensor::from_data(TensorData::new(positions, [len]), device)
     }
 }
 
@@ -171,16 +189,21 @@ impl PositionEmbedding {
     /// If the positions reach beyond a learned table; callers check
     /// [`max_positions`](crate::DecoderModel::max_positions) first.
     pub fn add(&self, embeddings: Tensor<3>, positions: Positions) -> Tensor<3> {
-        let seq = embeddings.dims()[1];
-        let vectors = match (&self.kind, &self.weight) {
-            (Kind::Learned, Some(table)) => table.val().narrow(0, positions.start, seq),
-            (Kind::Sinusoidal(config), _) => {
-                let [_, _, width] = embeddings.dims();
-                config.table(positions.start..positions.start + seq, width, &embeddings.device()).cast(embeddings.dtype())
-            }
+        let [batch, seq, width] = embeddings.dims();
+        let (first, end) = match positions.padding.is_empty() {
+            true => (positions.start, positions.start + seq),
+            false => (0, positions.start + seq),
+        };
+        let table = match (&self.kind, &self.weight) {
+            (Kind::Learned, Some(table)) => table.val().narrow(0, first, end - first),
+            (Kind::Sinusoidal(config), _) => config.table(first..end, width, &embeddings.device()).cast(embeddings.dtype()),
             _ => return embeddings,
         };
-        embeddings + vectors.unsqueeze::<3>()
+        if positions.padding.is_empty() {
+            return embeddings + table.unsqueeze::<3>();
+        }
+        let rows = positions.of_rows(seq, 0, &embeddings.device());
+        embeddings + table.select(0, rows).reshape([batch, seq, width])
     }
 
     /// Rotates queries or keys `[batch, heads, seq, head_dim]`.

@@ -268,9 +268,19 @@ impl Rotary {
     }
 
     pub(super) fn rotate(&self, x: Tensor<4>, positions: Positions) -> Tensor<4> {
-        let seq = x.dims()[2];
-        let (cos, sin) = self.cos_sin(positions, seq, &x.device().inner(), x.dtype());
-        kernels::rotate(x, cos, sin, self.config.layout == RotaryLayout::Interleaved)
+        let [batch, heads, seq, head_dim] = x.dims();
+        let (device, interleaved) = (x.device().inner(), self.config.layout == RotaryLayout::Interleaved);
+        let Some(&most) = positions.padding.iter().max() else {
+            let (cos, sin) = self.cos_sin(positions, seq, &device, x.dtype());
+            return kernels::rotate(x, cos, sin, interleaved);
+        };
+        // Every row has positions of its own: all rows are one long sequence.
+        let first = positions.start.saturating_sub(most);
+        let (cos, sin) = self.cos_sin(Positions { start: first, ..positions }, positions.start + seq - first, &device, x.dtype());
+        let rows = positions.of_rows(seq, first, &device);
+        let (cos, sin) = (cos.select(0, rows.clone()), sin.select(0, rows));
+        let x = x.swap_dims(0, 1).reshape([1, heads, batch * seq, head_dim]);
+        kernels::rotate(x, cos, sin, interleaved).reshape([heads, batch, seq, head_dim]).swap_dims(0, 1)
     }
 
     /// Cosines and sines of `seq` positions, `[seq, rotary_dim / 2]` each.

@@ -1,4 +1,7 @@
-//! The same on burn's CPU backend, in f32.
+//! The same on burn's CPU backend.
+
+mod attend;
+mod product;
 
 use std::marker::PhantomData;
 use std::mem::MaybeUninit;
@@ -14,16 +17,25 @@ use rayon::prelude::*;
 
 use super::Activation;
 use super::math::{Function, exp, with_function};
+pub(super) use attend::{Scoring, attend_cached};
+use product::Weight;
+pub(super) use product::{FEW_ROWS, MANY_ROWS};
 
 type FlexTensor = FloatTensor<Flex>;
 
 /// Whether a tensor is one that these kernels read.
 pub(super) fn serves<const D: usize>(x: &Tensor<D>) -> bool {
-    x.dtype() == DType::F32 && matches!(x.device().inner().as_dispatch(), DispatchDevice::Flex(_))
+    x.dtype() == DType::F32 && is_here(x)
 }
 
-/// From so many rows on, [`linear`] is faster than the backend's own.
-pub(super) const MANY_ROWS: usize = 256;
+/// Whether a tensor is one that products with weights and attention over a cache read, which know bf16, too.
+pub(super) fn serves_product<const D: usize>(x: &Tensor<D>) -> bool {
+    matches!(x.dtype(), DType::F32 | DType::BF16) && is_here(x)
+}
+
+fn is_here<const D: usize>(x: &Tensor<D>) -> bool {
+    matches!(x.device().inner().as_dispatch(), DispatchDevice::Flex(_))
+}
 
 pub(super) fn linear(x: Tensor<3>, weight: Tensor<2>, bias: Option<Tensor<1>>) -> Tensor<3> {
     let (x, weight) = (x.into_dispatch(), weight.into_dispatch());
@@ -187,80 +199,6 @@ fn track<C: CheckpointStrategy, P: Pullback<N> + Sync, const N: usize>(
     match Differentiate(PhantomData).prepare::<C>(inputs).compute_bound().stateful() {
         OpsKind::Tracked(step) => step.finish(pullback, output),
         OpsKind::UnTracked(step) => step.finish(output),
-    }
-}
-
-/// `[in, out]`, in memory anyhow.
-#[derive(Clone, Debug)]
-struct Weight(FlexTensor);
-
-impl Weight {
-    fn multiply(&self, x: FlexTensor, bias: Option<FlexTensor>) -> FlexTensor {
-        let (x, bias) = (x.to_contiguous(), bias.map(|bias| bias.to_contiguous()));
-        let (shape, layout) = (x.shape(), self.0.layout());
-        let (x, bias) = (values(&x), bias.as_ref().map(values));
-        let (from, to) = (self.0.shape()[0], self.0.shape()[1]);
-        let strides = [layout.strides()[0], layout.strides()[1]];
-        let weight = &self.0.storage::<f32>()[layout.start_offset()..];
-        let reach = (from - 1) as isize * strides[0] + (to - 1) as isize * strides[1];
-        assert!(strides[0] >= 0 && strides[1] >= 0 && (reach as usize) < weight.len(), "a weight within its buffer");
-
-        let rows = x.len() / from;
-        // One each: a weight is packed anew for every piece. In whole tiles of 16 rows.
-        let piece = rows.div_ceil(rayon::current_num_threads()).next_multiple_of(16).max(MANY_ROWS / 2);
-        let mut output = Vec::with_capacity(rows * to);
-        let pieces = output.spare_capacity_mut()[..rows * to].par_chunks_mut(piece * to);
-        pieces.zip(x.par_chunks(piece * from)).for_each(|(output, x)| {
-            if let Some(bias) = bias {
-                for row in output.chunks_exact_mut(to) {
-                    row.iter_mut().zip(bias).for_each(|(out, &bias)| {
-                        out.write(bias);
-                    });
-                }
-            }
-            let rows = x.len() / from;
-            // SAFETY: `x` and `output` hold `rows` contiguous rows of `from` and `to` numbers, the reach of the weight was checked, and
-            // the output is read only where the bias was written.
-            unsafe {
-                gemm::gemm(
-                    rows,
-                    to,
-                    from,
-                    output.as_mut_ptr().cast::<f32>(),
-                    1,
-                    to as isize,
-                    bias.is_some(),
-                    x.as_ptr(),
-                    1,
-                    from as isize,
-                    weight.as_ptr(),
-                    strides[1],
-                    strides[0],
-                    1.0,
-                    1.0,
-                    false,
-                    false,
-                    false,
-                    gemm::Parallelism::None,
-                );
-            }
-        });
-        // SAFETY: the pieces cover all rows, and each product writes every number of its own.
-        unsafe { output.set_len(rows * to) };
-        let mut shape = shape.to_vec();
-        shape.pop();
-        shape.push(to);
-        tensor(output, Shape::from(shape))
-    }
-
-    fn transposed(&self) -> Self {
-        Self(self.0.transpose(0, 1))
-    }
-}
-
-impl Pullback<1> for Weight {
-    fn pull(self, grad: FlexTensor) -> [FlexTensor; 1] {
-        [self.transposed().multiply(grad, None)]
     }
 }
 
