@@ -241,7 +241,7 @@ fn run(arguments: Arguments) -> Result<()> {
     };
 
     let model = arguments.model.load(&directory)?;
-    let load = |name: &DeviceName| Ok(directory.load(&name.open()?, arguments.model.dtype())?);
+    let load = |name: &DeviceName| arguments.model.load_on(&directory, name);
     let copies = arguments.also_device.iter().map(load).collect::<Result<Vec<Decoder>>>()?;
     let weights = peak_memory();
     reset_peak_memory();

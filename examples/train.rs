@@ -221,7 +221,7 @@ fn run(arguments: Arguments) -> Result<()> {
 
     let model = arguments.model.load(&directory)?;
     let text = text.map(|text| TextGate::new(text, &model, arguments.text_limit)).transpose()?;
-    let load = |name: &DeviceName| Ok(directory.load(&name.open()?, arguments.model.dtype())?);
+    let load = |name: &DeviceName| arguments.model.load_on(&directory, name);
     let copies = arguments.also_device.iter().map(load).collect::<Result<Vec<Decoder>>>()?;
     let before = evaluate(&model, &held_out, None)?;
     let mut trainer = Trainer::new(&model, &heads, options.clone())?.with_copies(&copies).with_held_out(held_out.clone());

@@ -1,5 +1,8 @@
 //! What the benches share: work counted, memory read, medians taken, the Python references called.
 
+#[cfg(feature = "candle")]
+pub mod candle;
+
 use std::path::Path;
 use std::process::Command;
 use std::time::Instant;
@@ -87,7 +90,7 @@ pub fn number_in(output: &str, name: &str) -> f64 {
     rest.unwrap_or_else(|| panic!("no `{name}` in: {output}"))
 }
 
-/// Floating-point operations a second of matrix products of the sizes that a layer has.
+/// Floating-point operations a second of matrix products of the sizes that a layer has, at their fastest.
 pub fn matmul_rate(device: &Device, hidden: usize, inner: usize) -> f64 {
     let random = |shape| Tensor::<2>::random(shape, Distribution::Normal(0.0, 1.0), device);
     let (x, w) = (random([2048, hidden]), random([hidden, inner]));
@@ -97,7 +100,34 @@ pub fn matmul_rate(device: &Device, hidden: usize, inner: usize) -> f64 {
         start.elapsed().as_secs_f64()
     };
     once();
-    2.0 * (2048 * hidden * inner) as f64 / median((0..9).map(|_| once()).collect())
+    2.0 * (2048 * hidden * inner) as f64 / fastest(9, once)
+}
+
+/// Bytes a second that all cores together read from memory, at their fastest: the floor of decoding, which reads every weight for every token.
+pub fn read_rate() -> f64 {
+    let numbers = vec![1.0f32; 1 << 28];
+    let once = || {
+        let start = Instant::now();
+        let threads = std::thread::available_parallelism().map_or(1, usize::from);
+        let sum: f32 = std::thread::scope(|scope| {
+            let parts = numbers.chunks(numbers.len() / threads);
+            let sums: Vec<_> = parts.map(|part| scope.spawn(|| lanes(part))).collect();
+            sums.into_iter().map(|sum| sum.join().expect("a sum")).sum()
+        });
+        assert!(sum > 0.0);
+        start.elapsed().as_secs_f64()
+    };
+    4.0 * numbers.len() as f64 / fastest(9, once)
+}
+
+fn fastest(times: usize, once: impl Fn() -> f64) -> f64 {
+    (0..times).map(|_| once()).fold(f64::INFINITY, f64::min)
+}
+
+fn lanes(numbers: &[f32]) -> f32 {
+    let mut lanes = [0f32; 64];
+    numbers.as_chunks::<64>().0.iter().for_each(|chunk| lanes.iter_mut().zip(chunk).for_each(|(lane, x)| *lane += x));
+    lanes.iter().sum()
 }
 
 /// The middle one.

@@ -14,7 +14,7 @@ use pear_core::{HeadId, Profile, Scores};
 use pear_models::{Decoder, ModelDirectory};
 
 use crate::device::DeviceName;
-use crate::progress::print_above;
+use crate::progress::{Progress, print_above};
 
 /// Wrong arguments or unusable input.
 const UNUSABLE: u8 = 2;
@@ -22,7 +22,8 @@ const UNUSABLE: u8 = 2;
 /// The model and where it runs.
 #[derive(Args, Clone, Debug)]
 pub struct ModelArgs {
-    /// Hugging Face model directory: config.json, model.safetensors or its shards, tokenizer.json where text is needed
+    /// Hugging Face model directory: config.json, model.safetensors or its shards, tokenizer.json where text is needed. Built with the
+    /// feature `hub`, also owner/name on the hub
     #[arg(long, value_name = "DIR")]
     pub model: PathBuf,
 
@@ -41,7 +42,35 @@ impl ModelArgs {
     /// # Errors
     /// A directory that is no model, naming the file at fault.
     pub fn open(&self) -> Result<ModelDirectory> {
-        Ok(ModelDirectory::open(&self.model)?)
+        Ok(ModelDirectory::open(&self.directory()?)?)
+    }
+
+    /// The directory of the model; one on the hub is downloaded.
+    #[cfg(feature = "hub")]
+    fn directory(&self) -> Result<PathBuf> {
+        match self.model.to_str().filter(|id| !self.model.exists() && pear_models::hub::is_id(id)) {
+            Some(id) => {
+                let bar = std::sync::Mutex::new(Progress::new("downloading", 1));
+                Ok(pear_models::hub::download(id, move |done, total| {
+                    let mut bar = bar.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+                    bar.set_of(done, total, megabytes(done));
+                })?)
+            }
+            None => Ok(self.model.clone()),
+        }
+    }
+
+    /// The directory of the model.
+    #[cfg(not(feature = "hub"))]
+    fn directory(&self) -> Result<PathBuf> {
+        let parts: Vec<_> = self.model.components().collect();
+        if !self.model.exists() && self.model.is_relative() && parts.len() == 2 {
+            bail!(
+                "--model {}: no such directory (for a model on the hub of that name, build with --features hub)",
+                self.model.display()
+            );
+        }
+        Ok(self.model.clone())
     }
 
     /// Loads the weights onto the device.
@@ -49,7 +78,17 @@ impl ModelArgs {
     /// # Errors
     /// A device that is not built in or not there.
     pub fn load(&self, directory: &ModelDirectory) -> Result<Decoder> {
-        Ok(directory.load(&self.device.open()?, self.dtype())?)
+        self.load_on(directory, &self.device)
+    }
+
+    /// As [`load`](Self::load), onto another device.
+    ///
+    /// # Errors
+    /// As `load`.
+    pub fn load_on(&self, directory: &ModelDirectory, device: &DeviceName) -> Result<Decoder> {
+        let mut bar = Progress::new("loading", 1);
+        let report = |done: u64, total: u64| bar.set_of(done, total, megabytes(done));
+        Ok(directory.load_reporting(&device.open()?, self.dtype(), report)?)
     }
 
     /// Type of the weights in memory.
@@ -78,6 +117,10 @@ impl ModelArgs {
             None => model,
         })
     }
+}
+
+fn megabytes(bytes: u64) -> String {
+    format!("{} MB", bytes / 1_000_000)
 }
 
 /// Type of the weights.

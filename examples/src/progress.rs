@@ -28,6 +28,12 @@ impl Progress {
         Self { bar, since: Instant::now(), shown: false }
     }
 
+    /// As [`set`](Self::set), where it is only now known how much there is to do.
+    pub fn set_of(&mut self, done: u64, total: u64, message: impl Into<String>) {
+        self.bar.set_length(total);
+        self.set(done, message);
+    }
+
     /// So much is done; `message` stands beside the bar.
     pub fn set(&mut self, done: u64, message: impl Into<String>) {
         if !self.shown && self.since.elapsed() > PATIENCE {

@@ -54,6 +54,14 @@ pub enum Error {
         /// The tokenizer's reason.
         problem: String,
     },
+    /// A model that the Hugging Face hub, or its cache, does not give.
+    #[error("{id}: {problem}")]
+    Hub {
+        /// `owner/name`.
+        id: String,
+        /// What was missing, or what the hub said.
+        problem: String,
+    },
     /// Heads, coefficients or positions that do not fit the model.
     #[error(transparent)]
     Core(#[from] pear_core::Error),
@@ -71,7 +79,7 @@ impl Error {
 
 /// The first few lines of a long list, on one line.
 fn list(problems: &[String]) -> String {
-    const SHOWN: usize = 6;
+    const SHOWN: usize = 20;
     let mut text = problems.iter().take(SHOWN).map(String::as_str).collect::<Vec<_>>().join("; ");
     if problems.len() > SHOWN {
         text += &format!("; and {} more", problems.len() - SHOWN);

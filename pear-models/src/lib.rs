@@ -40,7 +40,8 @@
 //! # Features
 //! - `tokenizer`: [`Tokenizer`], text in and out.
 //! - `chat`: `ChatTemplate`, conversations as a model was trained on them.
-//! - `tiny`: a small model that comes with the crate.
+//! - `tiny`: small models that come with the crate.
+//! - `hub`: models by their names on the Hugging Face hub.
 //!
 //! No backend is turned on: choose one in your own crate through burn's features.
 #![deny(missing_docs)]
@@ -53,6 +54,8 @@ mod decoder;
 mod error;
 mod family;
 mod generate;
+#[cfg(feature = "hub")]
+pub mod hub;
 mod layer;
 mod sample;
 mod score;

@@ -20,11 +20,23 @@ impl ModelDirectory {
     /// # Errors
     /// [`Error::Input`] for another dtype.
     pub fn load(&self, device: &Device, dtype: DType) -> Result<Decoder, Error> {
+        self.load_reporting(device, dtype, |_, _| {})
+    }
+
+    /// As [`load`](Self::load); `progress` is told after each tensor how many bytes of the files are read, and how many there are in all.
+    ///
+    /// In memory are the model, as far as it is loaded, and one tensor more.
+    ///
+    /// # Errors
+    /// As `load`.
+    pub fn load_reporting(&self, device: &Device, dtype: DType, progress: impl FnMut(u64, u64)) -> Result<Decoder, Error> {
         if !matches!(dtype, DType::F32 | DType::F16 | DType::BF16) {
             return Err(Error::Input(format!("a model in {dtype:?}: expected f32, f16 or bf16")));
         }
         let decoder = self.config.init(device)?;
-        Ok(decoder.map(&mut Loader { directory: self, device, dtype, path: Vec::new() }))
+        let total = self.weights.tensors.values().map(|entry| entry.range.len() as u64).sum();
+        let read = BTreeSet::new();
+        Ok(decoder.map(&mut Loader { directory: self, device, dtype, path: Vec::new(), progress, read, done: 0, total }))
     }
 
     /// # Errors
@@ -67,14 +79,19 @@ impl ModelDirectory {
 }
 
 /// Puts the numbers of a checkpoint into a decoder's parameters.
-struct Loader<'a> {
+struct Loader<'a, F> {
     directory: &'a ModelDirectory,
     device: &'a Device,
     dtype: DType,
     path: Vec<String>,
+    progress: F,
+    /// Tensors that were read, some of which hold several parameters; their bytes, and those of all.
+    read: BTreeSet<String>,
+    done: u64,
+    total: u64,
 }
 
-impl ModuleMapper for Loader<'_> {
+impl<F: FnMut(u64, u64)> ModuleMapper for Loader<'_, F> {
     fn enter_module(&mut self, name: &str, _container_type: &str) {
         self.path.push(name.into());
     }
@@ -97,6 +114,11 @@ impl ModuleMapper for Loader<'_> {
             DType::F16 => read.data(f16::from_f32),
             _ => read.data(|x| x),
         };
+        weights.release(entry);
+        if self.read.insert(source.name.clone()) {
+            self.done += entry.range.len() as u64;
+            (self.progress)(self.done, self.total);
+        }
         Param::initialized(param.id, Tensor::from_data(data, (self.device, self.dtype)))
     }
 }

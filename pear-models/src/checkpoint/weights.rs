@@ -118,4 +118,22 @@ impl Weights {
     pub(super) fn bytes(&self, entry: &Entry) -> &[u8] {
         &self.shards[entry.shard].map[entry.range.clone()]
     }
+
+    /// Says that a tensor will not be read again soon: its pages no longer count as this process's memory.
+    pub(super) fn release(&self, entry: &Entry) {
+        #[cfg(unix)]
+        {
+            // SAFETY: the map is read-only and of a file: pages that are read again come from the file again.
+            let released = unsafe {
+                let advice = memmap2::UncheckedAdvice::DontNeed;
+                self.shards[entry.shard].map.unchecked_advise_range(advice, entry.range.start, entry.range.len())
+            };
+            // Advice that is not taken costs memory, nothing else.
+            if let Err(error) = released {
+                log::debug!("{}: {error}", self.shards[entry.shard].path.display());
+            }
+        }
+        #[cfg(not(unix))]
+        let _ = entry;
+    }
 }
