@@ -54,6 +54,14 @@ struct Arguments {
     #[arg(long, value_name = "P")]
     top_p: Option<f64>,
 
+    /// Draw only from tokens at least P times as likely as the likeliest
+    #[arg(long, value_name = "P")]
+    min_p: Option<f64>,
+
+    /// Divide the logits of tokens that were there before by this (above 1: fewer repetitions)
+    #[arg(long, value_name = "FACTOR", default_value_t = 1.0)]
+    repetition_penalty: f64,
+
     /// Seed of the draws
     #[arg(long, default_value_t = 0)]
     seed: u64,
@@ -111,7 +119,7 @@ fn run(arguments: Arguments) -> Result<()> {
 }
 
 fn options(arguments: &Arguments) -> Result<GenerateOptions> {
-    let Arguments { max_new_tokens, temperature, top_k, top_p, seed, .. } = *arguments;
+    let Arguments { max_new_tokens, temperature, top_k, top_p, min_p, repetition_penalty, seed, .. } = *arguments;
     if max_new_tokens > MOST_NEW_TOKENS {
         bail!("--max-new-tokens {max_new_tokens}: expected {MOST_NEW_TOKENS} or less");
     }
@@ -121,10 +129,16 @@ fn options(arguments: &Arguments) -> Result<GenerateOptions> {
     if top_k == Some(0) {
         bail!("--top-k 0: expected 1 or more");
     }
-    if let Some(p) = top_p.filter(|p| !(*p > 0.0 && *p <= 1.0)) {
-        bail!("--top-p {p}: expected more than 0, at most 1");
+    for (flag, share) in [("--top-p", top_p), ("--min-p", min_p)] {
+        if let Some(p) = share.filter(|p| !(*p > 0.0 && *p <= 1.0)) {
+            bail!("{flag} {p}: expected more than 0, at most 1");
+        }
     }
-    Ok(GenerateOptions { max_new_tokens, temperature, top_k, top_p, seed, ..GenerateOptions::default() })
+    if !(repetition_penalty.is_finite() && repetition_penalty > 0.0) {
+        bail!("--repetition-penalty {repetition_penalty}: expected more than 0");
+    }
+    let options = GenerateOptions { max_new_tokens, temperature, top_k, top_p, min_p, ..GenerateOptions::default() };
+    Ok(GenerateOptions { repetition_penalty, seed, ..options })
 }
 
 fn prompt(arguments: &Arguments, directory: &ModelDirectory, tokenizer: Option<&Tokenizer>) -> Result<Vec<u32>> {

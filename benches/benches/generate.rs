@@ -6,7 +6,7 @@
 //! ```
 //!
 //! Random models of two shapes, written as checkpoints and loaded by each: a Llama of GPT-2-small's shape, and Qwen2.5-0.5B's, with grouped
-//! queries and a vocabulary of 151,936. f32 and bf16. Every row is a process of its own.
+//! queries and a vocabulary of 151,936. f32 and bf16. Every row is a process of its own. `-- Llama` or `-- Qwen` runs one of them.
 
 use std::env;
 use std::ops::ControlFlow;
@@ -34,7 +34,11 @@ fn main() {
     let (compute, bandwidth) = (matmul_rate(&Device::flex(), 768, 2048), read_rate());
     println!("this machine: {:.0} GFLOP/s in matrix products, {:.1} GB/s read from memory", compute / 1e9, bandwidth / 1e9);
     let folder = env::temp_dir().join(format!("pear-bench-{}", std::process::id()));
-    for (name, config) in [("12 layers x 12 heads x 768, 32,000 words", llama()), ("Qwen2.5-0.5B", qwen())] {
+    let wanted = env::args().skip(1).find(|argument| !argument.starts_with('-')).unwrap_or_default();
+    for (name, config) in [("Llama, 12 layers x 12 heads x 768, 32,000 words", llama()), ("Qwen2.5-0.5B", qwen())] {
+        if !name.contains(&wanted) {
+            continue;
+        }
         let directory = folder.join(config["model_type"].as_str().expect("a model_type"));
         write(&config, &directory);
         compare(name, &config, &directory, compute, bandwidth);

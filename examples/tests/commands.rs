@@ -553,6 +553,8 @@ fn what_cannot_be_done_is_said_in_one_line() {
         ("--prompt-tokens 1 --temperature -1", &["--temperature -1"]),
         ("--prompt-tokens 1 --top-k 0", &["--top-k 0"]),
         ("--prompt-tokens 1 --top-p 1.5", &["--top-p 1.5"]),
+        ("--prompt-tokens 1 --min-p 0", &["--min-p 0"]),
+        ("--prompt-tokens 1 --repetition-penalty -2", &["--repetition-penalty -2"]),
         ("--prompt-tokens 1 --profile text.txt", &["text.txt", "pear-profile"]),
     ];
     let with_model = |lines: &[(&str, &[&str])], example: &str| {

@@ -37,8 +37,10 @@
 //! # Ok::<(), pear_models::Error>(())
 //! ```
 //!
+//! A family that is missing is a matter of one file: see [`adding_a_family`].
+//!
 //! # Features
-//! - `tokenizer`: [`Tokenizer`], text in and out.
+//! - `tokenizer`: `Tokenizer`, text in and out.
 //! - `chat`: `ChatTemplate`, conversations as a model was trained on them.
 //! - `tiny`: small models that come with the crate.
 //! - `hub`: models by their names on the Hugging Face hub.
@@ -46,6 +48,8 @@
 //! No backend is turned on: choose one in your own crate through burn's features.
 #![deny(missing_docs)]
 
+#[doc = include_str!("../docs/adding-a-family.md")]
+pub mod adding_a_family {}
 #[cfg(feature = "chat")]
 mod chat;
 mod checkpoint;

@@ -12,7 +12,8 @@ pub struct Tokenizer {
 }
 
 impl Tokenizer {
-    /// Reads `tokenizer.json` of a model directory.
+    /// Reads `tokenizer.json` of a model directory. What it puts around a text is what stands around it: `add_bos_token` and `add_eos_token` of
+    /// `tokenizer_config.json` change nothing where there is a `tokenizer.json`, as in transformers 5.
     ///
     /// # Errors
     /// [`Error::Tokenizer`] if it is missing or none.
