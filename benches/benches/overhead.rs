@@ -33,7 +33,9 @@ fn main() {
     write(&folder);
     let plain = instructions("plain", &folder);
     println!("{:<32} {:>14} instructions", "as it is", plain as u64);
-    for (name, case) in [("as it is, once more", "plain"), ("ten coefficients, folded", "folded"), ("ten coefficients, unfolded", "reweighted")] {
+    for (name, case) in
+        [("as it is, once more", "plain"), ("ten coefficients, folded", "folded"), ("ten coefficients, unfolded", "reweighted")]
+    {
         let count = instructions(case, &folder);
         println!("{name:<32} {:>14} instructions, {:.4} times as many", count as u64, count / plain);
     }

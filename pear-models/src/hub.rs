@@ -30,7 +30,8 @@ const FILES: [&str; 8] = [
 /// # Errors
 /// [`Error::Hub`] for an id that is none, a repository that is not there or not open to this token, and a cache that lacks something, naming it.
 pub fn download(id: &str, progress: impl Fn(u64, u64) + Send + Sync + 'static) -> Result<PathBuf, Error> {
-    let offline = std::env::var("HF_HUB_OFFLINE").is_ok_and(|value| ["1", "on", "yes", "true"].contains(&value.to_lowercase().as_str()));
+    let offline =
+        std::env::var("HF_HUB_OFFLINE").is_ok_and(|value| ["1", "on", "yes", "true"].contains(&value.to_lowercase().as_str()));
     Hub { client: HFClientBuilder::default(), offline }.download(id, progress)
 }
 
@@ -130,7 +131,9 @@ impl<F: Fn(u64, u64) + Send + Sync> ProgressHandler for Report<F> {
                 let completed = done.1.values().sum();
                 (self.progress)(completed, done.0.max(completed));
             }
-            DownloadEvent::AggregateProgress { bytes_completed, total_bytes, .. } => (self.progress)(*bytes_completed, *total_bytes),
+            DownloadEvent::AggregateProgress { bytes_completed, total_bytes, .. } => {
+                (self.progress)(*bytes_completed, *total_bytes)
+            }
             DownloadEvent::Complete => (self.progress)(done.0, done.0),
         }
     }
@@ -219,9 +222,13 @@ mod tests {
     #[test]
     fn what_is_missing_is_named() {
         let cache = tempfile::tempdir().unwrap();
-        let fails = |endpoint: &str, offline, id| hub(endpoint, cache.path(), offline).download(id, |_, _| {}).unwrap_err().to_string();
+        let fails =
+            |endpoint: &str, offline, id| hub(endpoint, cache.path(), offline).download(id, |_, _| {}).unwrap_err().to_string();
         let error = fails("http://127.0.0.1:9", true, "someone/small");
-        assert!(error.contains("someone/small") && error.contains("the cache lacks all of it") && error.contains("HF_HUB_OFFLINE"), "{error}");
+        assert!(
+            error.contains("someone/small") && error.contains("the cache lacks all of it") && error.contains("HF_HUB_OFFLINE"),
+            "{error}"
+        );
         let error = fails("http://127.0.0.1:9", false, "someone/small");
         assert!(error.contains("cannot reach the hub") && error.contains("the cache lacks all of it"), "{error}");
         let error = fails(&serve(&["config.json"]), false, "someone/small");

@@ -95,7 +95,12 @@ pub fn open(name: &str) -> ModelDirectory {
 }
 
 pub fn load(name: &str) -> Decoder {
-    open(name).load(&Device::flex(), DType::F32).unwrap_or_else(|e| panic!("{name}: {e}"))
+    open(name).load(&device(), DType::F32).unwrap_or_else(|e| panic!("{name}: {e}"))
+}
+
+/// The CPU, or the device that `BURN_DEVICE` names: everything here holds on every backend.
+pub fn device() -> Device {
+    if std::env::var_os("BURN_DEVICE").is_some() { Device::default() } else { Device::flex() }
 }
 
 /// The largest difference between two lists of the same length.

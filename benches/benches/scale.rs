@@ -1,0 +1,150 @@
+//! Models of real shapes, of random weights made on the device: reading a prompt, generating, locating, a training step.
+//!
+//! ```sh
+//! cargo bench --bench scale -- gpt2-small                                                    # on the CPU, in f32
+//! cargo bench --bench scale --features cuda -- llama-3.1-8b --device cuda --dtype bf16
+//! ```
+//!
+//! Shapes: `gpt2-small`, `qwen2.5-0.5b`, `llama-3.2-1b`, `llama-2-7b`, `llama-3.1-8b`. `--layers N` keeps the first N layers only: where a
+//! whole model is too large, one can still see what a layer costs.
+
+use std::ops::ControlFlow;
+use std::time::Instant;
+
+use burn::module::{Module, ModuleMapper, Param};
+use burn::prelude::*;
+use burn::tensor::DType;
+use pear_benches::Flops;
+use pear_core::{DecoderModel, HeadId, ProxyTask};
+use pear_examples::device::DeviceName;
+use pear_examples::memory::peak_memory;
+use pear_locate::{LocateOptions, Mode, patched_logits};
+use pear_models::{Decoder, DecoderConfig, GenerateOptions, generate};
+use pear_train::{TrainOptions, Trainer};
+use serde_json::{Value, json};
+
+const PROMPT: usize = 512;
+const NEW: usize = 32;
+
+fn main() {
+    pear_examples::allocator::keep_pages();
+    let arguments: Vec<String> = std::env::args().skip(1).filter(|argument| argument != "--bench").collect();
+    let value = |flag: &str| arguments.iter().position(|a| a == flag).and_then(|at| arguments.get(at + 1)).cloned();
+    let name = arguments.first().filter(|name| !name.starts_with('-')).map_or("gpt2-small", String::as_str);
+    let device: DeviceName = value("--device").unwrap_or_else(|| "flex".into()).parse().expect("a device");
+    let dtype = match value("--dtype").as_deref().unwrap_or(if device.is_cpu() { "f32" } else { "bf16" }) {
+        "f32" => DType::F32,
+        "f16" => DType::F16,
+        _ => DType::BF16,
+    };
+    let mut config = shape(name);
+    if let Some(layers) = value("--layers") {
+        config["num_hidden_layers"] = layers.parse::<u64>().expect("a number of layers").into();
+    }
+    let config = DecoderConfig::from_json(&config).expect("a valid config");
+    let device = device.open().expect("a device that this bench was built with");
+    device.seed(0);
+    let start = Instant::now();
+    let model = config.init(&device).expect("a valid config").map(&mut Drawn { dtype });
+    let layers = config.num_hidden_layers;
+    println!(
+        "{name}, {layers} layers, {:.2} billion parameters in {dtype:?}, made in {:.1} s",
+        model.num_params() as f64 / 1e9,
+        start.elapsed().as_secs_f64()
+    );
+    measure(&model, dtype);
+}
+
+/// Draws every weight where it will be, a tensor at a time.
+struct Drawn {
+    dtype: DType,
+}
+
+impl ModuleMapper for Drawn {
+    fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
+        let id = param.id;
+        Param::initialized(id, param.val().cast(self.dtype))
+    }
+}
+
+fn measure(model: &Decoder, dtype: DType) {
+    let config = model.config();
+    let (flops, layers) = (Flops::of(config), config.num_hidden_layers as f64);
+    let size = if dtype == DType::F32 { 4.0 } else { 2.0 };
+    let row = |what: &str, seconds: f64, work: f64, bytes: f64| {
+        let rate = if bytes > 0.0 { format!("{:.1} GB/s", bytes / seconds / 1e9) } else { String::new() };
+        println!(
+            "{what:<44} {:>10.1} ms {:>9.1} GFLOP/s {rate:>12} {:>8.2} GB peak",
+            1e3 * seconds,
+            work / seconds / 1e9,
+            peak_memory() as f64 / 1e9
+        );
+    };
+    // Once to compile and to choose kernels, once to measure.
+    let timed = |run: &mut dyn FnMut()| {
+        run();
+        let start = Instant::now();
+        run();
+        start.elapsed().as_secs_f64()
+    };
+
+    let prompt: Vec<u32> = (0..PROMPT as u32).map(|i| i * 7 % 31991 + 5).collect();
+    let options = GenerateOptions { max_new_tokens: NEW, ..GenerateOptions::default() };
+    let (mut first, mut each) = (0.0, 0.0);
+    timed(&mut || {
+        let (start, mut read) = (Instant::now(), 0.0);
+        generate(model, &prompt, &options, |_| {
+            read = if read == 0.0 { start.elapsed().as_secs_f64() } else { read };
+            ControlFlow::Continue(())
+        })
+        .expect("tokens");
+        (first, each) = (read, (start.elapsed().as_secs_f64() - read) / (NEW - 1) as f64);
+    });
+    let prefill = PROMPT as f64 * layers * (flops.block + flops.attention * (PROMPT + 1) as f64 / 2.0) + flops.logits;
+    row(&format!("reading {PROMPT} tokens"), first, prefill, 0.0);
+    let token = layers * (flops.block + flops.attention * PROMPT as f64) + flops.logits;
+    row("a token", each, token, size * (layers * flops.block + flops.logits) / 2.0);
+
+    let task = ProxyTask::new(model.vocab_size(), &[], 0).expect("a vocabulary");
+    let batch = task.batch(20, 0..4).expect("sequences");
+    for mode in [Mode::Activation, Mode::Path] {
+        let options = LocateOptions { mode, ..LocateOptions::default() };
+        let seconds = timed(&mut || drop(patched_logits(model, &batch, &options, |_| {}).expect("scores")));
+        let work = flops.sweep(mode, std::slice::from_ref(&batch));
+        row(&format!("locating all heads, {mode}, 4 × n = 20"), seconds, work, 0.0);
+    }
+
+    let heads: Vec<HeadId> = (0..10).map(|i| HeadId::new(i % config.num_hidden_layers, i)).collect();
+    let options = TrainOptions { steps: 10, length: 50, batch_size: 4, ..TrainOptions::default() };
+    let mut trainer = Trainer::new(model, &heads, options).expect("valid options");
+    let batch = task.batch(50, 0..4).expect("sequences");
+    let seconds = timed(&mut || drop(trainer.step(&batch).expect("a step")));
+    row("a training step, all layers, 4 × n = 50", seconds, flops.training_step(0, 4, 50), 0.0);
+}
+
+/// `config.json` of a published model.
+fn shape(name: &str) -> Value {
+    let llama = |vocabulary: u64, hidden: u64, inner: u64, layers: u64, heads: u64, shared: u64, head_dim: u64| {
+        json!({
+            "model_type": "llama", "vocab_size": vocabulary, "hidden_size": hidden, "intermediate_size": inner,
+            "num_hidden_layers": layers, "num_attention_heads": heads, "num_key_value_heads": shared, "head_dim": head_dim,
+        })
+    };
+    match name {
+        "gpt2-small" => json!({
+            "model_type": "gpt2", "vocab_size": 50257, "n_embd": 768, "n_head": 12, "num_hidden_layers": 12, "n_positions": 1024,
+        }),
+        "qwen2.5-0.5b" => json!({
+            "model_type": "qwen2", "vocab_size": 151_936, "hidden_size": 896, "intermediate_size": 4864, "num_hidden_layers": 24,
+            "num_attention_heads": 14, "num_key_value_heads": 2, "tie_word_embeddings": true, "rope_theta": 1e6,
+        }),
+        "llama-3.2-1b" => {
+            let mut config = llama(128_256, 2048, 8192, 16, 32, 8, 64);
+            config["tie_word_embeddings"] = true.into();
+            config
+        }
+        "llama-2-7b" => llama(32_000, 4096, 11_008, 32, 32, 32, 128),
+        "llama-3.1-8b" => llama(128_256, 4096, 14_336, 32, 32, 8, 128),
+        _ => panic!("`{name}`: expected gpt2-small, qwen2.5-0.5b, llama-3.2-1b, llama-2-7b or llama-3.1-8b"),
+    }
+}
