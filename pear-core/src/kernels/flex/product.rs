@@ -11,7 +11,7 @@ use super::{FlexTensor, Pullback, tensor, values, vectorised};
 
 /// From so many rows on, multiplying in pieces of rows is faster than the backend's own product.
 pub(in crate::kernels) const MANY_ROWS: usize = 256;
-/// Up to so many rows a product takes no longer than reading the weight.
+/// Up to so many rows a product takes little longer than reading the weight.
 pub(in crate::kernels) const FEW_ROWS: usize = 8;
 /// Numbers of a half-precision weight that are widened at a time: 16 MB.
 const PANEL: usize = 1 << 22;
