@@ -79,7 +79,7 @@ impl Error {
 
 /// The first few lines of a long list, on one line.
 fn list(problems: &[String]) -> String {
-    const SHOWN: usize = 20;
+    const SHOWN: usize = 6;
     let mut text = problems.iter().take(SHOWN).map(String::as_str).collect::<Vec<_>>().join("; ");
     if problems.len() > SHOWN {
         text += &format!("; and {} more", problems.len() - SHOWN);
