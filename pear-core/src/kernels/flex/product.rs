@@ -235,7 +235,6 @@ impl View<'_, f32> {
         let piece = rows.div_ceil(rayon::current_num_threads()).next_multiple_of(16).max(MANY_ROWS / 2);
         let weight = &self.numbers[columns.start * self.strides[1]..];
         x.par_chunks(piece * self.from).enumerate().for_each(|(index, x)| {
-            let output = output;
             // SAFETY: `x` holds whole rows of `from` numbers, the reach of the weight was checked, each piece writes rows of its own, and
             // they are read only where they were begun.
             unsafe {
