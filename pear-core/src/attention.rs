@@ -8,7 +8,7 @@ use burn::prelude::*;
 
 use crate::attend::attend;
 use crate::coefficients::LayerCoefficients;
-use crate::kernels::{project, rms_norm};
+use crate::kernels::{project, rms_norm, rms_norm_rounded_once};
 use crate::model::{HeadAttention, Projected, ScoreOptions};
 use crate::position::{PositionEmbedding, PositionEmbeddingConfig, Positions};
 use crate::{Error, Result};
@@ -217,7 +217,7 @@ impl Attention {
     fn split_heads(&self, mut x: Tensor<3>, heads: usize, norm: &Option<ProjectionNorm>) -> Tensor<4> {
         let [batch, seq, _] = x.dims();
         if let Some(ProjectionNorm { weight, kind: QkNorm::Projection { eps } }) = norm {
-            x = rms_norm(x, weight.val(), *eps);
+            x = rms_norm_rounded_once(x, weight.val(), *eps);
         }
         let x = match self.clip_qkv {
             Some(limit) => x.clamp(-limit, limit),

@@ -10,7 +10,9 @@ use pear_core::{AttentionConfig, ModelShape, QkNorm, ScoreOptions};
 pub enum NormKind {
     /// Root mean square, a weight and no bias: Llama, Qwen, Baichuan.
     Rms,
-    /// The same, times `1 + weight`: Gemma.
+    /// The same, in half precision rounded once, after the weight: OLMo 2.
+    RmsRoundedOnce,
+    /// Times `1 + weight`, rounded once: Gemma.
     RmsPlusOne,
     /// Mean and variance: GPT-2, OPT, BLOOM, MPT, GPT-NeoX.
     Layer {

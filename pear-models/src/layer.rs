@@ -6,7 +6,7 @@ use burn::prelude::*;
 use burn::tensor::DType;
 use burn::tensor::module::layer_norm;
 use pear_core::Attention;
-use pear_core::kernels::{Activation, activate, activate_gated, project, rms_norm};
+use pear_core::kernels::{Activation, activate, activate_gated, project, rms_norm, rms_norm_rounded_once};
 use pear_core::position::PositionEmbedding;
 
 use crate::config::{DecoderConfig, NormKind, Residual};
@@ -37,11 +37,9 @@ impl Norm {
     pub(crate) fn forward(&self, x: Tensor<3>) -> Tensor<3> {
         match self.kind {
             NormKind::Rms => rms_norm(x, self.weight.val(), self.eps),
-            NormKind::RmsPlusOne => {
-                // In f32 throughout: `1 + weight` has no room in half precision.
-                let dtype = x.dtype();
-                rms_norm(x.cast(DType::F32), self.weight.val().cast(DType::F32) + 1.0, self.eps).cast(dtype)
-            }
+            NormKind::RmsRoundedOnce => rms_norm_rounded_once(x, self.weight.val(), self.eps),
+            // `1 + weight` has no room in half precision.
+            NormKind::RmsPlusOne => rms_norm_rounded_once(x, self.weight.val().cast(DType::F32) + 1.0, self.eps),
             NormKind::Layer { .. } => {
                 let dtype = x.dtype();
                 let weight = self.weight.val().cast(DType::F32);

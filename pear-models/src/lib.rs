@@ -50,6 +50,8 @@
 
 #[doc = include_str!("../docs/adding-a-family.md")]
 pub mod adding_a_family {}
+#[doc = include_str!("../docs/half-precision.md")]
+pub mod half_precision {}
 #[cfg(feature = "chat")]
 mod chat;
 mod checkpoint;

@@ -85,13 +85,20 @@ fn activate_composed<const D: usize>(kind: Activation, x: Tensor<D>) -> Tensor<D
     }
 }
 
-/// Root-mean-square norm over the last dimension, in f32, times `weight`, which is as long as that dimension.
+/// Root-mean-square norm over the last dimension, in f32, times `weight`, which is as long as that dimension. In half precision it is
+/// rounded before the weight and after, as Llama's is.
 pub fn rms_norm<const D: usize>(x: Tensor<D>, weight: Tensor<1>, eps: f64) -> Tensor<D> {
     #[cfg(feature = "flex")]
     if flex::serves(&x) && flex::serves(&weight) && !weight.is_tracked() {
         return flex::rms_norm(x, weight, eps);
     }
     rms_norm_composed(x, weight, eps)
+}
+
+/// As [`rms_norm`], but rounded only after the weight, as OLMo 2's and Gemma's are.
+pub fn rms_norm_rounded_once<const D: usize>(x: Tensor<D>, weight: Tensor<1>, eps: f64) -> Tensor<D> {
+    let dtype = x.dtype();
+    rms_norm(x.cast(DType::F32), weight.cast(DType::F32), eps).cast(dtype)
 }
 
 fn rms_norm_composed<const D: usize>(x: Tensor<D>, weight: Tensor<1>, eps: f64) -> Tensor<D> {

@@ -150,24 +150,31 @@ impl Read<'_> {
         let width = self.entry.shape.get(1).copied().unwrap_or(1);
         let rank = self.entry.shape.len();
         let convert = |b: &[u8; BYTES]| to(from(*b));
+        // Grown step by step, it would take twice the tensor's memory for a while.
+        let mut values = Vec::with_capacity(self.shape.iter().product());
         if !self.source.rows_are_channels(rank) && rank == 2 {
             let channels = self.source.channels(self.shape[1]);
-            let rows = numbers.chunks_exact(width);
-            if self.normalize {
-                return rows.flat_map(|row| unit_length(row, from)).map(to).collect();
+            for row in numbers.chunks_exact(width) {
+                if self.normalize {
+                    values.extend(unit_length(row, from).map(to));
+                } else {
+                    channels.ranges.iter().for_each(|range| values.extend(row[range.clone()].iter().map(convert)));
+                }
             }
-            return rows.flat_map(|row| channels.ranges.iter().flat_map(|range| &row[range.clone()])).map(convert).collect();
+            return values;
         }
         let transpose = self.source.transposed && rank == 2;
         let channels = self.source.channels(if transpose { self.shape[1] } else { self.shape[0] });
-        let rows: Vec<usize> = channels.ranges.iter().cloned().flatten().collect();
-        let row = |index: usize| &numbers[index * width..(index + 1) * width];
         if !transpose {
-            return rows.iter().flat_map(|&index| row(index)).map(convert).collect();
+            for range in &channels.ranges {
+                values.extend(numbers[range.start * width..range.end * width].iter().map(convert));
+            }
+            return values;
         }
+        let rows: Vec<usize> = channels.ranges.iter().cloned().flatten().collect();
         // Squares that fit the cache: neither the reading nor the writing strides through the whole matrix.
         const SQUARE: usize = 32;
-        let mut values = vec![to(0.0); rows.len() * width];
+        values.resize(rows.len() * width, to(0.0));
         for (block, band) in rows.chunks(SQUARE).enumerate() {
             for start in (0..width).step_by(SQUARE) {
                 for input in start..width.min(start + SQUARE) {

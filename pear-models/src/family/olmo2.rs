@@ -3,7 +3,7 @@
 use pear_core::QkNorm;
 
 use super::{ConfigReader, Family, PositionEmbeddingConfig, attention, llama_source};
-use crate::config::{DecoderConfig, Residual};
+use crate::config::{DecoderConfig, NormKind, Residual};
 use crate::error::Error;
 
 pub(super) const FAMILY: Family = Family {
@@ -29,6 +29,7 @@ fn config(reader: &ConfigReader, model_type: &str) -> Result<DecoderConfig, Erro
     Ok(DecoderConfig {
         architecture: model_type.into(),
         activation: reader.activation(&["hidden_act"], "silu")?,
+        norm: NormKind::RmsRoundedOnce,
         norm_eps,
         residual: Residual::NormedBranches,
         tie_word_embeddings: reader.flag("tie_word_embeddings", false)?,
