@@ -10,6 +10,8 @@ mod flex;
 #[cfg(feature = "flex")]
 mod math;
 
+use std::f64::consts::{FRAC_1_SQRT_2, FRAC_2_PI};
+
 use burn::nn::Linear;
 use burn::prelude::*;
 use burn::tensor::{DType, activation};
@@ -75,11 +77,16 @@ pub fn activate_gated<const D: usize>(kind: Activation, gate: Tensor<D>, up: Ten
 fn activate_composed<const D: usize>(kind: Activation, x: Tensor<D>) -> Tensor<D> {
     match kind {
         Activation::Silu => x.clone() * activation::sigmoid(x),
-        Activation::Gelu => activation::gelu(x),
+        Activation::Gelu => {
+            // Not burn's own, which in backward passes is another function: that of the form with tanh.
+            let dtype = x.dtype();
+            let x = x.cast(DType::F32);
+            (x.clone() * 0.5 * ((x * FRAC_1_SQRT_2).erf() + 1.0)).cast(dtype)
+        }
         Activation::GeluTanh => {
             // (1 + tanh(u)) / 2 = sigmoid(2u), and one sigmoid is cheaper than a tanh.
             let cubic = x.clone().square() * x.clone() * 0.044715 + x.clone();
-            x * activation::sigmoid(cubic * (2.0 * (2.0 / std::f64::consts::PI).sqrt()))
+            x * activation::sigmoid(cubic * (2.0 * FRAC_2_PI.sqrt()))
         }
         Activation::Relu => activation::relu(x),
     }
