@@ -14,7 +14,7 @@ use std::time::Instant;
 use burn::module::{Module, ModuleMapper, Param};
 use burn::prelude::*;
 use burn::tensor::DType;
-use pear_benches::Flops;
+use pear_benches::{Flops, device_memory_rate, matmul_rate_in, read_rate};
 use pear_core::{DecoderModel, HeadId, ProxyTask};
 use pear_examples::device::DeviceName;
 use pear_examples::memory::peak_memory;
@@ -42,6 +42,7 @@ fn main() {
         config["num_hidden_layers"] = layers.parse::<u64>().expect("a number of layers").into();
     }
     let config = DecoderConfig::from_json(&config).expect("a valid config");
+    let is_cpu = device.is_cpu();
     let device = device.open().expect("a device that this bench was built with");
     device.seed(0);
     let start = Instant::now();
@@ -52,7 +53,7 @@ fn main() {
         model.num_params() as f64 / 1e9,
         start.elapsed().as_secs_f64()
     );
-    measure(&model, dtype);
+    measure(&model, dtype, is_cpu);
 }
 
 /// Draws every weight where it will be, a tensor at a time.
@@ -67,17 +68,28 @@ impl ModuleMapper for Drawn {
     }
 }
 
-fn measure(model: &Decoder, dtype: DType) {
+/// What the device holds, pages kept for the next tensors included; where it does not tell, the most that this process has held.
+fn memory(device: &Device) -> u64 {
+    device.memory_pool_usage().map_or_else(peak_memory, |usage| usage.bytes_reserved)
+}
+
+fn measure(model: &Decoder, dtype: DType, is_cpu: bool) {
     let config = model.config();
     let (flops, layers) = (Flops::of(config), config.num_hidden_layers as f64);
-    let size = if dtype == DType::F32 { 4.0 } else { 2.0 };
+    let weights = if dtype == DType::F32 { 4.0 } else { 2.0 } * (layers * flops.block + flops.logits) / 2.0;
+    let hidden = config.hidden_size();
+    let compute = matmul_rate_in(dtype, &model.device(), hidden, config.intermediate_size);
+    let bandwidth = if is_cpu { read_rate() } else { device_memory_rate(&model.device()) };
+    println!("this device: {:.0} GFLOP/s in matrix products, {:.1} GB/s of memory\n", compute / 1e9, bandwidth / 1e9);
     let row = |what: &str, seconds: f64, work: f64, bytes: f64| {
-        let rate = if bytes > 0.0 { format!("{:.1} GB/s", bytes / seconds / 1e9) } else { String::new() };
+        let floor = (work / compute).max(bytes / bandwidth);
         println!(
-            "{what:<44} {:>10.1} ms {:>9.1} GFLOP/s {rate:>12} {:>8.2} GB peak",
+            "{what:<40} {:>10.1} ms {:>9.1} GFLOP/s {:>8.1} GB/s {:>4.0} % of the floor {:>8.2} GB",
             1e3 * seconds,
             work / seconds / 1e9,
-            peak_memory() as f64 / 1e9
+            bytes / seconds / 1e9,
+            100.0 * floor / seconds,
+            memory(&model.device()) as f64 / 1e9
         );
     };
     // Once to compile and to choose kernels, once to measure.
@@ -101,9 +113,9 @@ fn measure(model: &Decoder, dtype: DType) {
         (first, each) = (read, (start.elapsed().as_secs_f64() - read) / (NEW - 1) as f64);
     });
     let prefill = PROMPT as f64 * layers * (flops.block + flops.attention * (PROMPT + 1) as f64 / 2.0) + flops.logits;
-    row(&format!("reading {PROMPT} tokens"), first, prefill, 0.0);
+    row(&format!("reading {PROMPT} tokens"), first, prefill, weights);
     let token = layers * (flops.block + flops.attention * PROMPT as f64) + flops.logits;
-    row("a token", each, token, size * (layers * flops.block + flops.logits) / 2.0);
+    row("a token", each, token, weights);
 
     let task = ProxyTask::new(model.vocab_size(), &[], 0).expect("a vocabulary");
     let batch = task.batch(20, 0..4).expect("sequences");
@@ -111,7 +123,7 @@ fn measure(model: &Decoder, dtype: DType) {
         let options = LocateOptions { mode, ..LocateOptions::default() };
         let seconds = timed(&mut || drop(patched_logits(model, &batch, &options, |_| {}).expect("scores")));
         let work = flops.sweep(mode, std::slice::from_ref(&batch));
-        row(&format!("locating all heads, {mode}, 4 × n = 20"), seconds, work, 0.0);
+        row(&format!("locating all heads, {mode}, 4 × n = 20"), seconds, work, weights);
     }
 
     let heads: Vec<HeadId> = (0..10).map(|i| HeadId::new(i % config.num_hidden_layers, i)).collect();
@@ -119,7 +131,7 @@ fn measure(model: &Decoder, dtype: DType) {
     let mut trainer = Trainer::new(model, &heads, options).expect("valid options");
     let batch = task.batch(50, 0..4).expect("sequences");
     let seconds = timed(&mut || drop(trainer.step(&batch).expect("a step")));
-    row("a training step, all layers, 4 × n = 50", seconds, flops.training_step(0, 4, 50), 0.0);
+    row("a training step, all layers, 4 × n = 50", seconds, flops.training_step(0, 4, 50), weights);
 }
 
 /// `config.json` of a published model.

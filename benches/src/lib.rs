@@ -8,7 +8,7 @@ use std::process::Command;
 use std::time::Instant;
 
 use burn::prelude::*;
-use burn::tensor::Distribution;
+use burn::tensor::{DType, Distribution};
 use pear_core::proxy::ProxyBatch;
 use pear_locate::Mode;
 use pear_models::DecoderConfig;
@@ -90,9 +90,14 @@ pub fn number_in(output: &str, name: &str) -> f64 {
     rest.unwrap_or_else(|| panic!("no `{name}` in: {output}"))
 }
 
-/// Floating-point operations a second of matrix products of the sizes that a layer has, at their fastest.
+/// Floating-point operations a second of matrix products of the sizes that a layer has, at their fastest, in f32.
 pub fn matmul_rate(device: &Device, hidden: usize, inner: usize) -> f64 {
-    let random = |shape| Tensor::<2>::random(shape, Distribution::Normal(0.0, 1.0), device);
+    matmul_rate_in(DType::F32, device, hidden, inner)
+}
+
+/// As [`matmul_rate`], in another type.
+pub fn matmul_rate_in(dtype: DType, device: &Device, hidden: usize, inner: usize) -> f64 {
+    let random = |shape| Tensor::<2>::random(shape, Distribution::Normal(0.0, 1.0), device).cast(dtype);
     let (x, w) = (random([2048, hidden]), random([hidden, inner]));
     let once = || {
         let start = Instant::now();
@@ -118,6 +123,18 @@ pub fn read_rate() -> f64 {
         start.elapsed().as_secs_f64()
     };
     4.0 * numbers.len() as f64 / fastest(9, once)
+}
+
+/// Bytes a second that a device reads and writes in the simplest operation there is, at their fastest.
+pub fn device_memory_rate(device: &Device) -> f64 {
+    let numbers = Tensor::<1>::ones([1 << 28], device);
+    let once = || {
+        let start = Instant::now();
+        let _: f32 = (numbers.clone() + 1.0).narrow(0, 0, 1).into_scalar();
+        start.elapsed().as_secs_f64()
+    };
+    once();
+    8.0 * f64::from(1 << 28) / fastest(9, once)
 }
 
 fn fastest(times: usize, once: impl Fn() -> f64) -> f64 {

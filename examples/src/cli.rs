@@ -27,7 +27,7 @@ pub struct ModelArgs {
     #[arg(long, value_name = "DIR")]
     pub model: PathBuf,
 
-    /// Where to compute: flex (the CPU), or wgpu, vulkan, cuda, cuda:1 where built with the feature of that name
+    /// Where to compute: flex (the CPU), or wgpu, vulkan, cuda, cuda:1, ws://host:port (see `serve`) where built with the feature of that name
     #[arg(long, value_name = "NAME", default_value = "flex")]
     pub device: DeviceName,
 

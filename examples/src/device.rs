@@ -6,26 +6,33 @@ use std::str::FromStr;
 use anyhow::{Result, bail};
 use burn::prelude::*;
 
-/// What `--device` says: `flex`, or `wgpu`, `vulkan`, `cuda`, with a number behind a colon for another than the first.
+/// What `--device` says: `flex`, or `wgpu`, `vulkan`, `cuda`, with a number behind a colon for another than the first; or one that the
+/// example `serve` serves elsewhere, `ws://host:port`, with a number behind a slash for another than its first.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DeviceName {
     kind: Kind,
     index: usize,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 enum Kind {
     Flex,
     Wgpu,
     Vulkan,
     Cuda,
+    /// At `ws://host:port`.
+    Remote(String),
 }
 
 impl Kind {
-    const ALL: [(Self, &str); 4] = [(Self::Flex, "flex"), (Self::Wgpu, "wgpu"), (Self::Vulkan, "vulkan"), (Self::Cuda, "cuda")];
+    const HERE: [(Self, &str); 4] = [(Self::Flex, "flex"), (Self::Wgpu, "wgpu"), (Self::Vulkan, "vulkan"), (Self::Cuda, "cuda")];
 
-    fn name(self) -> &'static str {
-        Self::ALL.into_iter().find(|(kind, _)| *kind == self).map_or("", |(_, name)| name)
+    /// As in `--device`, and as the feature it takes.
+    fn names(&self) -> (&str, &str) {
+        match self {
+            Self::Remote(url) => (url, "remote"),
+            here => Self::HERE.iter().find(|(kind, _)| kind == here).map_or(("", ""), |(_, name)| (name, name)),
+        }
     }
 }
 
@@ -33,12 +40,28 @@ impl FromStr for DeviceName {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let expected = || String::from("expected flex, wgpu, vulkan or cuda, or one of them with a number, such as cuda:1");
+        let expected = || {
+            String::from(
+                "expected flex, wgpu, vulkan or cuda, or one of them with a number, such as cuda:1, or a served one, ws://host:port",
+            )
+        };
+        let number = |text: &str| text.parse().map_err(|_| expected());
+        if let Some(address) = text.strip_prefix("ws://") {
+            let (host, index) = match address.split_once('/') {
+                Some((host, index)) => (host, number(index)?),
+                None => (address, 0),
+            };
+            let (name, port) = host.rsplit_once(':').ok_or_else(expected)?;
+            if name.is_empty() || port.parse::<u16>().is_err() {
+                return Err(expected());
+            }
+            return Ok(Self { kind: Kind::Remote(format!("ws://{host}")), index });
+        }
         let (name, index) = match text.split_once(':') {
-            Some((name, index)) => (name, index.parse().map_err(|_| expected())?),
+            Some((name, index)) => (name, number(index)?),
             None => (text, 0),
         };
-        let (kind, _) = Kind::ALL.into_iter().find(|(_, known)| *known == name).ok_or_else(expected)?;
+        let (kind, _) = Kind::HERE.into_iter().find(|(_, known)| *known == name).ok_or_else(expected)?;
         if kind == Kind::Flex && index > 0 {
             return Err("there is one CPU, which is called flex".into());
         }
@@ -48,25 +71,32 @@ impl FromStr for DeviceName {
 
 impl fmt::Display for DeviceName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.index {
-            0 => f.write_str(self.kind.name()),
-            index => write!(f, "{}:{index}", self.kind.name()),
+        let ((name, _), index) = (self.kind.names(), self.index);
+        match self.kind {
+            _ if index == 0 => f.write_str(name),
+            Kind::Remote(_) => write!(f, "{name}/{index}"),
+            _ => write!(f, "{name}:{index}"),
         }
     }
 }
 
 impl DeviceName {
-    /// Whether it is the CPU.
+    /// Whether it is the CPU of this machine.
     pub fn is_cpu(&self) -> bool {
         self.kind == Kind::Flex
+    }
+
+    /// Whether both are of one backend, or served at one address.
+    pub fn is_same_kind(&self, other: &Self) -> bool {
+        self.kind == other.kind
     }
 
     /// The device.
     ///
     /// # Errors
-    /// One whose feature this program was built without.
+    /// One whose feature this program was built without; a served one that does not answer.
     pub fn open(&self) -> Result<Device> {
-        match self.kind {
+        match &self.kind {
             #[cfg(feature = "flex")]
             Kind::Flex => Ok(Device::flex()),
             #[cfg(feature = "wgpu")]
@@ -75,10 +105,12 @@ impl DeviceName {
             Kind::Vulkan => Ok(Device::vulkan(self.gpu())),
             #[cfg(feature = "cuda")]
             Kind::Cuda => Ok(Device::cuda(self.index)),
+            #[cfg(feature = "remote")]
+            Kind::Remote(url) => self.connect(url),
             #[allow(unreachable_patterns, reason = "with every feature there is no other")]
             kind => {
-                let name = kind.name();
-                bail!("--device {self}: built without the feature {name}: build with `--features {name}`")
+                let (_, feature) = kind.names();
+                bail!("--device {self}: built without the feature {feature}: build with `--features {feature}`")
             }
         }
     }
@@ -90,6 +122,23 @@ impl DeviceName {
             index => DeviceKind::DiscreteGpu(index),
         }
     }
+
+    #[cfg(feature = "remote")]
+    fn connect(&self, url: &str) -> Result<Device> {
+        let host = burn::remote::RemoteHost::websocket(url);
+        let host = match token() {
+            Some(token) => host.with_credential(token),
+            None => host,
+        };
+        let device = Device::remote_options(&host).device_index(self.index).init();
+        device.map_err(|error| anyhow::anyhow!("--device {self}: no device is served there: {error}"))
+    }
+}
+
+/// What a client of the example `serve` has to show, where the server was started with one: the environment's `PEAR_TOKEN`.
+#[cfg(feature = "remote")]
+pub fn token() -> Option<String> {
+    std::env::var("PEAR_TOKEN").ok().filter(|token| !token.is_empty())
 }
 
 #[cfg(test)]
@@ -98,10 +147,12 @@ mod tests {
 
     #[test]
     fn names() {
-        for name in ["flex", "wgpu", "vulkan", "cuda", "cuda:1"] {
+        for name in ["flex", "wgpu", "vulkan", "cuda", "cuda:1", "ws://localhost:3000", "ws://[::1]:3000/1"] {
             assert_eq!(name.parse::<DeviceName>().unwrap().to_string(), name);
         }
-        for name in ["", "gpu", "cuda:", "cuda:x", "cuda:-1", "flex:1", "Flex"] {
+        for name in
+            ["", "gpu", "cuda:", "cuda:x", "cuda:-1", "flex:1", "Flex", "ws://host", "ws://:1", "ws://host:x", "ws://host:1/x"]
+        {
             assert!(name.parse::<DeviceName>().is_err(), "{name}");
         }
     }

@@ -18,6 +18,9 @@ const QUERY_TILE: usize = 256;
 /// `query` is `[batch, heads, queries, head_dim]`; `key` and `value` are `[batch, key_value_heads, keys, head_dim]`. The queries are the last
 /// ones of the `keys` positions, so that a cache may stand before them. Keys and values are shared between the query heads of a
 /// group without being copied, on every backend and under autodiff alike; softmax is taken in f32.
+///
+/// Long sequences are computed a tile of queries at a time, so that no `[heads, queries, keys]` stands in memory. burn's `attention` is not
+/// used: fused, it multiplies in f16 whatever the type and knows no grouped queries, ALiBi, windows or caps; elsewhere it holds all scores.
 pub fn attend<A: HeadAttention>(attention: &A, query: Tensor<4>, key: Tensor<4>, value: Tensor<4>) -> Tensor<4> {
     attend_padded(attention, query, key, value, &[])
 }

@@ -47,10 +47,11 @@ impl LayerCoefficients {
         Tensor::cat(vec![values, one], 0).select(0, slots)
     }
 
-    /// Scales head outputs `[batch, heads, seq, head_dim]`, of any float dtype.
+    /// Scales head outputs `[batch, heads, seq, head_dim]`, of any float dtype. Coefficients and their gradients stay in f32; the product is
+    /// rounded once.
     pub fn scale(&self, heads: Tensor<4>) -> Tensor<4> {
-        let per_head = self.per_head().reshape([1, self.num_heads, 1, 1]).cast(heads.dtype());
-        heads * per_head
+        let dtype = heads.dtype();
+        (heads.cast(DType::F32) * self.per_head().reshape([1, self.num_heads, 1, 1])).cast(dtype)
     }
 
     /// Scales the input rows of an output projection `[heads * head_dim, hidden]` as burn's `Linear` holds it, so that the

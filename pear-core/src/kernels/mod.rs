@@ -58,6 +58,10 @@ pub fn project(layer: &Linear, x: Tensor<3>) -> Tensor<3> {
 
 /// `act(x)`, of any shape.
 pub fn activate<const D: usize>(kind: Activation, x: Tensor<D>) -> Tensor<D> {
+    let dtype = x.dtype();
+    if is_half(dtype) {
+        return activate(kind, x.cast(DType::F32)).cast(dtype);
+    }
     #[cfg(feature = "flex")]
     if flex::serves(&x) {
         return flex::activate(kind, x);
@@ -67,6 +71,10 @@ pub fn activate<const D: usize>(kind: Activation, x: Tensor<D>) -> Tensor<D> {
 
 /// `act(gate) · up`, both of the same shape.
 pub fn activate_gated<const D: usize>(kind: Activation, gate: Tensor<D>, up: Tensor<D>) -> Tensor<D> {
+    let dtype = gate.dtype();
+    if is_half(dtype) {
+        return activate_gated(kind, gate.cast(DType::F32), up.cast(DType::F32)).cast(dtype);
+    }
     #[cfg(feature = "flex")]
     if flex::serves(&gate) && flex::serves(&up) {
         return flex::activate_gated(kind, gate, up);
@@ -74,15 +82,15 @@ pub fn activate_gated<const D: usize>(kind: Activation, gate: Tensor<D>, up: Ten
     activate_composed(kind, gate) * up
 }
 
+fn is_half(dtype: DType) -> bool {
+    matches!(dtype, DType::F16 | DType::BF16)
+}
+
 fn activate_composed<const D: usize>(kind: Activation, x: Tensor<D>) -> Tensor<D> {
     match kind {
         Activation::Silu => x.clone() * activation::sigmoid(x),
-        Activation::Gelu => {
-            // Not burn's own, which in backward passes is another function: that of the form with tanh.
-            let dtype = x.dtype();
-            let x = x.cast(DType::F32);
-            (x.clone() * 0.5 * ((x * FRAC_1_SQRT_2).erf() + 1.0)).cast(dtype)
-        }
+        // Not burn's own, which in backward passes is another function: that of the form with tanh.
+        Activation::Gelu => x.clone() * 0.5 * ((x * FRAC_1_SQRT_2).erf() + 1.0),
         Activation::GeluTanh => {
             // (1 + tanh(u)) / 2 = sigmoid(2u), and one sigmoid is cheaper than a tanh.
             let cubic = x.clone().square() * x.clone() * 0.044715 + x.clone();

@@ -1,0 +1,84 @@
+//! Two devices served by two processes: locating and training on them give what this process gives by itself.
+
+mod common;
+
+use std::io::{BufRead, BufReader};
+use std::process::{Child, Stdio};
+
+use common::Bench;
+use serde_json::Value;
+
+/// A running `serve`, ended with the test.
+struct Server {
+    process: Child,
+    url: String,
+}
+
+impl Server {
+    fn start(bench: &Bench, token: &str) -> Self {
+        let mut command = bench.command("serve --listen 127.0.0.1:0");
+        let mut process = command.env("PEAR_TOKEN", token).stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
+        let mut line = String::new();
+        BufReader::new(process.stdout.take().unwrap()).read_line(&mut line).unwrap();
+        let url = line.trim().strip_prefix("serving ").unwrap_or_else(|| panic!("it said `{line}`")).into();
+        Self { process, url }
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        _ = self.process.kill();
+        _ = self.process.wait();
+    }
+}
+
+/// Every number of a value, in order.
+fn numbers(value: &Value) -> Vec<f64> {
+    match value {
+        Value::Object(map) => map.values().flat_map(numbers).collect(),
+        Value::Array(values) => values.iter().flat_map(numbers).collect(),
+        value => value.as_f64().into_iter().collect(),
+    }
+}
+
+#[track_caller]
+fn assert_same(bench: &Bench, path: &str) {
+    let [ours, theirs] = ["here.json", "there.json"].map(|file| numbers(bench.json(file).pointer(path).unwrap()));
+    assert!(!ours.is_empty() && ours.len() == theirs.len(), "{path}");
+    for (ours, theirs) in ours.iter().zip(&theirs) {
+        assert!((ours - theirs).abs() < 1e-5, "{path}: {ours} and {theirs}");
+    }
+}
+
+#[test]
+fn two_served_devices_locate_and_train_as_one_at_hand() {
+    let bench = Bench::new();
+    let servers = [Server::start(&bench, ""), Server::start(&bench, "")];
+    let [first, second] = servers.each_ref().map(|server| &server.url);
+    for mode in ["activation --ablation batch-mean", "path"] {
+        let flags = format!("--model {{llama-2}} --lengths 5,7 --samples 4,3 --metric log-prob-diff --mode {mode}");
+        bench.ok(&format!("locate {flags} --out here.json"));
+        bench.ok(&format!("locate {flags} --device {first} --dtype f32 --also-device {second} --out there.json"));
+        assert_same(&bench, "/by_length/0/scores");
+        assert_same(&bench, "/by_length/1/scores");
+    }
+    let flags = "--model {llama-2} --heads 0.1,1.2 --length 6 --batch-size 4 --steps 5";
+    bench.ok(&format!("train {flags} --out here.json"));
+    bench.ok(&format!("train {flags} --device {first} --dtype f32 --also-device {second} --out there.json"));
+    assert_same(&bench, "/coefficients");
+    assert_same(&bench, "/training/loss");
+}
+
+#[test]
+fn a_server_that_is_not_there_or_wants_a_token_is_said() {
+    let bench = Bench::new();
+    let score = "score --model {llama-2} --tokens tokens.jsonl --out out.json --dtype f32";
+    bench.write("tokens.jsonl", "[1, 5, 9]");
+    let server = Server::start(&bench, "secret");
+    bench.refused(&format!("{score} --device {}", server.url), &["--device ws://127.0.0.1:", "no device is served there"]);
+    let output = bench.command(&format!("{score} --device {}", server.url)).env("PEAR_TOKEN", "secret").output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let url = server.url.clone();
+    drop(server);
+    bench.refused(&format!("{score} --device {url}"), &["--device ws://127.0.0.1:", "no device is served there"]);
+}
