@@ -17,7 +17,7 @@ use burn::tensor::DType;
 use pear_benches::{Flops, device_memory_rate, matmul_rate_in, read_rate};
 use pear_core::{DecoderModel, HeadId, ProxyTask};
 use pear_examples::device::DeviceName;
-use pear_examples::memory::peak_memory;
+use pear_examples::memory::{peak_memory, reset_peak_memory};
 use pear_locate::{LocateOptions, Mode, patched_logits};
 use pear_models::{Decoder, DecoderConfig, GenerateOptions, generate};
 use pear_train::{TrainOptions, Trainer};
@@ -44,6 +44,13 @@ fn main() {
     let config = DecoderConfig::from_json(&config).expect("a valid config");
     let is_cpu = device.is_cpu();
     let device = device.open().expect("a device that this bench was built with");
+    // First, so that the memory it takes is there for the model.
+    let rates = Rates {
+        compute: matmul_rate_in(dtype, &device, config.hidden_size(), config.intermediate_size),
+        bandwidth: if is_cpu { read_rate() } else { device_memory_rate(&device) },
+    };
+    device.memory_cleanup();
+    println!("this device: {:.0} GFLOP/s in matrix products, {:.1} GB/s of memory", rates.compute / 1e9, rates.bandwidth / 1e9);
     device.seed(0);
     let start = Instant::now();
     let model = config.init(&device).expect("a valid config").map(&mut Drawn { dtype });
@@ -53,7 +60,15 @@ fn main() {
         model.num_params() as f64 / 1e9,
         start.elapsed().as_secs_f64()
     );
-    measure(&model, dtype, is_cpu);
+    println!();
+    reset_peak_memory();
+    measure(&model, dtype, &rates);
+}
+
+/// What the device can do: FLOPs and bytes a second.
+struct Rates {
+    compute: f64,
+    bandwidth: f64,
 }
 
 /// Draws every weight where it will be, a tensor at a time.
@@ -73,16 +88,12 @@ fn memory(device: &Device) -> u64 {
     device.memory_pool_usage().map_or_else(peak_memory, |usage| usage.bytes_reserved)
 }
 
-fn measure(model: &Decoder, dtype: DType, is_cpu: bool) {
+fn measure(model: &Decoder, dtype: DType, rates: &Rates) {
     let config = model.config();
     let (flops, layers) = (Flops::of(config), config.num_hidden_layers as f64);
     let weights = if dtype == DType::F32 { 4.0 } else { 2.0 } * (layers * flops.block + flops.logits) / 2.0;
-    let hidden = config.hidden_size();
-    let compute = matmul_rate_in(dtype, &model.device(), hidden, config.intermediate_size);
-    let bandwidth = if is_cpu { read_rate() } else { device_memory_rate(&model.device()) };
-    println!("this device: {:.0} GFLOP/s in matrix products, {:.1} GB/s of memory\n", compute / 1e9, bandwidth / 1e9);
     let row = |what: &str, seconds: f64, work: f64, bytes: f64| {
-        let floor = (work / compute).max(bytes / bandwidth);
+        let floor = (work / rates.compute).max(bytes / rates.bandwidth);
         println!(
             "{what:<40} {:>10.1} ms {:>9.1} GFLOP/s {:>8.1} GB/s {:>4.0} % of the floor {:>8.2} GB",
             1e3 * seconds,
