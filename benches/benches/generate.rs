@@ -148,7 +148,7 @@ fn run(what: &str, directory: &Path) {
             reset_peak_memory();
             let (before, start) = (peak_memory(), Instant::now());
             let model = open(directory.into()).load(&Device::flex(), DType::F32).expect("a model");
-            println!("seconds {}\npeak_bytes {}", start.elapsed().as_secs_f64(), peak_memory() - before);
+            println!("seconds {}\npeak_bytes {}", start.elapsed().as_secs_f64(), peak_memory().saturating_sub(before));
             drop(model);
         }
         "reweighted" => {
