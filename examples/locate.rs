@@ -9,14 +9,14 @@ use std::fmt::Write;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use anyhow::{Result, bail};
+use anyhow::{Context, Result, bail};
 use burn::tensor::DType;
 use clap::{Parser, ValueEnum};
 use pear_core::files::{Overlap, Rounding, SequenceRecord, Stability};
 use pear_core::model::DecoderModel;
 use pear_core::proxy::ProxyBatch;
 use pear_core::{HeadId, LayerRange};
-use pear_examples::cli::{self, ModelArgs, TopK};
+use pear_examples::cli::{self, ModelArgs, TopK, half_of, name_of};
 use pear_examples::device::DeviceName;
 use pear_examples::draw::{check_picture, heat_map, terminal_heat_map};
 use pear_examples::memory::{peak_memory, reset_peak_memory};
@@ -324,10 +324,12 @@ fn compare_dtypes(
     arguments: &Arguments, directory: &ModelDirectory, batches: &[ProxyBatch], options: &LocateOptions, scores: &Scores,
     stability: &mut Stability,
 ) -> Result<()> {
-    let dtypes = [arguments.model.dtype(), if arguments.model.dtype() == DType::F32 { DType::BF16 } else { DType::F32 }];
-    let model = directory.load(&arguments.model.device.open()?, dtypes[1])?;
+    let (device, dtype) = (arguments.model.device.open()?, arguments.model.dtype()?);
+    let other = if dtype == DType::F32 { half_of(&device) } else { Some(DType::F32) };
+    let other = other.with_context(|| format!("--compare-dtypes: --device {} computes in f32 alone", arguments.model.device))?;
+    let model = directory.load(&device, other)?;
     let again = with_progress("other dtype", |progress| Ok(locate(&model, batches, options, progress)?))?.scores;
-    let [here, there] = dtypes.map(|dtype| format!("{dtype:?}").to_lowercase());
+    let [here, there] = [dtype, other].map(name_of);
     let k = stability.top_k;
     stability.overlaps.push(Overlap::of([&here, &there], &scores.top(k), &again.top(k)));
     stability.rounding = Rounding::between(there, scores, &again);

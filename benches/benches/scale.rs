@@ -16,6 +16,7 @@ use burn::prelude::*;
 use burn::tensor::DType;
 use pear_benches::{Flops, device_memory_rate, matmul_rate_in, read_rate};
 use pear_core::{DecoderModel, HeadId, ProxyTask};
+use pear_examples::cli::half_of;
 use pear_examples::device::DeviceName;
 use pear_examples::memory::{peak_memory, reset_peak_memory};
 use pear_locate::{LocateOptions, Mode, patched_logits};
@@ -32,11 +33,6 @@ fn main() {
     let value = |flag: &str| arguments.iter().position(|a| a == flag).and_then(|at| arguments.get(at + 1)).cloned();
     let name = arguments.first().filter(|name| !name.starts_with('-')).map_or("gpt2-small", String::as_str);
     let device: DeviceName = value("--device").unwrap_or_else(|| "flex".into()).parse().expect("a device");
-    let dtype = match value("--dtype").as_deref().unwrap_or(if device.is_cpu() { "f32" } else { "bf16" }) {
-        "f32" => DType::F32,
-        "f16" => DType::F16,
-        _ => DType::BF16,
-    };
     let mut config = shape(name);
     if let Some(layers) = value("--layers") {
         config["num_hidden_layers"] = layers.parse::<u64>().expect("a number of layers").into();
@@ -44,6 +40,14 @@ fn main() {
     let config = DecoderConfig::from_json(&config).expect("a valid config");
     let is_cpu = device.is_cpu();
     let device = device.open().expect("a device that this bench was built with");
+    let dtype = match value("--dtype").as_deref() {
+        None if is_cpu => DType::F32,
+        None => half_of(&device).unwrap_or(DType::F32),
+        Some("bf16") => DType::BF16,
+        Some("f16") => DType::F16,
+        Some("f32") => DType::F32,
+        Some(other) => panic!("--dtype {other}: expected f32, bf16 or f16"),
+    };
     // First, so that the memory it takes is there for the model.
     let rates = Rates {
         compute: matmul_rate_in(dtype, &device, config.hidden_size(), config.intermediate_size),

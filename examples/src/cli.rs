@@ -7,6 +7,7 @@ use std::process::ExitCode;
 use std::str::FromStr;
 
 use anyhow::{Context, Result, bail};
+use burn::prelude::*;
 use burn::tensor::DType;
 use clap::{Args, Parser, ValueEnum};
 use pear_core::files::{Provenance, SequenceRecord};
@@ -31,7 +32,7 @@ pub struct ModelArgs {
     #[arg(long, value_name = "NAME", default_value = "flex")]
     pub device: DeviceName,
 
-    /// Type of the weights [default: f32 on the CPU, bf16 elsewhere]
+    /// Type of the weights [default: f32 on the CPU, elsewhere bf16, or f16 or f32 where the device has no bf16]
     #[arg(long, value_name = "TYPE")]
     pub dtype: Option<Dtype>,
 }
@@ -88,12 +89,23 @@ impl ModelArgs {
     pub fn load_on(&self, directory: &ModelDirectory, device: &DeviceName) -> Result<Decoder> {
         let mut bar = Progress::new("loading", 1);
         let report = |done: u64, total: u64| bar.set_of(done, total, megabytes(done));
-        Ok(directory.load_reporting(&device.open()?, self.dtype(), report)?)
+        Ok(directory.load_reporting(&device.open()?, self.dtype()?, report)?)
     }
 
-    /// Type of the weights in memory.
-    pub fn dtype(&self) -> DType {
-        self.dtype.unwrap_or(if self.device.is_cpu() { Dtype::F32 } else { Dtype::Bf16 }).into()
+    /// Type of the weights in memory: the one asked for, or else f32 on the CPU and [`half_of`] elsewhere.
+    ///
+    /// # Errors
+    /// A device that is not there, a type that it does not compute in.
+    pub fn dtype(&self) -> Result<DType> {
+        let device = self.device.open()?;
+        match self.dtype {
+            Some(dtype) if !device.supports_dtype(DType::from(dtype)) => {
+                bail!("--dtype {}: --device {} does not compute in it", name_of(dtype.into()), self.device)
+            }
+            Some(dtype) => Ok(dtype.into()),
+            None if self.device.is_cpu() => Ok(DType::F32),
+            None => Ok(half_of(&device).unwrap_or(DType::F32)),
+        }
     }
 
     /// What a file of results says about the model and its proxy sequences. Reads all weights.
@@ -101,7 +113,7 @@ impl ModelArgs {
     /// # Errors
     /// A `tokenizer.json` that cannot be read.
     pub fn provenance(&self, directory: &ModelDirectory, sequences: SequenceRecord) -> Result<Provenance> {
-        let mut provenance = directory.provenance(self.dtype())?;
+        let mut provenance = directory.provenance(self.dtype()?)?;
         provenance.sequences = Some(sequences);
         Ok(provenance)
     }
@@ -117,6 +129,16 @@ impl ModelArgs {
             None => model,
         })
     }
+}
+
+/// The half precision that a device computes in: bf16 where it can, else f16, if that.
+pub fn half_of(device: &Device) -> Option<DType> {
+    [DType::BF16, DType::F16].into_iter().find(|&dtype| device.supports_dtype(dtype))
+}
+
+/// A type as `--dtype` calls it.
+pub fn name_of(dtype: DType) -> String {
+    format!("{dtype:?}").to_lowercase()
 }
 
 fn megabytes(bytes: u64) -> String {

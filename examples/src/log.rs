@@ -4,7 +4,8 @@ use log::{Level, LevelFilter, Log, Metadata, Record};
 
 struct Printer;
 
-/// Prints warnings of our own crates, and errors of any, from now on.
+/// Prints warnings of our own crates from now on. What others log is not for users: a graphics library logs as an error that it found no
+/// screen.
 pub fn install() {
     // A second logger is refused: the first one stays.
     if log::set_logger(&Printer).is_ok() {
@@ -14,7 +15,7 @@ pub fn install() {
 
 impl Log for Printer {
     fn enabled(&self, metadata: &Metadata) -> bool {
-        metadata.level() == Level::Error || (metadata.level() == Level::Warn && metadata.target().starts_with("pear_"))
+        metadata.level() <= Level::Warn && metadata.target().starts_with("pear_")
     }
 
     fn log(&self, record: &Record) {
