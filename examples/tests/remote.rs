@@ -6,7 +6,6 @@ use std::io::{BufRead, BufReader};
 use std::process::{Child, Stdio};
 
 use common::Bench;
-use serde_json::Value;
 
 /// A running `serve`, ended with the test.
 struct Server {
@@ -32,24 +31,6 @@ impl Drop for Server {
     }
 }
 
-/// Every number of a value, in order.
-fn numbers(value: &Value) -> Vec<f64> {
-    match value {
-        Value::Object(map) => map.values().flat_map(numbers).collect(),
-        Value::Array(values) => values.iter().flat_map(numbers).collect(),
-        value => value.as_f64().into_iter().collect(),
-    }
-}
-
-#[track_caller]
-fn assert_same(bench: &Bench, path: &str) {
-    let [ours, theirs] = ["here.json", "there.json"].map(|file| numbers(bench.json(file).pointer(path).unwrap()));
-    assert!(!ours.is_empty() && ours.len() == theirs.len(), "{path}");
-    for (ours, theirs) in ours.iter().zip(&theirs) {
-        assert!((ours - theirs).abs() < 1e-5, "{path}: {ours} and {theirs}");
-    }
-}
-
 #[test]
 fn two_served_devices_locate_and_train_as_one_at_hand() {
     let bench = Bench::new();
@@ -59,14 +40,14 @@ fn two_served_devices_locate_and_train_as_one_at_hand() {
         let flags = format!("--model {{llama-2}} --lengths 5,7 --samples 4,3 --metric log-prob-diff --mode {mode}");
         bench.ok(&format!("locate {flags} --out here.json"));
         bench.ok(&format!("locate {flags} --device {first} --dtype f32 --also-device {second} --out there.json"));
-        assert_same(&bench, "/by_length/0/scores");
-        assert_same(&bench, "/by_length/1/scores");
+        bench.assert_near(["here.json", "there.json"], "/by_length/0/scores", 1e-5);
+        bench.assert_near(["here.json", "there.json"], "/by_length/1/scores", 1e-5);
     }
     let flags = "--model {llama-2} --heads 0.1,1.2 --length 6 --batch-size 4 --steps 5";
     bench.ok(&format!("train {flags} --out here.json"));
     bench.ok(&format!("train {flags} --device {first} --dtype f32 --also-device {second} --out there.json"));
-    assert_same(&bench, "/coefficients");
-    assert_same(&bench, "/training/loss");
+    bench.assert_near(["here.json", "there.json"], "/coefficients", 1e-5);
+    bench.assert_near(["here.json", "there.json"], "/training/loss", 1e-5);
 }
 
 #[test]

@@ -84,4 +84,23 @@ impl Bench {
         names.sort();
         names
     }
+
+    /// The numbers at a path of two files, one by one, differ by less than a tolerance.
+    #[track_caller]
+    pub fn assert_near(&self, files: [&str; 2], path: &str, tolerance: f64) {
+        let [ours, theirs] = files.map(|file| numbers(self.json(file).pointer(path).unwrap()));
+        assert!(!ours.is_empty() && ours.len() == theirs.len(), "{path}");
+        for (ours, theirs) in ours.iter().zip(&theirs) {
+            assert!((ours - theirs).abs() < tolerance, "{path}: {ours} and {theirs}");
+        }
+    }
+}
+
+/// Every number of a value, in order.
+fn numbers(value: &Value) -> Vec<f64> {
+    match value {
+        Value::Object(map) => map.values().flat_map(numbers).collect(),
+        Value::Array(values) => values.iter().flat_map(numbers).collect(),
+        value => value.as_f64().into_iter().collect(),
+    }
 }
