@@ -5,7 +5,7 @@ use std::ops::Range;
 use burn::prelude::*;
 use burn::tensor::DType;
 
-use crate::kernels::{attend_few, causal_softmax};
+use crate::kernels::{attend_few, cast, causal_softmax, product_dtype};
 use crate::model::{HeadAttention, ScoreOptions};
 
 /// Scores that may stand in memory at once; larger attention is computed a tile of queries at a time.
@@ -72,7 +72,8 @@ fn attend_span<A: HeadAttention>(
     if let Some(heads) = attend_few(&query, &key, &value, bias.as_ref(), options) {
         return heads;
     }
-    let dtype = query.dtype();
+    let (dtype, multiplied) = (query.dtype(), product_dtype(&query));
+    let [query, key, value] = [query, key, value].map(|x| cast(x, multiplied));
     let scale = options.scale.unwrap_or_else(|| (head_dim as f64).sqrt().recip());
 
     // The query heads of a group are rows against one key head: one batched product, nothing repeated.
@@ -85,13 +86,13 @@ fn attend_span<A: HeadAttention>(
     if let Some(bias) = bias {
         scores = scores + bias;
     }
-    let weights = causal_softmax(scores, keys - queries, options.window).cast(dtype).reshape([
+    let weights = causal_softmax(scores, keys - queries, options.window).cast(multiplied).reshape([
         batch,
         key_value_heads,
         group * queries,
         keys,
     ]);
-    weights.matmul(value).reshape([batch, heads, queries, head_dim])
+    cast(weights.matmul(value).reshape([batch, heads, queries, head_dim]), dtype)
 }
 
 /// What hides empty columns from every query, `[batch, 1, 1, keys]`. Finite: an empty column looks at others, or else it would be no number.

@@ -1,9 +1,9 @@
 //! The parts of a layer, each in one pass.
 //!
-//! On the CPU, in f32, a chain of elementwise tensor operations costs as much as the matrix products between them: each reads and
+//! On the CPU, a chain of elementwise tensor operations costs as much as the matrix products between them: each reads and
 //! writes memory, takes a new buffer, and runs on one core with one scalar `exp` after the other. With this crate's feature `flex` these
-//! functions run there as one vectorised loop over all cores, with a backward pass of their own. On every other device, in every other dtype and
-//! without the feature they are the tensor operations that define them.
+//! functions run there as one vectorised loop over all cores, with a backward pass of their own, in f32 and, rounded where each operation
+//! would be, in bf16. On every other device, in every other dtype and without the feature they are the tensor operations that define them.
 
 #[cfg(feature = "flex")]
 mod flex;
@@ -44,7 +44,7 @@ pub fn linear(x: Tensor<3>, weight: Tensor<2>, bias: Option<Tensor<1>>) -> Tenso
         // Several rows are summed in the same order however many they are: parts of a sweep give what the whole gives, bit for bit. In half
         // precision the backend would widen all of the weight each time.
         let pays = rows == 1 || rows >= flex::MANY_ROWS || x.dtype() != DType::F32;
-        if pays && same && frozen && flex::serves_product(&x) && flex::serves_product(&weight) {
+        if pays && same && frozen && flex::serves_half(&x) && flex::serves_half(&weight) {
             return flex::linear(x, weight, bias);
         }
     }
@@ -56,11 +56,29 @@ pub fn project(layer: &Linear, x: Tensor<3>) -> Tensor<3> {
     linear(x, layer.weight.val(), layer.bias.as_ref().map(|bias| bias.val()))
 }
 
+/// `x` in another float type, of any shape.
+pub fn cast<const D: usize>(x: Tensor<D>, dtype: DType) -> Tensor<D> {
+    #[cfg(feature = "flex")]
+    if matches!(dtype, DType::F32 | DType::BF16) && flex::serves_half(&x) {
+        return flex::cast(x, dtype);
+    }
+    x.cast(dtype)
+}
+
+/// The type to multiply tensors of this one's type in: on the CPU f32 for bf16, which every product would widen anew.
+pub(crate) fn product_dtype<const D: usize>(x: &Tensor<D>) -> DType {
+    #[cfg(feature = "flex")]
+    if flex::serves_half(x) {
+        return DType::F32;
+    }
+    x.dtype()
+}
+
 /// `act(x)`, of any shape.
 pub fn activate<const D: usize>(kind: Activation, x: Tensor<D>) -> Tensor<D> {
     let dtype = x.dtype();
     if is_half(dtype) {
-        return activate(kind, x.cast(DType::F32)).cast(dtype);
+        return cast(activate(kind, cast(x, DType::F32)), dtype);
     }
     #[cfg(feature = "flex")]
     if flex::serves(&x) {
@@ -73,7 +91,7 @@ pub fn activate<const D: usize>(kind: Activation, x: Tensor<D>) -> Tensor<D> {
 pub fn activate_gated<const D: usize>(kind: Activation, gate: Tensor<D>, up: Tensor<D>) -> Tensor<D> {
     let dtype = gate.dtype();
     if is_half(dtype) {
-        return activate_gated(kind, gate.cast(DType::F32), up.cast(DType::F32)).cast(dtype);
+        return cast(activate_gated(kind, cast(gate, DType::F32), cast(up, DType::F32)), dtype);
     }
     #[cfg(feature = "flex")]
     if flex::serves(&gate) && flex::serves(&up) {
@@ -104,7 +122,7 @@ fn activate_composed<const D: usize>(kind: Activation, x: Tensor<D>) -> Tensor<D
 /// rounded before the weight and after, as Llama's is.
 pub fn rms_norm<const D: usize>(x: Tensor<D>, weight: Tensor<1>, eps: f64) -> Tensor<D> {
     #[cfg(feature = "flex")]
-    if flex::serves(&x) && flex::serves(&weight) && !weight.is_tracked() {
+    if flex::serves_half(&x) && x.dtype() == weight.dtype() && flex::serves_half(&weight) && !weight.is_tracked() {
         return flex::rms_norm(x, weight, eps);
     }
     rms_norm_composed(x, weight, eps)
@@ -113,7 +131,7 @@ pub fn rms_norm<const D: usize>(x: Tensor<D>, weight: Tensor<1>, eps: f64) -> Te
 /// As [`rms_norm`], but rounded only after the weight, as OLMo 2's and Gemma's are.
 pub fn rms_norm_rounded_once<const D: usize>(x: Tensor<D>, weight: Tensor<1>, eps: f64) -> Tensor<D> {
     let dtype = x.dtype();
-    rms_norm(x.cast(DType::F32), weight.cast(DType::F32), eps).cast(dtype)
+    cast(rms_norm(cast(x, DType::F32), cast(weight, DType::F32), eps), dtype)
 }
 
 fn rms_norm_composed<const D: usize>(x: Tensor<D>, weight: Tensor<1>, eps: f64) -> Tensor<D> {
@@ -131,7 +149,7 @@ pub(crate) fn attend_few(
     #[cfg(feature = "flex")]
     {
         let [_, _, queries, head_dim] = query.dims();
-        let plain = |x: &Tensor<4>| !x.is_autodiff() && x.dtype() == query.dtype() && flex::serves_product(x);
+        let plain = |x: &Tensor<4>| !x.is_autodiff() && x.dtype() == query.dtype() && flex::serves_half(x);
         if queries <= flex::FEW_ROWS && [query, key, value].into_iter().all(plain) && bias.is_none_or(flex::serves) {
             let scale = options.scale.unwrap_or_else(|| (head_dim as f64).sqrt().recip()) as f32;
             let scoring = flex::Scoring { scale, soft_cap: options.soft_cap.map(|cap| cap as f32), window: options.window };
@@ -210,7 +228,7 @@ fn cross_entropy_composed(logits: Tensor<2>, labels: &[u32]) -> Tensor<1> {
 /// `i + rotary_dim / 2`, or with its neighbour if `interleaved`. Channels from `rotary_dim` on stay.
 pub(crate) fn rotate(x: Tensor<4>, cos: Tensor<2>, sin: Tensor<2>, interleaved: bool) -> Tensor<4> {
     #[cfg(feature = "flex")]
-    if flex::serves(&x) && flex::serves(&cos) {
+    if flex::serves_half(&x) && x.dtype() == cos.dtype() && flex::serves_half(&cos) {
         return flex::rotate(x, cos, sin, interleaved);
     }
     rotate_composed(x, cos, sin, interleaved)
@@ -266,6 +284,42 @@ mod tests {
             x.grad(&gradients).expect("a gradient")
         };
         assert!(distance(gradient(&fast), gradient(&composed)) < 5e-6);
+    }
+
+    /// As [`check`], in bf16: the same but for the last of its 8 bits where a sum was taken in another order, or a gradient rounded less often.
+    fn check_half<const D: usize>(
+        x: Tensor<D>, fast: impl Fn(Tensor<D>) -> Tensor<D>, composed: impl Fn(Tensor<D>) -> Tensor<D>,
+    ) {
+        let x = x.cast(DType::BF16);
+        let weights = random(x.dims());
+        let outcome = |f: &dyn Fn(Tensor<D>) -> Tensor<D>| {
+            let x = x.clone().autodiff().require_grad();
+            let output = f(x.clone());
+            assert_eq!(output.dtype(), DType::BF16);
+            let value = output.clone().inner().cast(DType::F32);
+            let gradients = (output.cast(DType::F32) * weights.clone()).sum().backward();
+            let gradient = x.grad(&gradients).expect("a gradient");
+            assert_eq!(gradient.dtype(), DType::BF16);
+            (value, gradient.cast(DType::F32))
+        };
+        let ((value, gradient), (expected, expected_gradient)) = (outcome(&fast), outcome(&composed));
+        let different = (value.clone() - expected.clone()).abs().greater_elem(0.0).int().sum().into_scalar::<i64>() as usize;
+        assert!(different * 500 <= x.dims().iter().product(), "{different} numbers differ");
+        assert!(distance(value, expected) < 4e-3);
+        assert!(distance(gradient, expected_gradient) < 1e-2);
+    }
+
+    #[test]
+    fn numbers_are_rounded_to_half_precision_and_back_as_the_backend_does() {
+        Device::flex().seed(9);
+        let special = [0.0, -0.0, f32::INFINITY, f32::NEG_INFINITY, f32::MAX, 1e-40, 1.0 + 1.0 / 256.0, 1.0 + 3.0 / 256.0];
+        let x = Tensor::cat(vec![random([20_000]), Tensor::from_floats(special, &Device::flex())], 0);
+        let half = cast(x.clone(), DType::BF16);
+        assert_eq!(half.clone().into_data(), x.cast(DType::BF16).into_data());
+        assert_eq!(cast(half.clone(), DType::F32).into_data(), half.cast(DType::F32).into_data());
+        let nan = Tensor::<1>::from_floats([f32::NAN, f32::from_bits(0x7fff_ffff)], &Device::flex());
+        assert!(cast(nan, DType::BF16).cast(DType::F32).is_nan().all().into_scalar::<bool>());
+        check(random([3, 50]), |x| cast(cast(x, DType::BF16), DType::F32), |x| x.cast(DType::BF16).cast(DType::F32));
     }
 
     #[test]
@@ -362,6 +416,8 @@ mod tests {
         check(random([2, 90, 130]), |x| rms_norm(x, weight.clone(), 1e-3), |x| rms_norm_composed(x, weight.clone(), 1e-3));
         let view = random([2, 7, 3, 130]).swap_dims(1, 2);
         check(view, |x| rms_norm(x, weight.clone(), 1e-3), |x| rms_norm_composed(x, weight.clone(), 1e-3));
+        let weight = weight.cast(DType::BF16);
+        check_half(random([2, 90, 130]), |x| rms_norm(x, weight.clone(), 1e-3), |x| rms_norm_composed(x, weight.clone(), 1e-3));
     }
 
     #[test]
@@ -393,7 +449,12 @@ mod tests {
                     let (cos, sin) = (cos.clone(), sin.clone());
                     move |x| f(x, cos.clone(), sin.clone(), interleaved)
                 };
-                check(x, rotate_by(rotate), rotate_by(rotate_composed));
+                check(x.clone(), rotate_by(rotate), rotate_by(rotate_composed));
+                let half_by = |f: fn(Tensor<4>, Tensor<2>, Tensor<2>, bool) -> Tensor<4>| {
+                    let (cos, sin) = (cos.clone().cast(DType::BF16), sin.clone().cast(DType::BF16));
+                    move |x| f(x, cos.clone(), sin.clone(), interleaved)
+                };
+                check_half(x, half_by(rotate), half_by(rotate_composed));
             }
         }
     }

@@ -3,11 +3,12 @@
 use burn::backend::tensor::FloatTensor;
 use burn::backend::{Backend, Dispatch, Flex, TensorMetadata, backend_extension};
 use burn::prelude::*;
-use burn::tensor::{DType, bf16};
+use burn::tensor::DType;
 use rayon::prelude::*;
 
-use super::product::{Stored, dot};
-use super::{FlexTensor, max, sum, values, vectorised};
+use super::product::dot;
+use super::stored::{Stored, cast, with_stored};
+use super::{FlexTensor, max, sum, tensor, values, vectorised};
 use crate::kernels::math::exp;
 
 /// How scores become weights.
@@ -55,18 +56,9 @@ fn attend(query: FlexTensor, key: FlexTensor, value: FlexTensor, bias: Option<Fl
     let shape = query.shape();
     let rows_in_one_piece = |x: FlexTensor| if x.layout().strides()[3] == 1 { x } else { x.to_contiguous() };
     let (query, key, value) = (query.to_contiguous(), rows_in_one_piece(key), rows_in_one_piece(value));
-    match query.dtype() {
-        DType::BF16 => {
-            let query: Vec<f32> = query.as_slice::<bf16>().expect("contiguous bf16").iter().map(|x| x.widen()).collect();
-            let output = Attention::<bf16>::new(&query, &shape, &key, &value, scoring).run(bias);
-            let output: Vec<bf16> = output.into_iter().map(bf16::from_f32).collect();
-            FlexTensor::from_data(TensorData::new(output, shape))
-        }
-        _ => {
-            let output = Attention::<f32>::new(values(&query), &shape, &key, &value, scoring).run(bias);
-            FlexTensor::from_data(TensorData::new(output, shape))
-        }
-    }
+    let (dtype, query) = (query.dtype(), cast(query, DType::F32));
+    let output = with_stored!(key, T => Attention::<T>::new(values(&query), &shape, &key, &value, scoring).run(bias));
+    cast(tensor(output, shape), dtype)
 }
 
 /// Rows of `head_dim` numbers, those of a head `step` apart.

@@ -2,6 +2,7 @@
 
 mod attend;
 mod product;
+mod stored;
 
 use std::marker::PhantomData;
 use std::mem::MaybeUninit;
@@ -20,6 +21,7 @@ use super::math::{Function, exp, with_function};
 pub(super) use attend::{Scoring, attend_cached};
 use product::Weight;
 pub(super) use product::{FEW_ROWS, MANY_ROWS};
+use stored::{Stored, with_stored};
 
 type FlexTensor = FloatTensor<Flex>;
 
@@ -28,8 +30,8 @@ pub(super) fn serves<const D: usize>(x: &Tensor<D>) -> bool {
     x.dtype() == DType::F32 && is_here(x)
 }
 
-/// Whether a tensor is one that products with weights and attention over a cache read, which know bf16, too.
-pub(super) fn serves_product<const D: usize>(x: &Tensor<D>) -> bool {
+/// Whether a tensor is one that those kernels read which know bf16, too.
+pub(super) fn serves_half<const D: usize>(x: &Tensor<D>) -> bool {
     matches!(x.dtype(), DType::F32 | DType::BF16) && is_here(x)
 }
 
@@ -43,6 +45,11 @@ pub(super) fn linear(x: Tensor<3>, weight: Tensor<2>, bias: Option<Tensor<1>>) -
         Some(bias) => Dispatch::linear_with_bias(x, weight, bias.into_dispatch()),
         None => Dispatch::linear_without_bias(x, weight),
     })
+}
+
+/// Between f32 and bf16.
+pub(super) fn cast<const D: usize>(x: Tensor<D>, dtype: DType) -> Tensor<D> {
+    Tensor::from_dispatch(Dispatch::convert(x.into_dispatch(), dtype))
 }
 
 pub(super) fn activate<const D: usize>(kind: Activation, x: Tensor<D>) -> Tensor<D> {
@@ -75,6 +82,7 @@ pub(super) fn rotate(x: Tensor<4>, cos: Tensor<2>, sin: Tensor<2>, interleaved: 
 trait Kernels: Backend {
     fn linear_without_bias(x: FloatTensor<Self>, weight: FloatTensor<Self>) -> FloatTensor<Self>;
     fn linear_with_bias(x: FloatTensor<Self>, weight: FloatTensor<Self>, bias: FloatTensor<Self>) -> FloatTensor<Self>;
+    fn convert(x: FloatTensor<Self>, dtype: DType) -> FloatTensor<Self>;
     fn activate(x: FloatTensor<Self>, kind: Activation) -> FloatTensor<Self>;
     fn activate_gated(gate: FloatTensor<Self>, up: FloatTensor<Self>, kind: Activation) -> FloatTensor<Self>;
     fn rms_norm(x: FloatTensor<Self>, weight: FloatTensor<Self>, eps: f32) -> FloatTensor<Self>;
@@ -90,6 +98,10 @@ impl Kernels for Flex {
 
     fn linear_with_bias(x: FlexTensor, weight: FlexTensor, bias: FlexTensor) -> FlexTensor {
         Weight(weight).multiply(x, Some(bias))
+    }
+
+    fn convert(x: FlexTensor, dtype: DType) -> FlexTensor {
+        stored::cast(x, dtype)
     }
 
     fn activate(x: FlexTensor, kind: Activation) -> FlexTensor {
@@ -130,6 +142,12 @@ impl<C: CheckpointStrategy> Kernels for Autodiff<Flex, C> {
         let weight = Weight(weight.primitive().clone());
         let output = weight.multiply(x, Some(bias.primitive().clone()));
         track::<C, _, 1>([node], weight, output)
+    }
+
+    fn convert(x: FloatTensor<Self>, dtype: DType) -> FloatTensor<Self> {
+        let (x, node) = x.into_parts();
+        let before = Cast { from: x.dtype() };
+        track::<C, _, 1>([node], before, stored::cast(x, dtype))
     }
 
     fn activate(x: FloatTensor<Self>, kind: Activation) -> FloatTensor<Self> {
@@ -203,6 +221,17 @@ fn track<C: CheckpointStrategy, P: Pullback<N> + Sync, const N: usize>(
 }
 
 #[derive(Clone, Debug)]
+struct Cast {
+    from: DType,
+}
+
+impl Pullback<1> for Cast {
+    fn pull(self, grad: FlexTensor) -> [FlexTensor; 1] {
+        [stored::cast(grad, self.from)]
+    }
+}
+
+#[derive(Clone, Debug)]
 struct Activated {
     kind: Activation,
     x: FlexTensor,
@@ -226,7 +255,7 @@ impl Pullback<2> for Gated {
         let grad = grad.to_contiguous();
         let (mut to_gate, mut to_up) = (self.gate.into_data(), self.up.into_data());
         let (gate, up) = (values_mut(&mut to_gate), values_mut(&mut to_up));
-        let parts = gate.par_chunks_mut(BLOCK).zip(up.par_chunks_mut(BLOCK)).zip(values(&grad).par_chunks(BLOCK));
+        let parts = gate.par_chunks_mut(BLOCK).zip(up.par_chunks_mut(BLOCK)).zip(values::<f32>(&grad).par_chunks(BLOCK));
         with_function!(self.kind, F => parts.for_each(|((gate, up), grad)| vectorised(#[inline(always)] || {
             for ((gate, up), &grad) in gate.iter_mut().zip(up.iter_mut()).zip(grad) {
                 let (value, slope) = F::value_and_slope(*gate);
@@ -246,8 +275,12 @@ struct RmsNorm {
 
 impl RmsNorm {
     fn forward(&self) -> FlexTensor {
+        with_stored!(self.x, T => self.forward_in::<T>())
+    }
+
+    fn forward_in<T: Stored>(&self) -> FlexTensor {
         let (x, weight) = (self.x.to_contiguous(), self.weight.to_contiguous());
-        let (x_values, weight, width) = (values(&x), values(&weight), weight.shape().num_elements());
+        let (x_values, weight, width) = (values::<T>(&x), values::<T>(&weight), weight.shape().num_elements());
         let output = filled(
             x_values.len(),
             width,
@@ -256,8 +289,8 @@ impl RmsNorm {
                 let rows = x_values[first * width..].chunks_exact(width);
                 for (out, x) in out.chunks_exact_mut(width).zip(rows) {
                     let scale = self.scale(x);
-                    for ((out, &x), &weight) in out.iter_mut().zip(x).zip(weight) {
-                        out.write(x * scale * weight);
+                    for ((out, x), weight) in out.iter_mut().zip(x).zip(weight) {
+                        out.write(T::narrow(T::narrow(x.widen() * scale).widen() * weight.widen()));
                     }
                 }
             },
@@ -266,11 +299,11 @@ impl RmsNorm {
     }
 
     #[inline(always)]
-    fn scale(&self, x: &[f32]) -> f32 {
+    fn scale<T: Stored>(&self, x: &[T]) -> f32 {
         (sum(
             x,
             #[inline(always)]
-            |x| x * x,
+            |x| x.widen() * x.widen(),
         ) / x.len() as f32
             + self.eps)
             .sqrt()
@@ -280,10 +313,12 @@ impl RmsNorm {
 
 impl Pullback<1> for RmsNorm {
     fn pull(self, grad: FlexTensor) -> [FlexTensor; 1] {
-        let (x, weight) = (self.x.to_contiguous(), self.weight.to_contiguous());
+        let dtype = grad.dtype();
+        let in_single = |x: &FlexTensor| stored::cast(x.to_contiguous(), DType::F32);
+        let (x, weight) = (in_single(&self.x), in_single(&self.weight));
         let (x, weight) = (values(&x), values(&weight));
         let width = weight.len();
-        let mut grad = grad.into_data();
+        let mut grad = stored::cast(grad, DType::F32).into_data();
         in_blocks(
             values_mut(&mut grad),
             width,
@@ -298,7 +333,7 @@ impl Pullback<1> for RmsNorm {
                 }
             },
         );
-        [FlexTensor::from_data(grad)]
+        [stored::cast(FlexTensor::from_data(grad), dtype)]
     }
 }
 
@@ -428,12 +463,16 @@ struct Rotation {
 impl Rotation {
     /// From a view with the heads anywhere to a contiguous tensor; `direction` −1 turns back.
     fn apply(&self, x: FlexTensor, direction: f32) -> FlexTensor {
+        with_stored!(x, T => self.apply_in::<T>(x, direction))
+    }
+
+    fn apply_in<T: Stored>(&self, x: FlexTensor, direction: f32) -> FlexTensor {
         let x = if x.layout().strides()[3] == 1 { x } else { x.to_contiguous() };
         let (cos, sin) = (self.cos.to_contiguous(), self.sin.to_contiguous());
-        let (cos, sin, half) = (values(&cos), values(&sin), self.cos.shape()[1]);
+        let (cos, sin, half) = (values::<T>(&cos), values::<T>(&sin), self.cos.shape()[1]);
         let (shape, strides, offset) = (x.shape(), x.layout().strides(), x.layout().start_offset());
         let (heads, seq, width) = (shape[1], shape[2], shape[3]);
-        let source: &[f32] = x.storage();
+        let source: &[T] = x.storage();
         let output = filled(
             shape.num_elements(),
             width,
@@ -450,17 +489,17 @@ impl Rotation {
                     if self.interleaved {
                         let pairs = turned.chunks_exact_mut(2).zip(x.chunks_exact(2));
                         for ((out, x), (cos, sin)) in pairs.zip(cos.iter().zip(sin)) {
-                            let sin = direction * sin;
-                            out[0].write(x[0] * cos - x[1] * sin);
-                            out[1].write(x[1] * cos + x[0] * sin);
+                            let (cos, sin) = (cos.widen(), direction * sin.widen());
+                            out[0].write(T::narrow(product(x[0], cos) - product(x[1], sin)));
+                            out[1].write(T::narrow(product(x[1], cos) + product(x[0], sin)));
                         }
                     } else {
                         let (low, high) = turned.split_at_mut(half);
                         let (a, b) = x[..2 * half].split_at(half);
                         for i in 0..half {
-                            let sin = direction * sin[i];
-                            low[i].write(a[i] * cos[i] - b[i] * sin);
-                            high[i].write(b[i] * cos[i] + a[i] * sin);
+                            let (cos, sin) = (cos[i].widen(), direction * sin[i].widen());
+                            low[i].write(T::narrow(product(a[i], cos) - product(b[i], sin)));
+                            high[i].write(T::narrow(product(b[i], cos) + product(a[i], sin)));
                         }
                     }
                     rest.iter_mut().zip(&x[2 * half..]).for_each(|(out, &x)| {
@@ -481,6 +520,12 @@ impl Pullback<1> for Rotation {
 
 /// Numbers that one core works on at a time: they fit its nearest cache.
 const BLOCK: usize = 1 << 13;
+
+/// A product, rounded.
+#[inline(always)]
+fn product<T: Stored>(x: T, factor: f32) -> f32 {
+    T::narrow(x.widen() * factor).widen()
+}
 
 /// Runs a loop with the widest vector instructions of the machine.
 #[inline(always)]
@@ -506,7 +551,7 @@ fn in_blocks<T: Send>(data: &mut [T], width: usize, f: impl Fn(usize, &mut [T]) 
 }
 
 /// A new buffer of `len` numbers, a multiple of `width`. `write` must write every number of the rows it is given.
-fn filled(len: usize, width: usize, write: impl Fn(usize, &mut [MaybeUninit<f32>]) + Sync) -> Vec<f32> {
+fn filled<T: Stored>(len: usize, width: usize, write: impl Fn(usize, &mut [MaybeUninit<T>]) + Sync) -> Vec<T> {
     let mut buffer = Vec::with_capacity(len);
     in_blocks(&mut buffer.spare_capacity_mut()[..len], width, write);
     // SAFETY: the blocks cover the first `len` numbers, and every caller in this file writes all of each block.
@@ -558,8 +603,8 @@ fn zip(a: FlexTensor, b: FlexTensor, f: impl Fn(f32, f32) -> f32 + Sync) -> Flex
 }
 
 /// The numbers of a contiguous tensor.
-fn values(x: &FlexTensor) -> &[f32] {
-    x.as_slice().expect("a contiguous tensor of f32")
+fn values<T: Stored>(x: &FlexTensor) -> &[T] {
+    x.as_slice().expect("a contiguous tensor of this type")
 }
 
 /// The numbers of what [`FlexTensor::into_data`] gave: in order, and copied only if somebody else holds them.
@@ -567,13 +612,13 @@ fn values_mut(x: &mut TensorData) -> &mut [f32] {
     x.as_mut_slice().expect("a tensor of f32")
 }
 
-fn tensor(values: Vec<f32>, shape: Shape) -> FlexTensor {
+fn tensor<T: Stored>(values: Vec<T>, shape: Shape) -> FlexTensor {
     FlexTensor::from_data(TensorData::new(values, shape))
 }
 
 /// Sums in several lanes, so that additions need not wait for each other.
 #[inline(always)]
-fn sum(x: &[f32], f: impl Fn(f32) -> f32) -> f32 {
+fn sum<T: Copy>(x: &[T], f: impl Fn(T) -> f32) -> f32 {
     let mut lanes = [0f32; 32];
     let blocks = x.chunks_exact(32);
     let rest: f32 = blocks.remainder().iter().map(|&x| f(x)).sum();

@@ -4,9 +4,10 @@ use std::ops::Range;
 
 use burn::backend::TensorMetadata;
 use burn::prelude::*;
-use burn::tensor::{DType, Element, bf16};
+use burn::tensor::{DType, bf16};
 use rayon::prelude::*;
 
+use super::stored::{Stored, narrowed, widened};
 use super::{FlexTensor, Pullback, tensor, values, vectorised};
 
 /// From so many rows on, multiplying in pieces of rows is faster than the backend's own product.
@@ -15,26 +16,12 @@ pub(in crate::kernels) const MANY_ROWS: usize = 256;
 pub(in crate::kernels) const FEW_ROWS: usize = 8;
 /// Numbers of a half-precision weight that are widened at a time: 16 MB.
 const PANEL: usize = 1 << 22;
-
-/// A number that a weight is stored in.
-pub(super) trait Stored: Element + bytemuck::Pod + Sync {
-    fn widen(self) -> f32;
-}
-
-impl Stored for f32 {
-    #[inline(always)]
-    fn widen(self) -> f32 {
-        self
-    }
-}
-
-impl Stored for bf16 {
-    #[inline(always)]
-    fn widen(self) -> f32 {
-        // `bf16::to_f32` looks for NaN, which a shift keeps anyhow.
-        f32::from_bits(u32::from(self.to_bits()) << 16)
-    }
-}
+/// Outputs whose sums stay near a core.
+const SEGMENT: usize = 1 << 14;
+/// Up to so many outputs a weight is read as one stream: several that end so soon are not fetched ahead.
+const NARROW: usize = 1 << 11;
+/// Bytes of a weight that are worth a thread's while.
+const PART: usize = 1 << 16;
 
 /// `[in, out]`, in memory anyhow.
 #[derive(Clone, Debug)]
@@ -51,8 +38,7 @@ impl Weight {
             DType::BF16 => {
                 let (x, bias) = (widened(&x), bias.as_ref().map(widened));
                 let output = self.view::<bf16>().multiply(&x, bias.as_deref());
-                let narrowed: Vec<bf16> = output.into_iter().map(bf16::from_f32).collect();
-                FlexTensor::from_data(TensorData::new(narrowed, shape))
+                tensor(narrowed(&output), Shape::from(shape))
             }
             _ => tensor(self.view::<f32>().multiply(values(&x), bias.as_ref().map(values)), Shape::from(shape)),
         }
@@ -77,10 +63,6 @@ impl Pullback<1> for Weight {
     fn pull(self, grad: FlexTensor) -> [FlexTensor; 1] {
         [self.transposed().multiply(grad, None)]
     }
-}
-
-fn widened(x: &FlexTensor) -> Vec<f32> {
-    x.as_slice::<bf16>().expect("a contiguous tensor of bf16").iter().map(|x| x.widen()).collect()
 }
 
 /// The numbers of a weight: that of input `i` and output `j` stands at `i · strides[0] + j · strides[1]`.
@@ -155,69 +137,86 @@ impl<T: Stored> View<'_, T> {
     /// One pass over the weight, in parts that do not depend on how many threads there are.
     fn multiply_few(self, x: &[f32], bias: Option<&[f32]>) -> Vec<f32> {
         let rows = x.len() / self.from;
-        let width = if self.strides[1] == 1 { self.to.div_ceil(4).next_multiple_of(64).clamp(128, 1024) } else { 128 };
-        let parts: Vec<Vec<f32>> = (0..self.to.div_ceil(width))
-            .into_par_iter()
-            .map(|part| {
-                let columns = part * width..self.to.min((part + 1) * width);
-                let mut output = vec![0.0; rows * columns.len()];
-                if let Some(bias) = bias {
-                    output.chunks_exact_mut(columns.len()).for_each(|row| row.copy_from_slice(&bias[columns.clone()]));
-                }
+        let mut output = match bias {
+            Some(bias) => bias.repeat(rows),
+            None => vec![0.0; rows * self.to],
+        };
+        let parts = self.parts();
+        let sums: Vec<Vec<f32>> = parts
+            .par_iter()
+            .map(|(inputs, columns)| {
+                let mut sums = vec![0.0; rows * columns.len()];
                 vectorised(
                     #[inline(always)]
                     || match self.strides[1] {
-                        1 => self.add_rows(x, columns, &mut output),
-                        _ => self.add_dots(x, columns, &mut output),
+                        1 if rows == 1 && self.to <= NARROW => self.add_rows::<1>(x, inputs, columns, &mut sums),
+                        1 => self.add_rows::<8>(x, inputs, columns, &mut sums),
+                        _ => self.add_dots(x, columns, &mut sums),
                     },
                 );
-                output
+                sums
             })
             .collect();
-        if rows == 1 {
-            return parts.concat();
+        for ((_, columns), sums) in parts.iter().zip(sums) {
+            for (output, sums) in output.chunks_exact_mut(self.to).zip(sums.chunks_exact(columns.len())) {
+                output[columns.clone()].iter_mut().zip(sums).for_each(|(output, sum)| *output += sum);
+            }
         }
-        let row = |row: usize| parts.iter().flat_map(move |part| part.chunks_exact(part.len() / rows).nth(row).unwrap_or(&[]));
-        (0..rows).flat_map(row).copied().collect()
+        output
     }
 
-    /// Outputs are contiguous: rows of the weight are added up, eight at a time.
+    /// Inputs and outputs that are multiplied apart. In memory each is one piece where it can be: what is read in order is fetched ahead.
+    fn parts(&self) -> Vec<(Range<usize>, Range<usize>)> {
+        let pieces = |len: usize, piece: usize| (0..len).step_by(piece).map(move |start| start..len.min(start + piece));
+        if self.strides[1] != 1 {
+            return pieces(self.to, 128).map(|columns| (0..self.from, columns)).collect();
+        }
+        let segments = self.to.div_ceil(SEGMENT);
+        let width = self.to.div_ceil(segments).next_multiple_of(64);
+        // Each part of the inputs has sums of its own: few enough that adding them up is little beside reading the weight.
+        let column = size_of::<T>() * self.from;
+        let wanted = (32 / segments).min(column / 448).min(column * self.to / PART).max(1);
+        let height = self.from.div_ceil(wanted).next_multiple_of(8);
+        pieces(self.to, width)
+            .flat_map(|columns| pieces(self.from, height).map(move |inputs| (inputs, columns.clone())))
+            .collect()
+    }
+
+    /// Outputs are contiguous: rows of the weight are added up, some at once.
     #[inline(always)]
-    fn add_rows(self, x: &[f32], columns: Range<usize>, output: &mut [f32]) {
-        const AT_ONCE: usize = 8;
+    fn add_rows<const AT_ONCE: usize>(self, x: &[f32], inputs: &Range<usize>, columns: &Range<usize>, sums: &mut [f32]) {
         let width = columns.len();
         let row = |input: usize| &self.numbers[input * self.strides[0] + columns.start..][..width];
-        let whole = self.from - self.from % AT_ONCE;
-        for input in (0..whole).step_by(AT_ONCE) {
+        let whole = inputs.end - inputs.len() % AT_ONCE;
+        for input in (inputs.start..whole).step_by(AT_ONCE) {
             let weights: [&[T]; AT_ONCE] = std::array::from_fn(|i| row(input + i));
-            for (output, x) in output.chunks_exact_mut(width).zip(x.chunks_exact(self.from)) {
+            for (sums, x) in sums.chunks_exact_mut(width).zip(x.chunks_exact(self.from)) {
                 let x: [f32; AT_ONCE] = std::array::from_fn(|i| x[input + i]);
-                for (column, output) in output.iter_mut().enumerate() {
-                    let mut sum = *output;
+                for (column, stored) in sums.iter_mut().enumerate() {
+                    let mut sum = *stored;
                     for i in 0..AT_ONCE {
                         sum = x[i].mul_add(weights[i][column].widen(), sum);
                     }
-                    *output = sum;
+                    *stored = sum;
                 }
             }
         }
-        for input in whole..self.from {
-            let weights = row(input);
-            for (output, x) in output.chunks_exact_mut(width).zip(x.chunks_exact(self.from)) {
+        for input in whole..inputs.end {
+            for (sums, x) in sums.chunks_exact_mut(width).zip(x.chunks_exact(self.from)) {
                 let x = x[input];
-                output.iter_mut().zip(weights).for_each(|(output, weight)| *output = x.mul_add(weight.widen(), *output));
+                sums.iter_mut().zip(row(input)).for_each(|(sum, weight)| *sum = x.mul_add(weight.widen(), *sum));
             }
         }
     }
 
     /// Inputs are contiguous: an output is a dot product.
     #[inline(always)]
-    fn add_dots(self, x: &[f32], columns: Range<usize>, output: &mut [f32]) {
+    fn add_dots(self, x: &[f32], columns: &Range<usize>, sums: &mut [f32]) {
         let width = columns.len();
-        for (index, column) in columns.enumerate() {
+        for (index, column) in columns.clone().enumerate() {
             let weights = &self.numbers[column * self.strides[1]..][..self.from];
-            for (output, x) in output.chunks_exact_mut(width).zip(x.chunks_exact(self.from)) {
-                output[index] += dot(x, weights);
+            for (sums, x) in sums.chunks_exact_mut(width).zip(x.chunks_exact(self.from)) {
+                sums[index] = dot(x, weights);
             }
         }
     }
@@ -231,8 +230,13 @@ impl View<'_, f32> {
     /// reads or writes them.
     unsafe fn multiply_panel(self, x: &[f32], columns: Range<usize>, output: SendPointer, stride: usize, begun: bool) {
         let rows = x.len() / self.from;
-        // One each: a weight is packed anew for every piece. In whole tiles of 16 rows.
-        let piece = rows.div_ceil(rayon::current_num_threads()).next_multiple_of(16).max(MANY_ROWS / 2);
+        // One each: a weight is packed anew for every piece. In whole tiles of 16 rows. Too few for that are multiplied by all cores together.
+        let (piece, parallelism) = match rows < MANY_ROWS {
+            true => (rows, gemm::Parallelism::Rayon(0)),
+            false => {
+                (rows.div_ceil(rayon::current_num_threads()).next_multiple_of(16).max(MANY_ROWS / 2), gemm::Parallelism::None)
+            }
+        };
         let weight = &self.numbers[columns.start * self.strides[1]..];
         x.par_chunks(piece * self.from).enumerate().for_each(|(index, x)| {
             // SAFETY: `x` holds whole rows of `from` numbers, the reach of the weight was checked, each piece writes rows of its own, and
@@ -257,7 +261,7 @@ impl View<'_, f32> {
                     false,
                     false,
                     false,
-                    gemm::Parallelism::None,
+                    parallelism,
                 );
             }
         });
