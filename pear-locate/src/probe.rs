@@ -146,13 +146,15 @@ impl<'a, M: DecoderModel> Probe<'a, M> {
 }
 
 /// `[variants, samples, kv_heads, group, width]` as `[samples, kv_heads, group, variants, width]`.
+///
+/// By swaps: where operations are fused, burn 0.22 sends `permute` to served devices as one of integers.
 fn to_queries(x: Tensor<5>) -> Tensor<5> {
-    x.permute([1, 2, 3, 0, 4])
+    x.swap_dims(0, 1).swap_dims(1, 2).swap_dims(2, 3)
 }
 
 /// The way back.
 fn to_rows(x: Tensor<5>) -> Tensor<5> {
-    x.permute([3, 0, 1, 2, 4])
+    x.swap_dims(2, 3).swap_dims(1, 2).swap_dims(0, 1)
 }
 
 /// `[samples, 1, hidden]` once for each variant: `[1, variants * samples, hidden]`.

@@ -44,8 +44,8 @@ impl RelativeConfig {
             .collect();
         let device = table.device();
         let buckets = Tensor::<1, Int>::from_data(TensorData::new(buckets, [num_queries * num_keys]), &device);
-        let bias = table.select(0, buckets).reshape([num_queries, num_keys, self.num_heads]);
-        bias.permute([2, 0, 1]).unsqueeze::<4>().cast(burn::tensor::DType::F32)
+        let bias = table.select(0, buckets).transpose().reshape([1, self.num_heads, num_queries, num_keys]);
+        bias.cast(burn::tensor::DType::F32)
     }
 }
 
