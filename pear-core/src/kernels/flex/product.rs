@@ -14,8 +14,8 @@ use super::{FlexTensor, Pullback, tensor, values, vectorised};
 pub(in crate::kernels) const MANY_ROWS: usize = 256;
 /// Up to so many rows a product takes little longer than reading the weight.
 pub(in crate::kernels) const FEW_ROWS: usize = 8;
-/// Numbers of a half-precision weight that are widened at a time: 16 MB.
-const PANEL: usize = 1 << 22;
+/// Numbers of a half-precision weight that are widened at a time: 64 MB.
+const PANEL: usize = 1 << 24;
 /// Outputs whose sums stay near a core.
 const SEGMENT: usize = 1 << 14;
 /// Up to so many outputs a weight is read as one stream: several that end so soon are not fetched ahead.
