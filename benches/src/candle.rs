@@ -9,6 +9,7 @@ use candle_transformers::models::{llama, qwen2};
 
 use crate::median;
 
+#[allow(clippy::large_enum_variant, reason = "there is one")]
 enum Model {
     Llama(llama::Llama, llama::Config, llama::Cache),
     Qwen(qwen2::ModelForCausalLM),

@@ -57,7 +57,10 @@ pub fn project(layer: &Linear, x: Tensor<3>) -> Tensor<3> {
 }
 
 /// `x` in another float type, of any shape.
-pub fn cast<const D: usize>(x: Tensor<D>, dtype: DType) -> Tensor<D> {
+pub(crate) fn cast<const D: usize>(x: Tensor<D>, dtype: DType) -> Tensor<D> {
+    if x.dtype() == dtype {
+        return x;
+    }
     #[cfg(feature = "flex")]
     if matches!(dtype, DType::F32 | DType::BF16) && flex::serves_half(&x) {
         return flex::cast(x, dtype);
@@ -358,6 +361,21 @@ mod tests {
                 let ours = linear(x, weight.clone(), Some(bias.clone())).cast(DType::F32);
                 assert!(distance(ours, expected + bias.clone().cast(DType::F32).unsqueeze::<3>()) < 4e-3);
             }
+        }
+    }
+
+    #[test]
+    fn few_rows_times_a_weight_that_is_read_in_parts_are_those_of_the_backend() {
+        Device::flex().seed(10);
+        // Parts of the inputs, of more outputs than are read as one stream, and of the outputs.
+        for shape in [[1003, 333], [1003, 2100], [40, 17_000]] {
+            let weight = random(shape);
+            let x = random([1, 1, shape[0]]);
+            let expected = burn::tensor::module::linear(x.clone(), weight.clone(), None);
+            assert!(distance(linear(x, weight.clone(), None), expected) < 2e-6, "{shape:?}");
+            let (x, weight) = (random([1, 3, shape[0]]).cast(DType::BF16), weight.cast(DType::BF16));
+            let expected = x.clone().cast(DType::F32).matmul(weight.clone().cast(DType::F32).unsqueeze::<3>());
+            assert!(distance(linear(x, weight, None).cast(DType::F32), expected) < 4e-3, "{shape:?}");
         }
     }
 
