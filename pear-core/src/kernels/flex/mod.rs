@@ -19,8 +19,8 @@ use rayon::prelude::*;
 use super::Activation;
 use super::math::{Function, exp, with_function};
 pub(super) use attend::{Scoring, attend_cached};
-use product::Weight;
 pub(super) use product::{FEW_ROWS, MANY_ROWS};
+use product::{Weight, dot};
 use stored::{Stored, with_stored};
 
 type FlexTensor = FloatTensor<Flex>;
@@ -316,7 +316,7 @@ impl Pullback<1> for RmsNorm {
         let dtype = grad.dtype();
         let in_single = |x: &FlexTensor| stored::cast(x.to_contiguous(), DType::F32);
         let (x, weight) = (in_single(&self.x), in_single(&self.weight));
-        let (x, weight) = (values(&x), values(&weight));
+        let (x, weight) = (values::<f32>(&x), values::<f32>(&weight));
         let width = weight.len();
         let mut grad = stored::cast(grad, DType::F32).into_data();
         in_blocks(
@@ -328,7 +328,7 @@ impl Pullback<1> for RmsNorm {
                 for (grad, x) in grad.chunks_exact_mut(width).zip(rows) {
                     let scale = self.scale(x);
                     grad.iter_mut().zip(weight).for_each(|(grad, weight)| *grad *= weight);
-                    let along = scale * scale * sum_of_products(grad, x) / width as f32;
+                    let along = scale * scale * dot(grad, x) / width as f32;
                     grad.iter_mut().zip(x).for_each(|(grad, x)| *grad = scale * (*grad - x * along));
                 }
             },
@@ -377,7 +377,7 @@ impl Pullback<1> for Softmax {
     fn pull(self, grad: FlexTensor) -> [FlexTensor; 1] {
         let keys = grad.shape()[3];
         let weights = self.weights.to_contiguous();
-        let weights = values(&weights);
+        let weights = values::<f32>(&weights);
         let mut grad = grad.into_data();
         in_blocks(
             values_mut(&mut grad),
@@ -385,7 +385,7 @@ impl Pullback<1> for Softmax {
             #[inline(always)]
             |first, rows| {
                 for (grad, weights) in rows.chunks_exact_mut(keys).zip(weights[first * keys..].chunks_exact(keys)) {
-                    let along = sum_of_products(grad, weights);
+                    let along = dot(grad, weights);
                     grad.iter_mut().zip(weights).for_each(|(grad, weight)| *grad = weight * (*grad - along));
                 }
             },
@@ -624,17 +624,6 @@ fn sum<T: Copy>(x: &[T], f: impl Fn(T) -> f32) -> f32 {
     let rest: f32 = blocks.remainder().iter().map(|&x| f(x)).sum();
     for block in blocks {
         lanes.iter_mut().zip(block).for_each(|(lane, &x)| *lane += f(x));
-    }
-    lanes.iter().sum::<f32>() + rest
-}
-
-#[inline(always)]
-fn sum_of_products(a: &[f32], b: &[f32]) -> f32 {
-    let mut lanes = [0f32; 32];
-    let (a_blocks, b_blocks) = (a.chunks_exact(32), b.chunks_exact(32));
-    let rest: f32 = a_blocks.remainder().iter().zip(b_blocks.remainder()).map(|(a, b)| a * b).sum();
-    for (a, b) in a_blocks.zip(b_blocks) {
-        lanes.iter_mut().zip(a.iter().zip(b)).for_each(|(lane, (a, b))| *lane = a.mul_add(*b, *lane));
     }
     lanes.iter().sum::<f32>() + rest
 }

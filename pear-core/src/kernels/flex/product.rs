@@ -4,10 +4,10 @@ use std::ops::Range;
 
 use burn::backend::TensorMetadata;
 use burn::prelude::*;
-use burn::tensor::{DType, bf16};
+use burn::tensor::DType;
 use rayon::prelude::*;
 
-use super::stored::{Stored, narrowed, widened};
+use super::stored::{Stored, cast, with_stored};
 use super::{FlexTensor, Pullback, tensor, values, vectorised};
 
 /// From so many rows on, multiplying in pieces of rows is faster than the backend's own product.
@@ -33,15 +33,12 @@ impl Weight {
         let mut shape = x.shape().to_vec();
         shape.pop();
         shape.push(self.0.shape()[1]);
-        let (x, bias) = (x.to_contiguous(), bias.map(|bias| bias.to_contiguous()));
-        match self.0.dtype() {
-            DType::BF16 => {
-                let (x, bias) = (widened(&x), bias.as_ref().map(widened));
-                let output = self.view::<bf16>().multiply(&x, bias.as_deref());
-                tensor(narrowed(&output), Shape::from(shape))
-            }
-            _ => tensor(self.view::<f32>().multiply(values(&x), bias.as_ref().map(values)), Shape::from(shape)),
-        }
+        let dtype = x.dtype();
+        let single = |x: FlexTensor| cast(x.to_contiguous(), DType::F32);
+        let (x, bias) = (single(x), bias.map(single));
+        let bias = bias.as_ref().map(values);
+        let output = with_stored!(self.0, T => self.view::<T>().multiply(values(&x), bias));
+        cast(tensor(output, Shape::from(shape)), dtype)
     }
 
     fn view<T: Stored>(&self) -> View<'_, T> {

@@ -59,16 +59,6 @@ macro_rules! with_stored {
 }
 pub(super) use with_stored;
 
-/// The numbers of a contiguous tensor of bf16 in f32.
-pub(super) fn widened(x: &FlexTensor) -> Vec<f32> {
-    converted(values::<bf16>(x))
-}
-
-/// These numbers in bf16.
-pub(super) fn narrowed(x: &[f32]) -> Vec<bf16> {
-    converted(x)
-}
-
 fn converted<A: Stored, B: Stored>(x: &[A]) -> Vec<B> {
     filled(
         x.len(),
@@ -89,7 +79,7 @@ pub(super) fn cast(x: FlexTensor, dtype: DType) -> FlexTensor {
     }
     let (shape, x) = (x.shape(), x.to_contiguous());
     match dtype {
-        DType::BF16 => tensor(narrowed(values(&x)), shape),
-        _ => tensor(widened(&x), shape),
+        DType::BF16 => tensor(converted::<f32, bf16>(values(&x)), shape),
+        _ => tensor(converted::<bf16, f32>(values(&x)), shape),
     }
 }
