@@ -13,14 +13,19 @@ use std::process::ExitCode;
 
 use anyhow::Result;
 use burn::module::Module;
-use burn::nn::{Embedding, EmbeddingConfig, Gelu, LayerNorm, LayerNormConfig, Linear, LinearConfig};
+use burn::nn::{
+    Embedding, EmbeddingConfig, Gelu, LayerNorm, LayerNormConfig, Linear, LinearConfig,
+};
 use burn::optim::{AdamConfig, AdamWConfig, GradientsParams};
 use burn::prelude::*;
 use burn::tensor::activation::log_softmax;
 use clap::Parser;
 use pear_core::forward::{additivity_error, logits, residual};
 use pear_core::reparam::HeadScaling;
-use pear_core::{DecoderModel, HeadAttention, HeadCoefficients, HeadId, ModelShape, NoEdit, Positions, Projected, ProxyTask};
+use pear_core::{
+    DecoderModel, HeadAttention, HeadCoefficients, HeadId, ModelShape, NoEdit, Positions,
+    ProxyTask, Qkv,
+};
 use pear_examples::cli::{self, TopK, print};
 use pear_examples::draw::terminal_heat_map;
 use pear_locate::{LocateOptions, Metric, locate, proxy_batches};
@@ -65,7 +70,10 @@ impl TinyGpt {
         let linear = |from, to| LinearConfig::new(from, to).init(device);
         let block = |_| Block {
             attention_norm: norm(),
-            attention: SelfAttention { qkv: linear(WIDTH, 3 * WIDTH), out: linear(WIDTH, WIDTH) },
+            attention: SelfAttention {
+                qkv: linear(WIDTH, 3 * WIDTH),
+                out: linear(WIDTH, WIDTH),
+            },
             mlp_norm: norm(),
             up: linear(WIDTH, 4 * WIDTH),
             down: linear(4 * WIDTH, WIDTH),
@@ -84,17 +92,33 @@ impl TinyGpt {
 
 /// Attention in two halves. The softmax between them is PEAR's, so that it can get at the heads.
 impl HeadAttention for SelfAttention {
-    fn project(&self, input: Tensor<3>, _positions: Positions) -> Projected {
+    fn project_qkv(&self, input: Tensor<3>, _positions: Positions) -> Qkv {
         let [batch, seq, width] = input.dims();
-        let qkv = self.qkv.forward(input).reshape([batch, seq, 3, HEADS, width / HEADS]);
+        let qkv = self
+            .qkv
+            .forward(input)
+            .reshape([batch, seq, 3, HEADS, width / HEADS]);
         // [batch, heads, seq, head_dim]; a model with rotary positions rotates queries and keys here.
-        let part = |index| qkv.clone().narrow(2, index, 1).reshape([batch, seq, HEADS, width / HEADS]).swap_dims(1, 2);
-        Projected { query: part(0), key: part(1), value: part(2) }
+        let part = |index| {
+            qkv.clone()
+                .narrow(2, index, 1)
+                .reshape([batch, seq, HEADS, width / HEADS])
+                .swap_dims(1, 2)
+        };
+        Qkv {
+            query: part(0),
+            key: part(1),
+            value: part(2),
+        }
     }
 
-    fn merge_heads(&self, heads: Tensor<4>) -> Tensor<3> {
+    fn output_projection(&self, heads: Tensor<4>) -> Tensor<3> {
         let [batch, num_heads, seq, head_dim] = heads.dims();
-        self.out.forward(heads.swap_dims(1, 2).reshape([batch, seq, num_heads * head_dim]))
+        self.out.forward(
+            heads
+                .swap_dims(1, 2)
+                .reshape([batch, seq, num_heads * head_dim]),
+        )
     }
 }
 
@@ -132,7 +156,12 @@ impl DecoderModel for TinyGpt {
         self.blocks[layer].attention_norm.forward(residual)
     }
 
-    fn block_output(&self, layer: usize, residual: Tensor<3>, attention_output: Tensor<3>) -> Tensor<3> {
+    fn block_output(
+        &self,
+        layer: usize,
+        residual: Tensor<3>,
+        attention_output: Tensor<3>,
+    ) -> Tensor<3> {
         let block = &self.blocks[layer];
         let residual = residual + attention_output;
         let inner = Gelu::new().forward(block.up.forward(block.mlp_norm.forward(residual.clone())));
@@ -173,37 +202,79 @@ fn run(arguments: Arguments) -> Result<()> {
     device.seed(0);
     let task = ProxyTask::new(VOCAB, &[], 0)?;
     let held_out = ProxyTask::new(VOCAB, &[], 1)?.batch(N, 0..200)?;
-    let show = |name: &str, model: &TinyGpt, coefficients: Option<&HeadCoefficients>| -> Result<()> {
-        let m = evaluate(model, &held_out, coefficients)?;
-        print(&format!("{name:<42} {:>5.1} % right, cross-entropy {:.3}\n", 100.0 * m.accuracy, m.cross_entropy))
-    };
+    let show =
+        |name: &str, model: &TinyGpt, coefficients: Option<&HeadCoefficients>| -> Result<()> {
+            let m = evaluate(model, &held_out, coefficients)?;
+            print(&format!(
+                "{name:<42} {:>5.1} % right, cross-entropy {:.3}\n",
+                100.0 * m.accuracy,
+                m.cross_entropy
+            ))
+        };
 
     let model = pretrain(TinyGpt::new(&device), &task, arguments.pretraining_steps)?;
     show("the model, trained for a moment", &model, None)?;
-    let model = scale_heads(model, &HeadCoefficients::new(&[(PLANTED, -2.0)], HEADS, &device)?);
-    show(&format!("with head {PLANTED} turned against copying"), &model, None)?;
+    let model = scale_heads(
+        model,
+        &HeadCoefficients::new(&[(PLANTED, -2.0)], HEADS, &device)?,
+    );
+    show(
+        &format!("with head {PLANTED} turned against copying"),
+        &model,
+        None,
+    )?;
 
     // A test of the two halves: do the contributions of single heads add up to what attention writes? About 1e-6, from rounding;
-    // much more if, say, `project` mixes up heads and channels, or `merge_heads` does more than the output projection.
+    // much more if, say, `project_qkv` mixes up heads and channels, or `output_projection` does more than the output projection.
     let tokens = held_out.slice(0..4).tokens(&device);
-    print(&format!("heads add up to attention, but for          {:.1e}\n", additivity_error(&model, tokens.clone())))?;
+    print(&format!(
+        "heads add up to attention, but for          {:.1e}\n",
+        additivity_error(&model, tokens.clone())
+    ))?;
 
     // Stage 1: locate. This model knows one length only; take several with one of your own.
-    let options = LocateOptions { metric: Metric::LogProbDiff, ..LocateOptions::default() };
-    let scores = locate(&model, &proxy_batches(&task, &[(N, 100)])?, &options, |_| {})?.scores;
-    let heads = TopK::checked(Some(TopK::Count(arguments.top_k)), 1, LAYERS * HEADS)?.of(&scores)?;
-    print(&format!("\n{}\n", terminal_heat_map(&scores.grid(), &heads)))?;
+    let options = LocateOptions {
+        metric: Metric::LogProbDiff,
+        ..LocateOptions::default()
+    };
+    let scores = locate(
+        &model,
+        &proxy_batches(&task, &[(N, 100)])?,
+        &options,
+        |_| {},
+    )?
+    .scores;
+    let heads =
+        TopK::checked(Some(TopK::Count(arguments.top_k)), 1, LAYERS * HEADS)?.of(&scores)?;
+    print(&format!(
+        "\n{}\n",
+        terminal_heat_map(&scores.grid(), &heads)
+    ))?;
 
     // Stage 2: learn one coefficient for each head.
-    let options = TrainOptions { steps: 40, length: N, learning_rate: 0.02, ..TrainOptions::default() };
+    let options = TrainOptions {
+        steps: 40,
+        length: N,
+        learning_rate: 0.02,
+        ..TrainOptions::default()
+    };
     let mut trainer = Trainer::new(&model, &heads, options)?;
-    trainer.run(&Sequences::Drawn(task.clone()), |_, _| Ok(ControlFlow::Continue(())))?;
-    show("with the trainer's coefficients", &model, Some(trainer.coefficients()))?;
+    trainer.run(&Sequences::Drawn(task.clone()), |_, _| {
+        Ok(ControlFlow::Continue(()))
+    })?;
+    show(
+        "with the trainer's coefficients",
+        &model,
+        Some(trainer.coefficients()),
+    )?;
 
     // The same by hand, from there on: coefficients are a burn module, and any optimizer updates them. The model stays on the
     // plain side of the device; only the coefficients are tracked.
     let mut coefficients = trainer.coefficients().clone().trainable();
-    let mut optimizer = AdamWConfig::new().with_epsilon(1e-8).with_weight_decay(0.0).init();
+    let mut optimizer = AdamWConfig::new()
+        .with_epsilon(1e-8)
+        .with_weight_decay(0.0)
+        .init();
     for step in 40..60 {
         let batch = task.batch(N, step * 20..(step + 1) * 20)?;
         let loss = proxy_loss(&model, &batch, &coefficients)?;
@@ -212,7 +283,11 @@ fn run(arguments: Arguments) -> Result<()> {
     }
     // What is not learned from must not be tracked.
     let mut coefficients = coefficients.fixed();
-    show("after 20 more steps of a loop of our own", &model, Some(&coefficients))?;
+    show(
+        "after 20 more steps of a loop of our own",
+        &model,
+        Some(&coefficients),
+    )?;
     for (head, value) in coefficients.heads().iter().zip(coefficients.values()) {
         print(&format!("    head {head}  × {value:.3}\n"))?;
     }
@@ -220,15 +295,27 @@ fn run(arguments: Arguments) -> Result<()> {
     // Stage 3: into the weights. Afterwards the model is plain burn again: save it as any other, run it without PEAR.
     let folded = scale_heads(model.clone(), &coefficients);
     let applied = logits(&model, tokens.clone(), &mut coefficients);
-    let difference: f32 = (applied - logits(&folded, tokens, &mut NoEdit)).abs().max().into_scalar();
+    let difference: f32 = (applied - logits(&folded, tokens, &mut NoEdit))
+        .abs()
+        .max()
+        .into_scalar();
     show("folded into the weights", &folded, None)?;
-    print(&format!("largest difference of a logit               {difference:.1e}\n"))
+    print(&format!(
+        "largest difference of a logit               {difference:.1e}\n"
+    ))
 }
 
 /// The model with coefficients multiplied into its output projections, which are known by their paths.
 fn scale_heads(model: TinyGpt, coefficients: &HeadCoefficients) -> TinyGpt {
-    let layer_of = |path: &str| path.strip_prefix("blocks.")?.strip_suffix(".attention.out.weight")?.parse().ok();
-    model.apply_reparameterization(HeadScaling::new(coefficients.clone(), layer_of)).materialize()
+    let layer_of = |path: &str| {
+        path.strip_prefix("blocks.")?
+            .strip_suffix(".attention.out.weight")?
+            .parse()
+            .ok()
+    };
+    model
+        .apply_reparameterization(HeadScaling::new(coefficients.clone(), layer_of))
+        .materialize()
 }
 
 /// A few steps on the proxy task, all weights learning: what your model already has behind it.
@@ -243,7 +330,10 @@ fn pretrain(model: TinyGpt, task: &ProxyTask, steps: usize) -> Result<TinyGpt> {
         // The forward pass over the traits trains a model as well as it runs one.
         let hidden = residual(&model, batch.tokens(&device), &mut NoEdit).narrow(1, N - 1, N);
         let labels = batch.labels(&device).unsqueeze_dim(2);
-        let loss = log_softmax(model.logits(hidden), 2).gather(2, labels).mean().neg();
+        let loss = log_softmax(model.logits(hidden), 2)
+            .gather(2, labels)
+            .mean()
+            .neg();
         let gradients = GradientsParams::from_grads(loss.backward(), &model);
         model = optimizer.step(0.002, model, gradients);
     }

@@ -15,7 +15,9 @@ use clap::{Parser, ValueEnum};
 use pear_core::files::{SequenceRecord, write_json};
 use pear_core::{DecoderModel, Profile};
 use pear_examples::cli::{self, ModelArgs};
-use pear_examples::evaluate::{Answered, Prompts, Question, Report, Runner, Template, longbench, mdqa};
+use pear_examples::evaluate::{
+    Answered, Prompts, Question, Report, Runner, Template, longbench, mdqa,
+};
 use pear_examples::memory::peak_memory;
 use pear_examples::perplexity::TextPerplexity;
 use pear_examples::progress::Progress;
@@ -54,7 +56,12 @@ struct Arguments {
     documents: usize,
 
     /// mdqa: places of the right document, from 0
-    #[arg(long, value_name = "PLACE,…", value_delimiter = ',', default_value = "0,4,9")]
+    #[arg(
+        long,
+        value_name = "PLACE,…",
+        value_delimiter = ',',
+        default_value = "0,4,9"
+    )]
     gold_position: Vec<usize>,
 
     /// Only the first so many questions of the file
@@ -86,7 +93,12 @@ struct Arguments {
     outputs: Option<PathBuf>,
 
     /// proxy: lengths n
-    #[arg(long, value_name = "N,…", value_delimiter = ',', default_value = "10,25,50")]
+    #[arg(
+        long,
+        value_name = "N,…",
+        value_delimiter = ',',
+        default_value = "10,25,50"
+    )]
     lengths: Vec<usize>,
 
     /// proxy: sequences of each length; tiny-world: questions of each kind, number of documents and place
@@ -148,12 +160,20 @@ fn run(arguments: Arguments) -> Result<()> {
     };
     check(&arguments, format)?;
     let directory = arguments.model.open()?;
-    let profile = arguments.profile.as_ref().map(|path| cli::read_profile(path, &directory)).transpose()?;
+    let profile = arguments
+        .profile
+        .as_ref()
+        .map(|path| cli::read_profile(path, &directory))
+        .transpose()?;
     let job = match format {
         Some(Format::Mdqa | Format::Longbench) => Some(questions(&arguments, format, &directory)?),
         _ => None,
     };
-    let text = arguments.text.as_ref().map(|path| TextPerplexity::read(path, &directory, arguments.window)).transpose()?;
+    let text = arguments
+        .text
+        .as_ref()
+        .map(|path| TextPerplexity::read(path, &directory, arguments.window))
+        .transpose()?;
 
     let models = Models::load(&arguments, &directory, profile.as_ref())?;
     cli::print(&format!("model     {}\n", directory.shape()))?;
@@ -170,8 +190,13 @@ fn run(arguments: Arguments) -> Result<()> {
         0 => {}
         peak => cli::print(&format!("peak memory {} MiB\n", peak >> 20))?,
     }
-    let Some(out) = &arguments.out else { return Ok(()) };
-    let record = SequenceRecord::Drawn { bos: None, special: false };
+    let Some(out) = &arguments.out else {
+        return Ok(());
+    };
+    let record = SequenceRecord::Drawn {
+        bos: None,
+        special: false,
+    };
     let mut provenance = arguments.model.provenance(&directory, record)?;
     provenance.sequences = None;
     result.insert("settings".into(), settings(&arguments, format));
@@ -187,10 +212,15 @@ fn check(arguments: &Arguments, format: Option<Format>) -> Result<()> {
     if !asks && arguments.data.is_some() {
         bail!("--data: only mdqa and longbench read a file of questions");
     }
-    let counts =
-        [("--documents", arguments.documents), ("--samples", arguments.samples), ("--limit", arguments.limit.unwrap_or(1))];
-    if let Some((flag, _)) =
-        counts.into_iter().chain([("--max-new-tokens", arguments.max_new_tokens.unwrap_or(1))]).find(|c| c.1 == 0)
+    let counts = [
+        ("--documents", arguments.documents),
+        ("--samples", arguments.samples),
+        ("--limit", arguments.limit.unwrap_or(1)),
+    ];
+    if let Some((flag, _)) = counts
+        .into_iter()
+        .chain([("--max-new-tokens", arguments.max_new_tokens.unwrap_or(1))])
+        .find(|c| c.1 == 0)
     {
         bail!("{flag} 0: expected at least 1");
     }
@@ -198,7 +228,10 @@ fn check(arguments: &Arguments, format: Option<Format>) -> Result<()> {
         bail!("--window {}: expected at least 2 tokens", arguments.window);
     }
     if !(arguments.text_limit.is_finite() && arguments.text_limit >= 0.0) {
-        bail!("--text-limit {}: expected a share of at least 0, as in 0.05", arguments.text_limit);
+        bail!(
+            "--text-limit {}: expected a share of at least 0, as in 0.05",
+            arguments.text_limit
+        );
     }
     Ok(())
 }
@@ -210,28 +243,54 @@ struct Models {
 }
 
 impl Models {
-    fn load(arguments: &Arguments, directory: &ModelDirectory, profile: Option<&Profile>) -> Result<Self> {
+    fn load(
+        arguments: &Arguments,
+        directory: &ModelDirectory,
+        profile: Option<&Profile>,
+    ) -> Result<Self> {
         let baseline = arguments.model.load(directory)?;
-        let pear = profile.map(|profile| baseline.clone().with_profile(profile)).transpose()?.map(|model| model.fold());
+        let pear = profile
+            .map(|profile| baseline.clone().with_profile(profile))
+            .transpose()?
+            .map(|model| model.fold());
         Ok(Self { baseline, pear })
     }
 
     fn each(&self) -> impl Iterator<Item = (&'static str, &Decoder)> {
-        [("baseline", Some(&self.baseline)), ("pear", self.pear.as_ref())]
-            .into_iter()
-            .filter_map(|(run, model)| Some((run, model?)))
+        [
+            ("baseline", Some(&self.baseline)),
+            ("pear", self.pear.as_ref()),
+        ]
+        .into_iter()
+        .filter_map(|(run, model)| Some((run, model?)))
     }
 }
 
-fn questions(arguments: &Arguments, format: Option<Format>, directory: &ModelDirectory) -> Result<(Vec<Question>, Runner)> {
+fn questions(
+    arguments: &Arguments,
+    format: Option<Format>,
+    directory: &ModelDirectory,
+) -> Result<(Vec<Question>, Runner)> {
     let path = arguments.data.as_deref().context("--data is missing")?;
     let limit = arguments.limit.unwrap_or(usize::MAX);
-    let places = if format == Some(Format::Mdqa) { mdqa::PLACES } else { longbench::PLACES };
-    let template = arguments.template.as_ref().map(|path| Template::read(path, places)).transpose()?;
+    let places = if format == Some(Format::Mdqa) {
+        mdqa::PLACES
+    } else {
+        longbench::PLACES
+    };
+    let template = arguments
+        .template
+        .as_ref()
+        .map(|path| Template::read(path, places))
+        .transpose()?;
     let questions = if format == Some(Format::Mdqa) {
         let template = match template {
             Some(template) => template,
-            None => Template::new(mdqa::PROMPT.trim_end(), mdqa::PLACES, "the built-in template")?,
+            None => Template::new(
+                mdqa::PROMPT.trim_end(),
+                mdqa::PLACES,
+                "the built-in template",
+            )?,
         };
         let options = mdqa::Options {
             documents: arguments.documents,
@@ -261,10 +320,22 @@ fn questions(arguments: &Arguments, format: Option<Format>, directory: &ModelDir
     Ok((questions, runner))
 }
 
-fn answers(arguments: &Arguments, questions: Vec<Question>, runner: &Runner, models: &Models) -> Result<Map<String, Value>> {
-    let mut outputs = arguments.outputs.as_ref().map(|path| Outputs::create(path)).transpose()?;
+fn answers(
+    arguments: &Arguments,
+    questions: Vec<Question>,
+    runner: &Runner,
+    models: &Models,
+) -> Result<Map<String, Value>> {
+    let mut outputs = arguments
+        .outputs
+        .as_ref()
+        .map(|path| Outputs::create(path))
+        .transpose()?;
     let (mut report, mut done) = (Report::default(), 0);
-    let mut bar = Progress::new("answering", (questions.len() * models.each().count()) as u64);
+    let mut bar = Progress::new(
+        "answering",
+        (questions.len() * models.each().count()) as u64,
+    );
     for question in &questions {
         for (run, model) in models.each() {
             let answered = runner
@@ -275,7 +346,12 @@ fn answers(arguments: &Arguments, questions: Vec<Question>, runner: &Runner, mod
             if let Some(outputs) = &mut outputs {
                 outputs.add(&answered)?;
             }
-            if run == "pear" { &mut report.pear } else { &mut report.baseline }.push(answered);
+            if run == "pear" {
+                &mut report.pear
+            } else {
+                &mut report.baseline
+            }
+            .push(answered);
         }
     }
     drop(bar);
@@ -291,31 +367,60 @@ struct Outputs {
 
 impl Outputs {
     fn create(path: &Path) -> Result<Self> {
-        let file = File::create(path).with_context(|| format!("--outputs {}: cannot write", path.display()))?;
-        Ok(Self { path: path.into(), file: BufWriter::new(file) })
+        let file = File::create(path)
+            .with_context(|| format!("--outputs {}: cannot write", path.display()))?;
+        Ok(Self {
+            path: path.into(),
+            file: BufWriter::new(file),
+        })
     }
 
     fn add(&mut self, answered: &Answered) -> Result<()> {
         let line = serde_json::to_string(answered)? + "\n";
-        let written = self.file.write_all(line.as_bytes()).and_then(|()| self.file.flush());
+        let written = self
+            .file
+            .write_all(line.as_bytes())
+            .and_then(|()| self.file.flush());
         written.with_context(|| format!("--outputs {}: cannot write", self.path.display()))
     }
 }
 
-fn proxy(arguments: &Arguments, directory: &ModelDirectory, models: &Models) -> Result<Map<String, Value>> {
-    let draw = Draw { seed: arguments.seed, bos: arguments.bos, special: false };
+fn proxy(
+    arguments: &Arguments,
+    directory: &ModelDirectory,
+    models: &Models,
+) -> Result<Map<String, Value>> {
+    let draw = Draw {
+        seed: arguments.seed,
+        bos: arguments.bos,
+        special: false,
+    };
     let task = draw.task(directory)?;
-    let mut text = format!("\n{:>6}{:<10}{:>12}{:>16}\n", "n", "", "accuracy", "cross-entropy");
-    let mut results: Map<String, Value> = models.each().map(|(run, _)| (run.to_owned(), json!({"by_length": []}))).collect();
+    let mut text = format!(
+        "\n{:>6}{:<10}{:>12}{:>16}\n",
+        "n", "", "accuracy", "cross-entropy"
+    );
+    let mut results: Map<String, Value> = models
+        .each()
+        .map(|(run, _)| (run.to_owned(), json!({"by_length": []})))
+        .collect();
     for &n in &arguments.lengths {
         draw.check_length("--lengths", n, directory)?;
         let batch = task.batch(n, NEVER_DRAWN..NEVER_DRAWN + arguments.samples)?;
         for (run, model) in models.each() {
             let metrics = pear_train::evaluate(model, &batch, None)?;
-            let (n_shown, name) = if run == "pear" { (String::new(), "PEAR") } else { (n.to_string(), run) };
-            let _ = writeln!(text, "{n_shown:>6}  {name:<10}{:>8.1} %{:>16.4}", 100.0 * metrics.accuracy, metrics.cross_entropy);
-            let row =
-                json!({"n": n, "samples": batch.len(), "accuracy": metrics.accuracy, "cross_entropy": metrics.cross_entropy});
+            let (n_shown, name) = if run == "pear" {
+                (String::new(), "PEAR")
+            } else {
+                (n.to_string(), run)
+            };
+            let _ = writeln!(
+                text,
+                "{n_shown:>6}  {name:<10}{:>8.1} %{:>16.4}",
+                100.0 * metrics.accuracy,
+                metrics.cross_entropy
+            );
+            let row = json!({"n": n, "samples": batch.len(), "accuracy": metrics.accuracy, "cross_entropy": metrics.cross_entropy});
             if let Some(rows) = results[run]["by_length"].as_array_mut() {
                 rows.push(row);
             }
@@ -346,36 +451,84 @@ fn tiny_world(arguments: &Arguments, models: &Models) -> Result<Map<String, Valu
     let mut marks: Vec<(&str, Marks)> = Vec::new();
     for (run, model) in models.each() {
         let at = 100 * marks.len() as u64;
-        marks.push((run, exam.sit(model, |share| bar.set(at + (100.0 * share) as u64, run.to_owned()))?));
+        marks.push((
+            run,
+            exam.sit(model, |share| {
+                bar.set(at + (100.0 * share) as u64, run.to_owned())
+            })?,
+        ));
     }
     drop(bar);
 
-    let scores = |right: Vec<bool>| right.into_iter().map(|right| f64::from(u8::from(right))).collect::<Vec<_>>();
-    let mut text = format!("\n{:<40}{:>8}{:>24}{:>24}{:>24}\n", "", "number", "baseline", "PEAR", "change");
+    let scores = |right: Vec<bool>| {
+        right
+            .into_iter()
+            .map(|right| f64::from(u8::from(right)))
+            .collect::<Vec<_>>()
+    };
+    let mut text = format!(
+        "\n{:<40}{:>8}{:>24}{:>24}{:>24}\n",
+        "", "number", "baseline", "PEAR", "change"
+    );
     let mut groups: Vec<(String, Vec<Vec<f64>>)> = Vec::new();
     for kind in Kind::ALL {
         for place in [None].into_iter().chain(Place::ALL.map(Some)) {
-            let name =
-                place.map_or(kind.name().into(), |place: Place| format!("{}, right document {}", kind.name(), place.name()));
-            groups.push((name, marks.iter().map(|(_, marks)| scores(marks.right(kind, place))).collect()));
+            let name = place.map_or(kind.name().into(), |place: Place| {
+                format!("{}, right document {}", kind.name(), place.name())
+            });
+            groups.push((
+                name,
+                marks
+                    .iter()
+                    .map(|(_, marks)| scores(marks.right(kind, place)))
+                    .collect(),
+            ));
         }
     }
-    groups.push(("closed book".into(), marks.iter().map(|(_, marks)| scores(marks.closed_book.clone())).collect()));
+    groups.push((
+        "closed book".into(),
+        marks
+            .iter()
+            .map(|(_, marks)| scores(marks.closed_book.clone()))
+            .collect(),
+    ));
     let mut results: Map<String, Value> = Map::new();
     let mut paired = Map::new();
     for (name, columns) in &groups {
         let _ = write!(text, "{name:<40}{:>8}", columns[0].len());
         for ((run, _), scores) in marks.iter().zip(columns) {
             let estimate = Estimate::of(scores);
-            let Estimate { mean, low, high, .. } = estimate;
-            let _ = write!(text, "{:>24}", format!("{:.1} % [{:.1}, {:.1}]", 100.0 * mean, 100.0 * low, 100.0 * high));
-            results.entry(*run).or_insert_with(|| json!({}))[name.replace(", right document ", " ").replace(' ', "_")] =
-                json!(estimate);
+            let Estimate {
+                mean, low, high, ..
+            } = estimate;
+            let _ = write!(
+                text,
+                "{:>24}",
+                format!(
+                    "{:.1} % [{:.1}, {:.1}]",
+                    100.0 * mean,
+                    100.0 * low,
+                    100.0 * high
+                )
+            );
+            results.entry(*run).or_insert_with(|| json!({}))
+                [name.replace(", right document ", " ").replace(' ', "_")] = json!(estimate);
         }
         if let [before, after] = &columns[..] {
             let change = Paired::of(before, after);
-            let _ = write!(text, "{:>24}", format!("{:+.1}, p = {}", 100.0 * change.difference, p_text(change.p_value)));
-            paired.insert(name.replace(", right document ", " ").replace(' ', "_"), json!(change));
+            let _ = write!(
+                text,
+                "{:>24}",
+                format!(
+                    "{:+.1}, p = {}",
+                    100.0 * change.difference,
+                    p_text(change.p_value)
+                )
+            );
+            paired.insert(
+                name.replace(", right document ", " ").replace(' ', "_"),
+                json!(change),
+            );
         }
         text.push('\n');
     }
@@ -387,7 +540,14 @@ fn tiny_world(arguments: &Arguments, models: &Models) -> Result<Map<String, Valu
             marks.perplexity
         );
         results[*run]["perplexity"] = marks.perplexity.into();
-        results[*run]["accuracy"] = share(&marks.answers.iter().map(|answer| answer.right).collect::<Vec<_>>()).into();
+        results[*run]["accuracy"] = share(
+            &marks
+                .answers
+                .iter()
+                .map(|answer| answer.right)
+                .collect::<Vec<_>>(),
+        )
+        .into();
     }
     if !paired.is_empty() {
         results.insert("paired".into(), paired.into());
@@ -400,7 +560,10 @@ fn tiny_world(arguments: &Arguments, models: &Models) -> Result<Map<String, Valu
 fn text_cost(arguments: &Arguments, text: &TextPerplexity, models: &Models) -> Result<Value> {
     let before = text.of(&models.baseline)?;
     let Some(pear) = &models.pear else {
-        cli::print(&format!("\ntext      perplexity {before:.4} over {} tokens\n", text.predicted()))?;
+        cli::print(&format!(
+            "\ntext      perplexity {before:.4} over {} tokens\n",
+            text.predicted()
+        ))?;
         return Ok(json!({"before": before, "tokens": text.predicted()}));
     };
     let after = text.of(pear)?;
@@ -418,11 +581,15 @@ fn text_cost(arguments: &Arguments, text: &TextPerplexity, models: &Models) -> R
             100.0 * increase
         ));
     }
-    Ok(json!({"before": before, "after": after, "increase": increase, "within_limit": within, "tokens": text.predicted()}))
+    Ok(
+        json!({"before": before, "after": after, "increase": increase, "within_limit": within, "tokens": text.predicted()}),
+    )
 }
 
 fn settings(arguments: &Arguments, format: Option<Format>) -> Value {
-    let name = format.and_then(|format| format.to_possible_value()).map(|value| value.get_name().to_owned());
+    let name = format
+        .and_then(|format| format.to_possible_value())
+        .map(|value| value.get_name().to_owned());
     json!({
         "format": name, "documents": arguments.documents, "gold_position": arguments.gold_position, "limit": arguments.limit,
         "max_new_tokens": arguments.max_new_tokens, "max_prompt_tokens": arguments.max_prompt_tokens,

@@ -33,13 +33,22 @@ fn main() -> ExitCode {
 }
 
 fn run(arguments: Arguments) -> Result<()> {
-    let Arguments { model, profile, out } = &arguments;
+    let Arguments {
+        model,
+        profile,
+        out,
+    } = &arguments;
     check_out(out, &model.model)?;
     let directory = model.open()?;
     let profile = cli::read_profile(profile, &directory)?;
     let coefficients = profile.for_model(&directory.shape(), &model.device.open()?)?;
     directory.export(&coefficients, out)?;
-    cli::print(&format!("{} with {} heads re-weighted in {}\n", directory.shape(), coefficients.heads().len(), out.display()))
+    cli::print(&format!(
+        "{} with {} heads re-weighted in {}\n",
+        directory.shape(),
+        coefficients.heads().len(),
+        out.display()
+    ))
 }
 
 /// Whether the folder can be made, and is none that would be copied into itself.
@@ -47,14 +56,24 @@ fn check_out(out: &Path, model: &Path) -> Result<()> {
     if out.is_dir() {
         cli::check_out("--out", &out.join("config.json"))?;
     } else if out.exists() {
-        bail!("--out {}: is a file, expected a new or empty folder", out.display());
+        bail!(
+            "--out {}: is a file, expected a new or empty folder",
+            out.display()
+        );
     } else {
         cli::check_out("--out", out)?;
     }
     let folder = if out.is_dir() { out } else { cli::parent(out) };
-    let absolute = |path: &Path| path.canonicalize().with_context(|| format!("{}: cannot read", path.display()));
+    let absolute = |path: &Path| {
+        path.canonicalize()
+            .with_context(|| format!("{}: cannot read", path.display()))
+    };
     if absolute(folder)?.starts_with(absolute(model)?) {
-        bail!("--out {}: lies within the model directory {}", out.display(), model.display());
+        bail!(
+            "--out {}: lies within the model directory {}",
+            out.display(),
+            model.display()
+        );
     }
     Ok(())
 }

@@ -99,9 +99,16 @@ fn run(arguments: Arguments) -> Result<()> {
     if !arguments.ignore_eos {
         options.eos_tokens = directory.eos_tokens()?;
     }
-    let profile = arguments.profile.as_ref().map(|path| cli::read_profile(path, &directory)).transpose()?;
-    let has_tokenizer = arguments.prompt.is_some() || directory.path().join("tokenizer.json").exists();
-    let tokenizer = has_tokenizer.then(|| Tokenizer::open(directory.path())).transpose()?;
+    let profile = arguments
+        .profile
+        .as_ref()
+        .map(|path| cli::read_profile(path, &directory))
+        .transpose()?;
+    let has_tokenizer =
+        arguments.prompt.is_some() || directory.path().join("tokenizer.json").exists();
+    let tokenizer = has_tokenizer
+        .then(|| Tokenizer::open(directory.path()))
+        .transpose()?;
     let prompt = prompt(&arguments, &directory, tokenizer.as_ref())?;
 
     let model = arguments.model.load_with(&directory, profile.as_ref())?;
@@ -119,7 +126,16 @@ fn run(arguments: Arguments) -> Result<()> {
 }
 
 fn options(arguments: &Arguments) -> Result<GenerateOptions> {
-    let Arguments { max_new_tokens, temperature, top_k, top_p, min_p, repetition_penalty, seed, .. } = *arguments;
+    let Arguments {
+        max_new_tokens,
+        temperature,
+        top_k,
+        top_p,
+        min_p,
+        repetition_penalty,
+        seed,
+        ..
+    } = *arguments;
     if max_new_tokens > MOST_NEW_TOKENS {
         bail!("--max-new-tokens {max_new_tokens}: expected {MOST_NEW_TOKENS} or less");
     }
@@ -137,16 +153,35 @@ fn options(arguments: &Arguments) -> Result<GenerateOptions> {
     if !(repetition_penalty.is_finite() && repetition_penalty > 0.0) {
         bail!("--repetition-penalty {repetition_penalty}: expected more than 0");
     }
-    let options = GenerateOptions { max_new_tokens, temperature, top_k, top_p, min_p, ..GenerateOptions::default() };
-    Ok(GenerateOptions { repetition_penalty, seed, ..options })
+    let options = GenerateOptions {
+        max_new_tokens,
+        temperature,
+        top_k,
+        top_p,
+        min_p,
+        ..GenerateOptions::default()
+    };
+    Ok(GenerateOptions {
+        repetition_penalty,
+        seed,
+        ..options
+    })
 }
 
-fn prompt(arguments: &Arguments, directory: &ModelDirectory, tokenizer: Option<&Tokenizer>) -> Result<Vec<u32>> {
+fn prompt(
+    arguments: &Arguments,
+    directory: &ModelDirectory,
+    tokenizer: Option<&Tokenizer>,
+) -> Result<Vec<u32>> {
     let config = directory.config();
     let (flag, tokens) = match (&arguments.prompt_tokens, &arguments.prompt, tokenizer) {
-        (Some(list), _, _) => ("--prompt-tokens", parse_list("--prompt-tokens", list, config.vocab_size)?),
+        (Some(list), _, _) => (
+            "--prompt-tokens",
+            parse_list("--prompt-tokens", list, config.vocab_size)?,
+        ),
         (None, Some(text), Some(tokenizer)) if arguments.chat => {
-            let said = ChatTemplate::open(directory.path())?.render(&[Message::user(text)], true)?;
+            let said =
+                ChatTemplate::open(directory.path())?.render(&[Message::user(text)], true)?;
             ("--prompt", tokenizer.encode_rendered(&said)?)
         }
         (None, Some(text), Some(tokenizer)) => ("--prompt", tokenizer.encode(text)?),
@@ -156,13 +191,23 @@ fn prompt(arguments: &Arguments, directory: &ModelDirectory, tokenizer: Option<&
         bail!("{flag}: no tokens: expected at least 1 to continue");
     }
     if let Some(id) = tokens.iter().find(|&&id| id as usize >= config.vocab_size) {
-        bail!("{flag}: the tokenizer gives token {id}, which is not in the vocabulary of {}", config.vocab_size);
+        bail!(
+            "{flag}: the tokenizer gives token {id}, which is not in the vocabulary of {}",
+            config.vocab_size
+        );
     }
     // The last new token is never read.
     let length = tokens.len() + arguments.max_new_tokens.saturating_sub(1);
-    if let Some(max) = config.attention.position_embedding.max_positions().filter(|&max| length > max) {
+    if let Some(max) = config
+        .attention
+        .position_embedding
+        .max_positions()
+        .filter(|&max| length > max)
+    {
         let (prompt, new) = (tokens.len(), arguments.max_new_tokens);
-        bail!("--max-new-tokens {new}: with a prompt of {prompt} tokens more than the {max} positions of the model");
+        bail!(
+            "--max-new-tokens {new}: with a prompt of {prompt} tokens more than the {max} positions of the model"
+        );
     }
     Ok(tokens)
 }
@@ -179,7 +224,13 @@ struct Stream<'a> {
 
 impl<'a> Stream<'a> {
     fn new(tokenizer: Option<&'a Tokenizer>) -> Self {
-        Self { tokenizer, tokens: Vec::new(), printed: 0, context: 0, failed: None }
+        Self {
+            tokenizer,
+            tokens: Vec::new(),
+            printed: 0,
+            context: 0,
+            failed: None,
+        }
     }
 
     fn show(&mut self, token: u32) -> ControlFlow<()> {

@@ -24,7 +24,10 @@ use pear_examples::partial::{PartialFile, Run};
 use pear_examples::progress::Progress as ProgressBar;
 use pear_examples::proxy::Draw;
 use pear_examples::tokens::TokenFile;
-use pear_locate::{LengthReport, LocateOptions, Progress, Scores, locate, proxy_batches, rank_correlation, resume_on, stability};
+use pear_locate::{
+    LengthReport, LocateOptions, Progress, Scores, locate, proxy_batches, rank_correlation,
+    resume_on, stability,
+};
 use pear_models::{Decoder, ModelDirectory};
 
 /// No more tokens are drawn than this, over all sequences.
@@ -43,11 +46,21 @@ struct Arguments {
     model: ModelArgs,
 
     /// Tokens that are repeated, for each group of sequences
-    #[arg(long, value_name = "N,…", value_delimiter = ',', default_value = "10,15,25,50")]
+    #[arg(
+        long,
+        value_name = "N,…",
+        value_delimiter = ',',
+        default_value = "10,15,25,50"
+    )]
     lengths: Vec<usize>,
 
     /// Sequences of each of the lengths
-    #[arg(long, value_name = "COUNT,…", value_delimiter = ',', default_value = "100,80,40,20")]
+    #[arg(
+        long,
+        value_name = "COUNT,…",
+        value_delimiter = ',',
+        default_value = "100,80,40,20"
+    )]
     samples: Vec<usize>,
 
     /// Seed of the sequences
@@ -177,7 +190,8 @@ struct MergeArguments {
 
 fn main() -> ExitCode {
     // A merge has no model.
-    match std::env::args().any(|argument| argument == "--merge" || argument.starts_with("--merge=")) {
+    match std::env::args().any(|argument| argument == "--merge" || argument.starts_with("--merge="))
+    {
         true => cli::main_with(merge),
         false => cli::main_with(run),
     }
@@ -202,12 +216,20 @@ fn check_outputs(out: &Option<PathBuf>, heatmap: &Option<PathBuf>) -> Result<()>
 }
 
 /// Writes, draws and prints.
-fn finish(scores: &Scores, heads: &[HeadId], out: &Option<PathBuf>, heatmap: &Option<PathBuf>) -> Result<()> {
+fn finish(
+    scores: &Scores,
+    heads: &[HeadId],
+    out: &Option<PathBuf>,
+    heatmap: &Option<PathBuf>,
+) -> Result<()> {
     if let Some(out) = out {
         scores.write(out)?;
     }
     if let Some(heatmap) = heatmap {
-        let title = format!("{}: {} by head", scores.model.architecture, scores.settings.metric);
+        let title = format!(
+            "{}: {} by head",
+            scores.model.architecture, scores.settings.metric
+        );
         heat_map(heatmap, &title, &scores.grid(), heads)?;
     }
     if heads.is_empty() {
@@ -221,17 +243,28 @@ fn run(arguments: Arguments) -> Result<()> {
     let options = options(&arguments)?;
     let directory = arguments.model.open()?;
     let shape = directory.shape();
-    if let Some(layers) = options.layers.filter(|layers| layers.last >= shape.num_layers) {
+    if let Some(layers) = options
+        .layers
+        .filter(|layers| layers.last >= shape.num_layers)
+    {
         bail!("--layers {layers}: the model is {shape}, counted from 0");
     }
-    let layers = options.layers.map_or(shape.num_layers, |layers| layers.iter().count());
+    let layers = options
+        .layers
+        .map_or(shape.num_layers, |layers| layers.iter().count());
     let top_k = TopK::checked(arguments.top_k, 10, layers * shape.num_heads)?;
     let (batches, sequences) = batches(&arguments, &directory)?;
 
     let partial = match &arguments.out {
         Some(out) => {
             let provenance = arguments.model.provenance(&directory, sequences)?;
-            Some((PartialFile::beside(out, Run::new(shape.clone(), &options, &batches, provenance.clone())), provenance))
+            Some((
+                PartialFile::beside(
+                    out,
+                    Run::new(shape.clone(), &options, &batches, provenance.clone()),
+                ),
+                provenance,
+            ))
         }
         None => None,
     };
@@ -242,34 +275,72 @@ fn run(arguments: Arguments) -> Result<()> {
 
     let model = arguments.model.load(&directory)?;
     let load = |name: &DeviceName| arguments.model.load_on(&directory, name);
-    let copies = arguments.also_device.iter().map(load).collect::<Result<Vec<Decoder>>>()?;
+    let copies = arguments
+        .also_device
+        .iter()
+        .map(load)
+        .collect::<Result<Vec<Decoder>>>()?;
     let weights = peak_memory();
     reset_peak_memory();
     let models: Vec<&Decoder> = [&model].into_iter().chain(&copies).collect();
-    cli::print(&format!("model   {}\nscores  {}, {}, {}\n", model.shape(), options.mode, options.ablation, options.metric))?;
+    cli::print(&format!(
+        "model   {}\nscores  {}, {}, {}\n",
+        model.shape(),
+        options.mode,
+        options.ablation,
+        options.metric
+    ))?;
     let keep = |finished: &[LengthReport]| match &partial {
         Some((file, _)) if finished.len() < batches.len() => Ok(file.write(finished)?),
         _ => Ok(()),
     };
-    let report = with_progress("locating", |progress| Ok(resume_on(&models, &batches, &options, finished, keep, progress)?))?;
+    let report = with_progress("locating", |progress| {
+        Ok(resume_on(
+            &models, &batches, &options, finished, keep, progress,
+        )?)
+    })?;
     let heads = top_k.of(&report.scores)?;
     let mut stability = stability(&report, heads.len());
     if arguments.method == Method::Both {
-        let options = LocateOptions { method: pear_locate::Method::Attribution, ..options.clone() };
-        let estimated = with_progress("estimating", |progress| Ok(locate(&model, &batches, &options, progress)?))?.scores;
+        let options = LocateOptions {
+            method: pear_locate::Method::Attribution,
+            ..options.clone()
+        };
+        let estimated = with_progress("estimating", |progress| {
+            Ok(locate(&model, &batches, &options, progress)?)
+        })?
+        .scores;
         stability.attribution_rank_correlation = rank_correlation(&report.scores, &estimated);
-        stability.overlaps.push(Overlap::of(["exact", "attribution"], &heads, &estimated.top(heads.len())));
+        stability.overlaps.push(Overlap::of(
+            ["exact", "attribution"],
+            &heads,
+            &estimated.top(heads.len()),
+        ));
     }
     if arguments.compare_modes {
-        let options = LocateOptions { mode: other(options.mode), ..options.clone() };
-        let again = with_progress("other mode", |progress| Ok(locate(&model, &batches, &options, progress)?))?;
+        let options = LocateOptions {
+            mode: other(options.mode),
+            ..options.clone()
+        };
+        let again = with_progress("other mode", |progress| {
+            Ok(locate(&model, &batches, &options, progress)?)
+        })?;
         let modes = [report.scores.settings.mode, options.mode].map(|mode| mode.to_string());
-        stability.overlaps.push(Overlap::of(modes, &heads, &again.scores.top(heads.len())));
+        stability
+            .overlaps
+            .push(Overlap::of(modes, &heads, &again.scores.top(heads.len())));
     }
     // No more memory is taken than before.
     drop((model, copies));
     if arguments.compare_dtypes {
-        compare_dtypes(&arguments, &directory, &batches, &options, &report.scores, &mut stability)?;
+        compare_dtypes(
+            &arguments,
+            &directory,
+            &batches,
+            &options,
+            &report.scores,
+            &mut stability,
+        )?;
     }
     if stability.gap.is_some_and(|gap| gap.is_noise()) {
         cli::warn(&format!(
@@ -304,7 +375,10 @@ fn memory(weights: u64, budget: usize) -> String {
 }
 
 /// Runs something that tells how far it is.
-fn with_progress<T>(what: &'static str, run: impl FnOnce(&mut dyn FnMut(Progress)) -> Result<T>) -> Result<T> {
+fn with_progress<T>(
+    what: &'static str,
+    run: impl FnOnce(&mut dyn FnMut(Progress)) -> Result<T>,
+) -> Result<T> {
     let mut bar = None;
     run(&mut |step| {
         let bar = bar.get_or_insert_with(|| ProgressBar::new(what, step.total));
@@ -321,17 +395,35 @@ fn other(mode: pear_locate::Mode) -> pear_locate::Mode {
 
 /// The same with the model run in bf16, or in f32 where it ran in half precision.
 fn compare_dtypes(
-    arguments: &Arguments, directory: &ModelDirectory, batches: &[ProxyBatch], options: &LocateOptions, scores: &Scores,
+    arguments: &Arguments,
+    directory: &ModelDirectory,
+    batches: &[ProxyBatch],
+    options: &LocateOptions,
+    scores: &Scores,
     stability: &mut Stability,
 ) -> Result<()> {
     let (device, dtype) = (arguments.model.device.open()?, arguments.model.dtype()?);
-    let other = if dtype == DType::F32 { half_of(&device) } else { Some(DType::F32) };
-    let other = other.with_context(|| format!("--compare-dtypes: --device {} computes in f32 alone", arguments.model.device))?;
+    let other = if dtype == DType::F32 {
+        half_of(&device)
+    } else {
+        Some(DType::F32)
+    };
+    let other = other.with_context(|| {
+        format!(
+            "--compare-dtypes: --device {} computes in f32 alone",
+            arguments.model.device
+        )
+    })?;
     let model = directory.load(&device, other)?;
-    let again = with_progress("other dtype", |progress| Ok(locate(&model, batches, options, progress)?))?.scores;
+    let again = with_progress("other dtype", |progress| {
+        Ok(locate(&model, batches, options, progress)?)
+    })?
+    .scores;
     let [here, there] = [dtype, other].map(name_of);
     let k = stability.top_k;
-    stability.overlaps.push(Overlap::of([&here, &there], &scores.top(k), &again.top(k)));
+    stability
+        .overlaps
+        .push(Overlap::of([&here, &there], &scores.top(k), &again.top(k)));
     stability.rounding = Rounding::between(there, scores, &again);
     Ok(())
 }
@@ -359,7 +451,10 @@ fn options(arguments: &Arguments) -> Result<LocateOptions> {
 }
 
 /// The sequences, one batch for each length, and what the scores say about them.
-fn batches(arguments: &Arguments, directory: &ModelDirectory) -> Result<(Vec<ProxyBatch>, SequenceRecord)> {
+fn batches(
+    arguments: &Arguments,
+    directory: &ModelDirectory,
+) -> Result<(Vec<ProxyBatch>, SequenceRecord)> {
     let config = directory.config();
     if let Some(path) = &arguments.proxy_tokens {
         let tokens = TokenFile::read_proxy(path, config.vocab_size)?;
@@ -370,14 +465,23 @@ fn batches(arguments: &Arguments, directory: &ModelDirectory) -> Result<(Vec<Pro
             by_length.entry(row.len()).or_default().push(row);
         }
         let batch = |rows| Ok(ProxyBatch::from_sequences(rows, config.vocab_size)?);
-        return Ok((by_length.into_values().map(batch).collect::<Result<_>>()?, record));
+        return Ok((
+            by_length.into_values().map(batch).collect::<Result<_>>()?,
+            record,
+        ));
     }
     let (lengths, samples) = (&arguments.lengths, &arguments.samples);
     if lengths.len() != samples.len() {
         let (lengths, samples) = (lengths.len(), samples.len());
-        bail!("--samples: {samples} counts for the {lengths} values of --lengths: expected one for each");
+        bail!(
+            "--samples: {samples} counts for the {lengths} values of --lengths: expected one for each"
+        );
     }
-    let draw = Draw { seed: arguments.seed, bos: arguments.bos, special: arguments.preset.is_some() };
+    let draw = Draw {
+        seed: arguments.seed,
+        bos: arguments.bos,
+        special: arguments.preset.is_some(),
+    };
     for (index, &n) in lengths.iter().enumerate() {
         draw.check_length("--lengths", n, directory)?;
         if lengths[..index].contains(&n) {
@@ -387,26 +491,50 @@ fn batches(arguments: &Arguments, directory: &ModelDirectory) -> Result<(Vec<Pro
     if samples.contains(&0) {
         bail!("--samples 0: expected at least 1 sequence of each length");
     }
-    let tokens = lengths.iter().zip(samples).map(|(n, &samples)| samples.saturating_mul(2 * n));
+    let tokens = lengths
+        .iter()
+        .zip(samples)
+        .map(|(n, &samples)| samples.saturating_mul(2 * n));
     let tokens = tokens.fold(0, usize::saturating_add);
     if tokens > MOST_TOKENS {
         bail!("--samples: sequences of {tokens} tokens altogether, expected at most {MOST_TOKENS}");
     }
-    let pairs: Vec<(usize, usize)> = lengths.iter().copied().zip(samples.iter().copied()).collect();
-    Ok((proxy_batches(&draw.task(directory)?, &pairs)?, draw.record(directory)))
+    let pairs: Vec<(usize, usize)> = lengths
+        .iter()
+        .copied()
+        .zip(samples.iter().copied())
+        .collect();
+    Ok((
+        proxy_batches(&draw.task(directory)?, &pairs)?,
+        draw.record(directory),
+    ))
 }
 
 fn table(scores: &Scores, heads: &[HeadId]) -> String {
     let mut text = String::from("\n     n  samples  accuracy  base logit\n");
     for length in &scores.by_length {
         let (n, samples, accuracy) = (length.n, length.samples, 100.0 * length.accuracy);
-        let _ = writeln!(text, "{n:>6}  {samples:>7}  {accuracy:>6.1} %  {:>10.4}", length.base_logit);
+        let _ = writeln!(
+            text,
+            "{n:>6}  {samples:>7}  {accuracy:>6.1} %  {:>10.4}",
+            length.base_logit
+        );
     }
     text += "\nrank  head     score  std. error\n";
     for (rank, scored) in (1..).zip(&scores.heads()[..heads.len()]) {
-        let error = scored.standard_error.map_or(String::new(), |error| format!("{error:>11.5}"));
-        let _ =
-            writeln!(text, "{}", format!("{rank:>4}  {:<6} {:>+9.5} {error}", scored.head.to_string(), scored.score).trim_end());
+        let error = scored
+            .standard_error
+            .map_or(String::new(), |error| format!("{error:>11.5}"));
+        let _ = writeln!(
+            text,
+            "{}",
+            format!(
+                "{rank:>4}  {:<6} {:>+9.5} {error}",
+                scored.head.to_string(),
+                scored.score
+            )
+            .trim_end()
+        );
     }
     if let Some(stability) = &scores.stability {
         text += &trust(stability);
@@ -420,18 +548,36 @@ fn table(scores: &Scores, heads: &[HeadId]) -> String {
 fn trust(stability: &Stability) -> String {
     let k = stability.top_k;
     let mut text = format!("\nof the best {k} heads, found alike by\n");
-    for Overlap { between: [a, b], share } in &stability.overlaps {
+    for Overlap {
+        between: [a, b],
+        share,
+    } in &stability.overlaps
+    {
         let _ = writeln!(text, "{:>6.0} %  {a}, {b}", 100.0 * share);
     }
     if let Some(gap) = stability.gap {
-        let _ = writeln!(text, "head {k} is {:.5} ahead of the next, standard error {:.5}", gap.difference, gap.standard_error);
+        let _ = writeln!(
+            text,
+            "head {k} is {:.5} ahead of the next, standard error {:.5}",
+            gap.difference, gap.standard_error
+        );
     }
     if let Some(correlation) = stability.attribution_rank_correlation {
-        let _ = writeln!(text, "attribution patching ranks all heads with a correlation of {correlation:.3} (Spearman)");
+        let _ = writeln!(
+            text,
+            "attribution patching ranks all heads with a correlation of {correlation:.3} (Spearman)"
+        );
     }
     if let Some(rounding) = &stability.rounding {
-        let Rounding { dtype, largest, typical } = rounding;
-        let _ = writeln!(text, "in {dtype} scores differ by {typical:.5} (median), {largest:.5} at most");
+        let Rounding {
+            dtype,
+            largest,
+            typical,
+        } = rounding;
+        let _ = writeln!(
+            text,
+            "in {dtype} scores differ by {typical:.5} (median), {largest:.5} at most"
+        );
     }
     text
 }

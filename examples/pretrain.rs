@@ -63,7 +63,12 @@ struct Arguments {
     checkpoint: Option<PathBuf>,
 
     /// Steps between two savings
-    #[arg(long, value_name = "STEPS", default_value_t = 100, requires = "checkpoint")]
+    #[arg(
+        long,
+        value_name = "STEPS",
+        default_value_t = 100,
+        requires = "checkpoint"
+    )]
     checkpoint_every: usize,
 
     /// Go on from the state in the folder of --checkpoint
@@ -76,8 +81,23 @@ fn main() -> ExitCode {
 }
 
 fn run(arguments: Arguments) -> Result<()> {
-    let Arguments { out, dtype, positions, seed, checkpoint, checkpoint_every, resume, .. } = arguments;
-    let circuit = arguments.circuit.unwrap_or(if positions == PositionKind::Rope { Circuit::Seeded } else { Circuit::Learned });
+    let Arguments {
+        out,
+        dtype,
+        positions,
+        seed,
+        checkpoint,
+        checkpoint_every,
+        resume,
+        ..
+    } = arguments;
+    let circuit = arguments
+        .circuit
+        .unwrap_or(if positions == PositionKind::Rope {
+            Circuit::Seeded
+        } else {
+            Circuit::Learned
+        });
     if circuit == Circuit::Seeded && positions != PositionKind::Rope {
         bail!("--circuit seeded: only with --positions rope; the others learn it");
     }
@@ -92,7 +112,10 @@ fn run(arguments: Arguments) -> Result<()> {
         bail!("--copying-steps, --clean-steps, --hedging-steps: expected at least 1 step in all");
     }
     if out.exists() {
-        bail!("--out {}: exists already; expected a new directory", out.display());
+        bail!(
+            "--out {}: exists already; expected a new directory",
+            out.display()
+        );
     }
     if checkpoint_every == 0 {
         bail!("--checkpoint-every 0: expected at least 1");
@@ -100,9 +123,16 @@ fn run(arguments: Arguments) -> Result<()> {
     if let Some(folder) = &checkpoint {
         let begun = folder.join("latest.json").is_file();
         match resume {
-            true if !begun => bail!("--resume: there is no {} to go on from", folder.join("latest.json").display()),
-            false if begun => bail!("--checkpoint {}: holds a state already; --resume goes on from it", folder.display()),
-            _ => std::fs::create_dir_all(folder).with_context(|| format!("--checkpoint {}: cannot make it", folder.display()))?,
+            true if !begun => bail!(
+                "--resume: there is no {} to go on from",
+                folder.join("latest.json").display()
+            ),
+            false if begun => bail!(
+                "--checkpoint {}: holds a state already; --resume goes on from it",
+                folder.display()
+            ),
+            _ => std::fs::create_dir_all(folder)
+                .with_context(|| format!("--checkpoint {}: cannot make it", folder.display()))?,
         }
     }
     let folder = checkpoint.map(|folder| StateFolder::new(&folder, checkpoint_every));
@@ -122,9 +152,14 @@ fn run(arguments: Arguments) -> Result<()> {
         training.steps(),
         since.elapsed().as_secs_f64(),
         // There is none where a finished training was gone on with.
-        if last.is_finite() { format!(", last loss {last:.3}") } else { String::new() },
+        if last.is_finite() {
+            format!(", last loss {last:.3}")
+        } else {
+            String::new()
+        },
         match circuit {
-            Circuit::Seeded => "Its copying circuit was put into the initial weights by hand, and then trained.",
+            Circuit::Seeded =>
+                "Its copying circuit was put into the initial weights by hand, and then trained.",
             Circuit::Learned => "Its weights were random: nothing was put into them by hand.",
         },
     ))

@@ -18,7 +18,9 @@ use burn::module::Module;
 use burn::prelude::*;
 use burn::tensor::DType;
 use clap::{Parser, ValueEnum};
-use pear_core::{DecoderModel, HeadCoefficients, HeadId, NoEdit, Profile, ProxyTask, Scores, forward};
+use pear_core::{
+    DecoderModel, HeadCoefficients, HeadId, NoEdit, Profile, ProxyTask, Scores, forward,
+};
 use pear_examples::cli;
 use pear_examples::draw::{Curve, curves, heat_map, terminal_heat_map};
 use pear_examples::progress::Progress;
@@ -88,15 +90,21 @@ fn main() -> ExitCode {
 fn run(arguments: Arguments) -> Result<()> {
     let (start, folder) = (Instant::now(), Path::new(FOLDER));
     fs::create_dir_all(folder).with_context(|| format!("{FOLDER}: cannot write"))?;
-    say("PEAR: find the heads that suppress the context, learn one number for each, fold the numbers into the weights.\n")?;
+    say(
+        "PEAR: find the heads that suppress the context, learn one number for each, fold the numbers into the weights.\n",
+    )?;
     let demonstration = Demonstration::new(&arguments, folder)?;
     let scores = demonstration.locate()?;
     let profile = demonstration.learn(&scores.top(arguments.top_k))?;
-    let coefficients = profile.for_model(&demonstration.model.shape(), &demonstration.model.device())?;
+    let coefficients =
+        profile.for_model(&demonstration.model.shape(), &demonstration.model.device())?;
     demonstration.compare(&coefficients, &scores)?;
     demonstration.fold(&coefficients)?;
     list_files(folder)?;
-    say(&format!("\nDone in {:.0} s.\n", start.elapsed().as_secs_f64()))
+    say(&format!(
+        "\nDone in {:.0} s.\n",
+        start.elapsed().as_secs_f64()
+    ))
 }
 
 struct Demonstration<'a> {
@@ -125,17 +133,29 @@ impl<'a> Demonstration<'a> {
         let model = directory.load(&Device::flex(), DType::F32)?;
         let (world, seed, top_k) = (World::new(0), arguments.seed, arguments.top_k);
         if model.vocab_size() != world.words().len() {
-            bail!("--model {}: {} words, but the tiny world has {}", path.display(), model.vocab_size(), world.words().len());
+            bail!(
+                "--model {}: {} words, but the tiny world has {}",
+                path.display(),
+                model.vocab_size(),
+                world.words().len()
+            );
         }
         let heads = model.shape().heads().count();
         if !(1..=heads / 2).contains(&top_k) {
-            bail!("--top-k {top_k}: expected 1 to {}, half of the heads there are", heads / 2);
+            bail!(
+                "--top-k {top_k}: expected 1 to {}, half of the heads there are",
+                heads / 2
+            );
         }
         let task = ProxyTask::new(model.vocab_size(), &directory.special_tokens()?, seed)?;
         let circuit = match (&arguments.model, arguments.positions) {
             (Some(_), _) => "",
-            (None, Positions::Rope) => " Its copying circuit\n   was put into its initial weights by hand, and then trained.",
-            (None, _) => " It learned to copy\n   by itself. RESULTS.md says why the heads that are located matter less here.",
+            (None, Positions::Rope) => {
+                " Its copying circuit\n   was put into its initial weights by hand, and then trained."
+            }
+            (None, _) => {
+                " It learned to copy\n   by itself. RESULTS.md says why the heads that are located matter less here."
+            }
         };
         say(&format!(
             "\n1  The model: {}, {} parameters, trained from scratch by `pretrain` in a tiny world of\n   \
@@ -144,18 +164,42 @@ impl<'a> Demonstration<'a> {
             model.num_params(),
         ))?;
         let exam = Exam::new(&world, QUESTIONS, seed);
-        Ok(Self { folder, directory, model, world, exam, task, top_k, seed })
+        Ok(Self {
+            folder,
+            directory,
+            model,
+            world,
+            exam,
+            task,
+            top_k,
+            seed,
+        })
     }
 
     /// 2. Each head replaced once by the mean of its own output.
     fn locate(&self) -> Result<Scores> {
         let since = Instant::now();
-        let scores = locate(&self.model, &proxy_batches(&self.task, &LENGTHS)?, &LocateOptions::default(), |_| {})?.scores;
+        let scores = locate(
+            &self.model,
+            &proxy_batches(&self.task, &LENGTHS)?,
+            &LocateOptions::default(),
+            |_| {},
+        )?
+        .scores;
         let seconds = since.elapsed().as_secs_f64();
         let top = scores.top(self.top_k);
         scores.write(&self.folder.join("scores.json"))?;
-        heat_map(&self.folder.join("heads.svg"), "How much better without each head", &scores.grid(), &top)?;
-        let best = scores.heads().iter().take(5.max(self.top_k)).map(|h| format!("{} {:+.2} %", h.head, 100.0 * h.score));
+        heat_map(
+            &self.folder.join("heads.svg"),
+            "How much better without each head",
+            &scores.grid(),
+            &top,
+        )?;
+        let best = scores
+            .heads()
+            .iter()
+            .take(5.max(self.top_k))
+            .map(|h| format!("{} {:+.2} %", h.head, 100.0 * h.score));
         say(&format!(
             "\n2  Locating, {seconds:.1} s: n random tokens, then the same again (n = {}); one head at a time replaced by its mean.\n   \
              Score: how much the logit of the right token rises. Highest, as layer.head: {}\n\n{}",
@@ -172,15 +216,25 @@ impl<'a> Demonstration<'a> {
         let (profile, history) = self.train(heads, "learning coefficients")?;
         let seconds = since.elapsed().as_secs_f64();
         profile.write(&self.folder.join("profile.json"))?;
-        let losses = profile.training.as_ref().map(|t| t.loss.clone()).unwrap_or_default();
+        let losses = profile
+            .training
+            .as_ref()
+            .map(|t| t.loss.clone())
+            .unwrap_or_default();
         let lines = profile.coefficients.iter().enumerate().map(|(i, c)| {
             let values = history.iter().map(|step| f64::from(step[i])).collect();
             Curve::new(c.head.to_string(), values)
         });
-        let panels = [("loss", vec![Curve::new("loss", losses.clone())]), ("coefficients", lines.collect())];
+        let panels = [
+            ("loss", vec![Curve::new("loss", losses.clone())]),
+            ("coefficients", lines.collect()),
+        ];
         curves(&self.folder.join("training.svg"), &panels)?;
         let options = train_options();
-        let learned = profile.coefficients.iter().map(|c| format!("{} × {:.2}", c.head, c.value));
+        let learned = profile
+            .coefficients
+            .iter()
+            .map(|c| format!("{} × {:.2}", c.head, c.value));
         say(&format!(
             "\n3  Learning, {seconds:.0} s: all weights frozen, one coefficient a head from 1; {} steps of {} random sequences, n = {}\n   \
              loss {:.2} {} {:.2}    {}\n",
@@ -213,15 +267,26 @@ impl<'a> Demonstration<'a> {
         let mut models = vec![self.model.clone(), self.with(coefficients)?];
         let mut random = Random::new(self.seed, 0);
         for index in 0..RANDOM_DRAWS {
-            let heads = random.sample(scores.heads().iter().skip(self.top_k).map(|scored| scored.head), self.top_k);
-            let (profile, _) = self.train(&heads, &format!("control {} of {RANDOM_DRAWS}", index + 1))?;
+            let heads = random.sample(
+                scores
+                    .heads()
+                    .iter()
+                    .skip(self.top_k)
+                    .map(|scored| scored.head),
+                self.top_k,
+            );
+            let (profile, _) =
+                self.train(&heads, &format!("control {} of {RANDOM_DRAWS}", index + 1))?;
             models.push(self.with(&profile.for_model(&self.model.shape(), &self.model.device())?)?);
         }
         let mut bar = Progress::new("asking", 100 * models.len() as u64);
         let mut marks = Vec::new();
         for (index, model) in models.iter().enumerate() {
             let at = |share: f64| 100 * index as u64 + (100.0 * share) as u64;
-            marks.push(self.exam.sit(model, |share| bar.set(at(share), String::new()))?);
+            marks.push(
+                self.exam
+                    .sit(model, |share| bar.set(at(share), String::new()))?,
+            );
         }
         drop(bar);
 
@@ -231,15 +296,38 @@ impl<'a> Demonstration<'a> {
         );
         let mut line = |name: &str, values: Vec<f64>, percent: bool| {
             let control = values[2..].iter().sum::<f64>() / values[2..].len() as f64;
-            let cell = |value: f64| if percent { format!("{:.1} %", 100.0 * value) } else { format!("{value:.2}") };
-            let _ = writeln!(text, "   {name:<41}{:>8}{:>8}{:>9}", cell(values[0]), cell(values[1]), cell(control));
+            let cell = |value: f64| {
+                if percent {
+                    format!("{:.1} %", 100.0 * value)
+                } else {
+                    format!("{value:.2}")
+                }
+            };
+            let _ = writeln!(
+                text,
+                "   {name:<41}{:>8}{:>8}{:>9}",
+                cell(values[0]),
+                cell(values[1]),
+                cell(control)
+            );
         };
         for n in MEASURED {
             let batch = self.task.batch(n, NEVER_DRAWN..NEVER_DRAWN + HELD_OUT)?;
-            let metrics = models.iter().map(|model| evaluate(model, &batch, None)).collect::<Result<Vec<_>, _>>()?;
-            line(&format!("random tokens, n = {n}: right"), metrics.iter().map(|m| m.accuracy).collect(), true);
+            let metrics = models
+                .iter()
+                .map(|model| evaluate(model, &batch, None))
+                .collect::<Result<Vec<_>, _>>()?;
+            line(
+                &format!("random tokens, n = {n}: right"),
+                metrics.iter().map(|m| m.accuracy).collect(),
+                true,
+            );
             if n == MEASURED[2] {
-                line("                        cross-entropy", metrics.iter().map(|m| m.cross_entropy).collect(), false);
+                line(
+                    "                        cross-entropy",
+                    metrics.iter().map(|m| m.cross_entropy).collect(),
+                    false,
+                );
             }
         }
         for (kind, name) in [
@@ -247,14 +335,39 @@ impl<'a> Demonstration<'a> {
             (Kind::Unseen, "documents about someone never seen"),
             (Kind::Agreeing, "documents agree with memory"),
         ] {
-            line(name, marks.iter().map(|marks| share(&marks.right(kind, None))).collect(), true);
+            line(
+                name,
+                marks
+                    .iter()
+                    .map(|marks| share(&marks.right(kind, None)))
+                    .collect(),
+                true,
+            );
             for place in Place::ALL {
                 let name = format!("   right document {}", place.name());
-                line(&name, marks.iter().map(|marks| share(&marks.right(kind, Some(place)))).collect(), true);
+                line(
+                    &name,
+                    marks
+                        .iter()
+                        .map(|marks| share(&marks.right(kind, Some(place))))
+                        .collect(),
+                    true,
+                );
             }
         }
-        line("no documents, from memory", marks.iter().map(|marks| share(&marks.closed_book)).collect(), true);
-        line("plain text: perplexity", marks.iter().map(|marks| marks.perplexity).collect(), false);
+        line(
+            "no documents, from memory",
+            marks
+                .iter()
+                .map(|marks| share(&marks.closed_book))
+                .collect(),
+            true,
+        );
+        line(
+            "plain text: perplexity",
+            marks.iter().map(|marks| marks.perplexity).collect(),
+            false,
+        );
         let _ = write!(
             text,
             "\n   {} questions of each kind, 5, 8 or 10 documents. {}\n   \
@@ -294,13 +407,21 @@ impl<'a> Demonstration<'a> {
         let apart = |other: &Decoder| -> Result<f64> {
             let mut largest: f64 = 0.0;
             for sequence in batch.sequences() {
-                let (a, b) = (log_probs(&reweighted, sequence)?, log_probs(other, sequence)?);
-                largest = a.iter().zip(&b).map(|(a, b)| (a - b).abs()).fold(largest, f64::max);
+                let (a, b) = (
+                    log_probs(&reweighted, sequence)?,
+                    log_probs(other, sequence)?,
+                );
+                largest = a
+                    .iter()
+                    .zip(&b)
+                    .map(|(a, b)| (a - b).abs())
+                    .fold(largest, f64::max);
             }
             Ok(largest)
         };
         let (in_f32, written) = (apart(&self.with(coefficients)?)?, apart(&folded)?);
-        let [plain_ms, folded_ms] = forward_milliseconds([model, &folded], &batch.tokens(&model.device()));
+        let [plain_ms, folded_ms] =
+            forward_milliseconds([model, &folded], &batch.tokens(&model.device()));
         say(&format!(
             "\n5  Folding: the coefficients multiplied into the output projections\n   \
              log-probabilities of 1,000 tokens, re-weighted against folded: largest difference {in_f32:.0e};\n   \
@@ -313,16 +434,31 @@ impl<'a> Demonstration<'a> {
 
 /// The paper's settings, with a higher learning rate for fewer steps.
 fn train_options() -> TrainOptions {
-    TrainOptions { steps: 40, learning_rate: 0.02, ..TrainOptions::default() }
+    TrainOptions {
+        steps: 40,
+        learning_rate: 0.02,
+        ..TrainOptions::default()
+    }
 }
 
 /// How many answers turned right, and how many wrong.
 fn gains(before: &Marks, after: &Marks) -> String {
     let turned = |from: bool| {
-        let (before, after) = (before.right(Kind::Conflicting, None), after.right(Kind::Conflicting, None));
-        before.iter().zip(&after).filter(|(b, a)| (**b, **a) == (from, !from)).count()
+        let (before, after) = (
+            before.right(Kind::Conflicting, None),
+            after.right(Kind::Conflicting, None),
+        );
+        before
+            .iter()
+            .zip(&after)
+            .filter(|(b, a)| (**b, **a) == (from, !from))
+            .count()
     };
-    format!("Where documents contradict memory, {} answers became right, {} wrong.", turned(false), turned(true))
+    format!(
+        "Where documents contradict memory, {} answers became right, {} wrong.",
+        turned(false),
+        turned(true)
+    )
 }
 
 /// Forward passes of each model.
@@ -353,7 +489,10 @@ fn list_files(folder: &Path) -> Result<()> {
         ("heads.svg", "the same as a picture"),
         ("profile.json", "the coefficients"),
         ("training.svg", "loss and coefficients, step by step"),
-        ("folded/", "the model with the coefficients in its weights, for any engine that loads the first"),
+        (
+            "folded/",
+            "the model with the coefficients in its weights, for any engine that loads the first",
+        ),
     ];
     let mut text = String::from("\n6  Files\n");
     for (name, what) in files {
@@ -364,12 +503,20 @@ fn list_files(folder: &Path) -> Result<()> {
 
 /// A curve in one line of at most `width` letters.
 fn sparkline(values: &[f64], width: usize) -> String {
-    let (low, high) = values.iter().fold((f64::INFINITY, f64::NEG_INFINITY), |(l, h), &v| (l.min(v), h.max(v)));
+    let (low, high) = values
+        .iter()
+        .fold((f64::INFINITY, f64::NEG_INFINITY), |(l, h), &v| {
+            (l.min(v), h.max(v))
+        });
     let bar = |value: f64| {
-        ['▁', '▂', '▃', '▄', '▅', '▆', '▇', '█'][(7.99 * (value - low) / (high - low).max(f64::MIN_POSITIVE)) as usize]
+        ['▁', '▂', '▃', '▄', '▅', '▆', '▇', '█']
+            [(7.99 * (value - low) / (high - low).max(f64::MIN_POSITIVE)) as usize]
     };
     let each = values.len().div_ceil(width).max(1);
-    values.chunks(each).map(|part| bar(part.iter().sum::<f64>() / part.len() as f64)).collect()
+    values
+        .chunks(each)
+        .map(|part| bar(part.iter().sum::<f64>() / part.len() as f64))
+        .collect()
 }
 
 fn join(parts: impl IntoIterator<Item = String>, between: &str) -> String {

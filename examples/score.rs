@@ -59,7 +59,11 @@ fn run(arguments: Arguments) -> Result<()> {
         cli::check_out("--out", out)?;
     }
     let directory = arguments.model.open()?;
-    let profile = arguments.profile.as_ref().map(|path| cli::read_profile(path, &directory)).transpose()?;
+    let profile = arguments
+        .profile
+        .as_ref()
+        .map(|path| cli::read_profile(path, &directory))
+        .transpose()?;
     let rows = rows(&arguments, &directory)?;
 
     let model = arguments.model.load_with(&directory, profile.as_ref())?;
@@ -68,19 +72,30 @@ fn run(arguments: Arguments) -> Result<()> {
     for (index, row) in rows.iter().enumerate() {
         let row_probs = log_probs(&model, row)?;
         if let Some(at) = row_probs.iter().position(|p| !p.is_finite()) {
-            bail!("row {index}: the log-probability of token {} is {}: the model gives no finite logits", at + 1, row_probs[at]);
+            bail!(
+                "row {index}: the log-probability of token {} is {}: the model gives no finite logits",
+                at + 1,
+                row_probs[at]
+            );
         }
         scored.push(row_probs);
         done += row.len() as u64;
         bar.set(done, format!("row {}", index + 1));
     }
     drop(bar);
-    let scored = Scored { perplexity: perplexity(&scored), log_probs: scored };
+    let scored = Scored {
+        perplexity: perplexity(&scored),
+        log_probs: scored,
+    };
     if let Some(out) = &arguments.out {
         write_json(out, &scored)?;
     }
     let count: usize = scored.log_probs.iter().map(Vec::len).sum();
-    cli::print(&format!("perplexity {:.4} over {count} tokens in {} rows\n", scored.perplexity, rows.len()))
+    cli::print(&format!(
+        "perplexity {:.4} over {count} tokens in {} rows\n",
+        scored.perplexity,
+        rows.len()
+    ))
 }
 
 fn rows(arguments: &Arguments, directory: &ModelDirectory) -> Result<Vec<Vec<u32>>> {
@@ -90,27 +105,48 @@ fn rows(arguments: &Arguments, directory: &ModelDirectory) -> Result<Vec<Vec<u32
         let tokens = TokenFile::read(path, config.vocab_size)?;
         tokens.check_lengths(positions)?;
         if let Some(row) = tokens.rows.iter().position(|row| row.len() < 2) {
-            let problem = format!("{} tokens: expected at least 2, for one to be predicted", tokens.rows[row].len());
+            let problem = format!(
+                "{} tokens: expected at least 2, for one to be predicted",
+                tokens.rows[row].len()
+            );
             return Err(tokens.problem(row, &problem));
         }
         return Ok(tokens.rows);
     }
-    let Some(path) = &arguments.text else { bail!("expected --tokens or --text") };
+    let Some(path) = &arguments.text else {
+        bail!("expected --tokens or --text")
+    };
     let cannot_read = || format!("{}: cannot read", path.display());
     let size = std::fs::metadata(path).with_context(cannot_read)?.len();
     if size > LONGEST_TEXT {
-        bail!("{}: {size} bytes: expected a text of at most {} MiB", path.display(), LONGEST_TEXT >> 20);
+        bail!(
+            "{}: {size} bytes: expected a text of at most {} MiB",
+            path.display(),
+            LONGEST_TEXT >> 20
+        );
     }
     let text = std::fs::read_to_string(path).with_context(cannot_read)?;
     let tokens = Tokenizer::open(directory.path())?.encode(&text)?;
     if tokens.len() < 2 {
-        bail!("{}: {} tokens: expected at least 2, for one to be predicted", path.display(), tokens.len());
+        bail!(
+            "{}: {} tokens: expected at least 2, for one to be predicted",
+            path.display(),
+            tokens.len()
+        );
     }
     if let Some(id) = tokens.iter().find(|&&id| id as usize >= config.vocab_size) {
-        bail!("{}: the tokenizer gives token {id}, which is not in the vocabulary of {}", path.display(), config.vocab_size);
+        bail!(
+            "{}: the tokenizer gives token {id}, which is not in the vocabulary of {}",
+            path.display(),
+            config.vocab_size
+        );
     }
     if let Some(max) = positions.filter(|&max| tokens.len() > max) {
-        bail!("{}: {} tokens, but the model has only {max} positions", path.display(), tokens.len());
+        bail!(
+            "{}: {} tokens, but the model has only {max} positions",
+            path.display(),
+            tokens.len()
+        );
     }
     Ok(vec![tokens])
 }

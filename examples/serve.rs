@@ -24,7 +24,12 @@ use pear_examples::device::{DeviceName, token};
 )]
 struct Arguments {
     /// The device, or several of one kind
-    #[arg(long, value_name = "NAME,…", value_delimiter = ',', default_value = "flex")]
+    #[arg(
+        long,
+        value_name = "NAME,…",
+        value_delimiter = ',',
+        default_value = "flex"
+    )]
     device: Vec<DeviceName>,
 
     /// Address and port; port 0 is any free one
@@ -37,18 +42,27 @@ fn main() -> ExitCode {
 }
 
 fn run(arguments: Arguments) -> Result<()> {
-    if let Some(other) = arguments.device.iter().find(|device| !device.is_same_kind(&arguments.device[0])) {
+    if let Some(other) = arguments
+        .device
+        .iter()
+        .find(|device| !device.is_same_kind(&arguments.device[0]))
+    {
         bail!("--device {other}: one server serves devices of one kind");
     }
-    let devices = arguments.device.iter().map(DeviceName::open).collect::<Result<Vec<_>>>()?;
-    let listener = TcpListener::bind(&arguments.listen).with_context(|| format!("--listen {}", arguments.listen))?;
+    let devices = arguments
+        .device
+        .iter()
+        .map(DeviceName::open)
+        .collect::<Result<Vec<_>>>()?;
+    let listener = TcpListener::bind(&arguments.listen)
+        .with_context(|| format!("--listen {}", arguments.listen))?;
     let address = listener.local_addr()?;
     let mut server = RemoteServer::new(devices);
     match token() {
         Some(token) => server = server.with_authorizer(TokenAuthorizer::new(token)?),
-        None if !address.ip().is_loopback() => {
-            cli::warn(&format!("anybody who reaches {address} can compute here: set PEAR_TOKEN"))
-        }
+        None if !address.ip().is_loopback() => cli::warn(&format!(
+            "anybody who reaches {address} can compute here: set PEAR_TOKEN"
+        )),
         None => {}
     }
     cli::print(&format!("serving ws://{address}\n"))?;

@@ -75,7 +75,8 @@ fn run(arguments: Arguments) -> Result<()> {
         cli::check_out("--out", out)?;
     }
     if let Some(folder) = &arguments.pictures {
-        std::fs::create_dir_all(folder).with_context(|| format!("--pictures {}: cannot make the folder", folder.display()))?;
+        std::fs::create_dir_all(folder)
+            .with_context(|| format!("--pictures {}: cannot make the folder", folder.display()))?;
     }
     let world = World::new(0);
     let exam = Exam::new(&world, arguments.questions, arguments.seed);
@@ -84,21 +85,43 @@ fn run(arguments: Arguments) -> Result<()> {
         let directory = ModelDirectory::open(path)?;
         let model = directory.load(&Device::flex(), DType::F32)?;
         if model.vocab_size() != world.words().len() {
-            bail!("{}: {} words, but the tiny world has {}", path.display(), model.vocab_size(), world.words().len());
+            bail!(
+                "{}: {} words, but the tiny world has {}",
+                path.display(),
+                model.vocab_size(),
+                world.words().len()
+            );
         }
-        let study = Study { model, exam: &exam, task: ProxyTask::new(world.words().len(), &directory.special_tokens()?, 0)? };
-        let name = path.file_name().map_or_else(|| path.display().to_string(), |name| name.to_string_lossy().into_owned());
+        let study = Study {
+            model,
+            exam: &exam,
+            task: ProxyTask::new(world.words().len(), &directory.special_tokens()?, 0)?,
+        };
+        let name = path.file_name().map_or_else(
+            || path.display().to_string(),
+            |name| name.to_string_lossy().into_owned(),
+        );
         let part = study.tables(&name, &arguments, &mut over)?;
         cli::print(&part)?;
         text += &part;
     }
     if let Some(folder) = &arguments.pictures {
         let [conflicting, unseen, perplexity] = over;
-        let panels = [("conflicting, %", conflicting), ("unseen, %", unseen), ("perplexity of plain text", perplexity)];
-        curves_over(&folder.join("number-of-heads.svg"), "number of heads, highest scores first", &panels)?;
+        let panels = [
+            ("conflicting, %", conflicting),
+            ("unseen, %", unseen),
+            ("perplexity of plain text", perplexity),
+        ];
+        curves_over(
+            &folder.join("number-of-heads.svg"),
+            "number of heads, highest scores first",
+            &panels,
+        )?;
     }
     match &arguments.out {
-        Some(out) => Ok(write_atomic(out, |file| std::io::Write::write_all(file, text.as_bytes()))?),
+        Some(out) => Ok(write_atomic(out, |file| {
+            std::io::Write::write_all(file, text.as_bytes())
+        })?),
         None => Ok(()),
     }
 }
@@ -118,8 +141,16 @@ struct Outcome {
 
 impl Study<'_> {
     /// `over`: curves of what the number of heads does, for all models.
-    fn tables(&self, name: &str, arguments: &Arguments, over: &mut [Vec<Curve>; 3]) -> Result<String> {
-        let mut bar = Progress::new("study", (1 + COUNTS.len() + 2 + 2 * arguments.draws + 1 + 5) as u64);
+    fn tables(
+        &self,
+        name: &str,
+        arguments: &Arguments,
+        over: &mut [Vec<Curve>; 3],
+    ) -> Result<String> {
+        let mut bar = Progress::new(
+            "study",
+            (1 + COUNTS.len() + 2 + 2 * arguments.draws + 1 + 5) as u64,
+        );
         let mut done = 0;
         let mut step = |what: &str| {
             done += 1;
@@ -133,12 +164,19 @@ impl Study<'_> {
         let mut learned = Vec::new();
         for count in COUNTS {
             learned.push(self.trained(&scores.top(count))?);
-            text += &row(&format!("top {count}"), &learned[learned.len() - 1], &before);
+            text += &row(
+                &format!("top {count}"),
+                &learned[learned.len() - 1],
+                &before,
+            );
             step("numbers of heads");
         }
         for (column, curves) in [3, 5, 7].into_iter().zip(over) {
             let mut values = vec![f64::NAN; COUNTS[COUNTS.len() - 1] + 1];
-            let all = [0].into_iter().chain(COUNTS).zip([&before].into_iter().chain(&learned));
+            let all = [0]
+                .into_iter()
+                .chain(COUNTS)
+                .zip([&before].into_iter().chain(&learned));
             all.for_each(|(count, outcome)| values[count] = columns(outcome)[column]);
             curves.push(Curve::new(name, values));
         }
@@ -150,29 +188,54 @@ impl Study<'_> {
                 &scores.top(K),
             )?;
         }
-        let lowest: Vec<HeadId> = scores.heads().iter().rev().map(|scored| scored.head).collect();
+        let lowest: Vec<HeadId> = scores
+            .heads()
+            .iter()
+            .rev()
+            .map(|scored| scored.head)
+            .collect();
         for count in [2, 3] {
-            text += &row(&format!("lowest {count}"), &self.trained(&lowest[..count])?, &before);
+            text += &row(
+                &format!("lowest {count}"),
+                &self.trained(&lowest[..count])?,
+                &before,
+            );
             step("lowest heads");
         }
         let mut random = Random::new(arguments.seed, 1);
         let heads: Vec<HeadId> = self.model.shape().heads().collect();
-        let draws: Vec<Vec<HeadId>> = (0..arguments.draws).map(|_| random.sample(heads.iter().copied(), K)).collect();
+        let draws: Vec<Vec<HeadId>> = (0..arguments.draws)
+            .map(|_| random.sample(heads.iter().copied(), K))
+            .collect();
         let mut outcomes = Vec::new();
         for draw in &draws {
             outcomes.push(self.trained(draw)?);
             step("random heads");
         }
-        text += &mean_row(&format!("{} draws of {K} random heads", draws.len()), &outcomes, &before);
-        let fixed = |heads: &[HeadId]| self.outcome(&heads.iter().map(|&head| (head, FIXED)).collect::<Vec<_>>());
-        text += &row(&format!("top {K}, all × {FIXED}, nothing learned"), &fixed(&scores.top(K))?, &before);
+        text += &mean_row(
+            &format!("{} draws of {K} random heads", draws.len()),
+            &outcomes,
+            &before,
+        );
+        let fixed = |heads: &[HeadId]| {
+            self.outcome(&heads.iter().map(|&head| (head, FIXED)).collect::<Vec<_>>())
+        };
+        text += &row(
+            &format!("top {K}, all × {FIXED}, nothing learned"),
+            &fixed(&scores.top(K))?,
+            &before,
+        );
         step("fixed");
         let mut still = Vec::new();
         for draw in &draws {
             still.push(fixed(draw)?);
             step("random heads, fixed");
         }
-        text += &mean_row(&format!("the same random heads, all × {FIXED}"), &still, &before);
+        text += &mean_row(
+            &format!("the same random heads, all × {FIXED}"),
+            &still,
+            &before,
+        );
         for (mode, ablation) in [
             (Mode::Activation, Ablation::BatchMean),
             (Mode::Activation, Ablation::Zero),
@@ -180,16 +243,30 @@ impl Study<'_> {
             (Mode::Path, Ablation::BatchMean),
             (Mode::Path, Ablation::Zero),
         ] {
-            let other = self.scores(LocateOptions { mode, ablation, ..LocateOptions::default() })?;
-            text += &row(&format!("top {K} by {mode}, {ablation}"), &self.trained(&other.top(K))?, &before);
+            let other = self.scores(LocateOptions {
+                mode,
+                ablation,
+                ..LocateOptions::default()
+            })?;
+            text += &row(
+                &format!("top {K} by {mode}, {ablation}"),
+                &self.trained(&other.top(K))?,
+                &before,
+            );
             step("ways to score");
         }
 
-        let pear = &learned[COUNTS.iter().position(|&count| count == K).unwrap_or_default()];
+        let pear = &learned[COUNTS
+            .iter()
+            .position(|&count| count == K)
+            .unwrap_or_default()];
         text += &paired(&before, pear);
         let better = |outcomes: &[Outcome], than: &Outcome| {
             let of = |outcome: &Outcome| share(&outcome.marks.right(Kind::Conflicting, None));
-            outcomes.iter().filter(|outcome| of(outcome) >= of(than)).count()
+            outcomes
+                .iter()
+                .filter(|outcome| of(outcome) >= of(than))
+                .count()
         };
         let _ = write!(
             text,
@@ -199,36 +276,70 @@ impl Study<'_> {
             outcomes.len(),
             better(&still, &fixed(&scores.top(K))?),
             still.len(),
-            list(scores.heads().iter().take(5).map(|scored| format!("{} {:+.2} %", scored.head, 100.0 * scored.score))),
-            list(pear.coefficients.iter().map(|(head, value)| format!("{head} × {value:.2}"))),
+            list(scores.heads().iter().take(5).map(|scored| format!(
+                "{} {:+.2} %",
+                scored.head,
+                100.0 * scored.score
+            ))),
+            list(
+                pear.coefficients
+                    .iter()
+                    .map(|(head, value)| format!("{head} × {value:.2}"))
+            ),
         );
         Ok(text)
     }
 
     fn scores(&self, options: LocateOptions) -> Result<Scores> {
-        Ok(locate(&self.model, &proxy_batches(&self.task, &LENGTHS)?, &options, |_| {})?.scores)
+        Ok(locate(
+            &self.model,
+            &proxy_batches(&self.task, &LENGTHS)?,
+            &options,
+            |_| {},
+        )?
+        .scores)
     }
 
     /// Coefficients learned on random tokens alone.
     fn trained(&self, heads: &[HeadId]) -> Result<Outcome> {
         let mut trainer = Trainer::new(&self.model, heads, options())?;
-        trainer.run(&Sequences::Drawn(self.task.clone()), |_, _| Ok(std::ops::ControlFlow::Continue(())))?;
+        trainer.run(&Sequences::Drawn(self.task.clone()), |_, _| {
+            Ok(std::ops::ControlFlow::Continue(()))
+        })?;
         let coefficients = trainer.coefficients();
-        self.outcome(&coefficients.heads().into_iter().zip(coefficients.values()).collect::<Vec<_>>())
+        self.outcome(
+            &coefficients
+                .heads()
+                .into_iter()
+                .zip(coefficients.values())
+                .collect::<Vec<_>>(),
+        )
     }
 
     fn outcome(&self, coefficients: &[(HeadId, f32)]) -> Result<Outcome> {
-        let numbers = HeadCoefficients::new(coefficients, self.model.shape().num_heads, &self.model.device())?;
+        let numbers = HeadCoefficients::new(
+            coefficients,
+            self.model.shape().num_heads,
+            &self.model.device(),
+        )?;
         let folded = self.model.clone().with_coefficients(&numbers)?.fold();
         let held_out = self.task.batch(50, 1 << 40..(1 << 40) + 100)?;
         let proxy = evaluate(&folded, &held_out, None)?;
-        Ok(Outcome { coefficients: coefficients.to_vec(), marks: self.exam.sit(&folded, |_| {})?, proxy })
+        Ok(Outcome {
+            coefficients: coefficients.to_vec(),
+            marks: self.exam.sit(&folded, |_| {})?,
+            proxy,
+        })
     }
 }
 
 /// Few steps at a high rate: the model is small.
 fn options() -> TrainOptions {
-    TrainOptions { steps: 40, learning_rate: 0.02, ..TrainOptions::default() }
+    TrainOptions {
+        steps: 40,
+        learning_rate: 0.02,
+        ..TrainOptions::default()
+    }
 }
 
 const HEADER: &str = "| heads | proxy accuracy | proxy loss | agreeing | conflicting | of these from memory | unseen | closed book | \
@@ -250,7 +361,10 @@ fn columns(outcome: &Outcome) -> [f64; 8] {
 }
 
 fn line(name: &str, cells: impl IntoIterator<Item = String>) -> String {
-    format!("| {name} | {} |\n", cells.into_iter().collect::<Vec<_>>().join(" | "))
+    format!(
+        "| {name} | {} |\n",
+        cells.into_iter().collect::<Vec<_>>().join(" | ")
+    )
 }
 
 fn digits(column: usize) -> usize {
@@ -263,7 +377,13 @@ fn row(name: &str, outcome: &Outcome, before: &Outcome) -> String {
         name,
         (0..now.len()).map(|i| match name {
             "before" => format!("{:.*}", digits(i), now[i]),
-            _ => format!("{:.*} ({:+.*})", digits(i), now[i], digits(i), now[i] - then[i]),
+            _ => format!(
+                "{:.*} ({:+.*})",
+                digits(i),
+                now[i],
+                digits(i),
+                now[i] - then[i]
+            ),
         }),
     )
 }
@@ -272,10 +392,21 @@ fn row(name: &str, outcome: &Outcome, before: &Outcome) -> String {
 fn mean_row(name: &str, outcomes: &[Outcome], before: &Outcome) -> String {
     let (then, count) = (columns(before), outcomes.len() as f64);
     let cell = |i: usize| {
-        let changes: Vec<f64> = outcomes.iter().map(|outcome| columns(outcome)[i] - then[i]).collect();
+        let changes: Vec<f64> = outcomes
+            .iter()
+            .map(|outcome| columns(outcome)[i] - then[i])
+            .collect();
         let mean = changes.iter().sum::<f64>() / count;
-        let deviation = (changes.iter().map(|c| (c - mean).powi(2)).sum::<f64>() / (count - 1.0).max(1.0)).sqrt();
-        format!("{:.*} ({mean:+.*} ± {deviation:.*})", digits(i), then[i] + mean, digits(i), digits(i))
+        let deviation = (changes.iter().map(|c| (c - mean).powi(2)).sum::<f64>()
+            / (count - 1.0).max(1.0))
+        .sqrt();
+        format!(
+            "{:.*} ({mean:+.*} ± {deviation:.*})",
+            digits(i),
+            then[i] + mean,
+            digits(i),
+            digits(i)
+        )
     };
     line(name, (0..then.len()).map(cell))
 }
@@ -287,7 +418,12 @@ fn paired(before: &Outcome, after: &Outcome) -> String {
          | --- | --- | --- | --- | --- | --- | --- | --- |\n"
     );
     let mut add = |name: String, before: Vec<bool>, after: Vec<bool>| {
-        let scores = |right: &[bool]| right.iter().map(|right| f64::from(u8::from(*right))).collect::<Vec<_>>();
+        let scores = |right: &[bool]| {
+            right
+                .iter()
+                .map(|right| f64::from(u8::from(*right)))
+                .collect::<Vec<_>>()
+        };
         let paired = Paired::of(&scores(&before), &scores(&after));
         let cells = [
             before.len().to_string(),
@@ -301,13 +437,25 @@ fn paired(before: &Outcome, after: &Outcome) -> String {
         text += &line(&name, cells);
     };
     for kind in Kind::ALL {
-        add(kind.name().into(), before.marks.right(kind, None), after.marks.right(kind, None));
+        add(
+            kind.name().into(),
+            before.marks.right(kind, None),
+            after.marks.right(kind, None),
+        );
         for place in Place::ALL {
             let name = format!("{}, right document {}", kind.name(), place.name());
-            add(name, before.marks.right(kind, Some(place)), after.marks.right(kind, Some(place)));
+            add(
+                name,
+                before.marks.right(kind, Some(place)),
+                after.marks.right(kind, Some(place)),
+            );
         }
     }
-    add("closed book".into(), before.marks.closed_book.clone(), after.marks.closed_book.clone());
+    add(
+        "closed book".into(),
+        before.marks.closed_book.clone(),
+        after.marks.closed_book.clone(),
+    );
     text
 }
 

@@ -111,7 +111,12 @@ struct Arguments {
     checkpoint: Option<PathBuf>,
 
     /// Steps between two savings
-    #[arg(long, value_name = "STEPS", default_value_t = 10, requires = "checkpoint")]
+    #[arg(
+        long,
+        value_name = "STEPS",
+        default_value_t = 10,
+        requires = "checkpoint"
+    )]
     checkpoint_every: usize,
 
     /// Write every step down: a line of CSV with loss, learning rate, gradient norm and coefficients
@@ -191,25 +196,48 @@ fn run(arguments: Arguments) -> Result<()> {
     if let Some(log) = &arguments.log {
         cli::check_out("--log", log)?;
     }
-    for (flag, value) in [("--checkpoint-every", arguments.checkpoint_every), ("--text-every", arguments.text_every)] {
+    for (flag, value) in [
+        ("--checkpoint-every", arguments.checkpoint_every),
+        ("--text-every", arguments.text_every),
+    ] {
         if value == 0 {
             bail!("{flag} 0: expected at least 1");
         }
     }
     if !(arguments.text_limit.is_finite() && arguments.text_limit >= 0.0) {
-        bail!("--text-limit {}: expected a share of at least 0, as in 0.05", arguments.text_limit);
+        bail!(
+            "--text-limit {}: expected a share of at least 0, as in 0.05",
+            arguments.text_limit
+        );
     }
-    let checkpoint = arguments.checkpoint.as_deref().map(checkpoint_file).transpose()?;
-    if let Some(file) = checkpoint.as_ref().filter(|file| arguments.resume && !file.is_file()) {
+    let checkpoint = arguments
+        .checkpoint
+        .as_deref()
+        .map(checkpoint_file)
+        .transpose()?;
+    if let Some(file) = checkpoint
+        .as_ref()
+        .filter(|file| arguments.resume && !file.is_file())
+    {
         bail!("--resume: there is no {} to go on from", file.display());
     }
     let mut options = options(&arguments)?;
     let directory = arguments.model.open()?;
     let (heads, scores) = heads(&arguments, &directory)?;
-    let draw = Draw { seed: arguments.seed, bos: arguments.bos, special: false };
+    let draw = Draw {
+        seed: arguments.seed,
+        bos: arguments.bos,
+        special: false,
+    };
     let task = draw.task(&directory)?;
-    let given = arguments.proxy_tokens.as_ref().map(|path| given(path, &arguments, &mut options, &directory)).transpose()?;
-    let record = given.as_ref().map_or_else(|| draw.record(&directory), |(_, record)| record.clone());
+    let given = arguments
+        .proxy_tokens
+        .as_ref()
+        .map(|path| given(path, &arguments, &mut options, &directory))
+        .transpose()?;
+    let record = given
+        .as_ref()
+        .map_or_else(|| draw.record(&directory), |(_, record)| record.clone());
     if given.is_none() {
         draw.check_length("--length", options.length, &directory)?;
     }
@@ -217,14 +245,26 @@ fn run(arguments: Arguments) -> Result<()> {
     let held_out = task.batch(options.length, NEVER_DRAWN..NEVER_DRAWN + HELD_OUT)?;
     let sequences = given.map_or(Sequences::Drawn(task), |(batch, _)| Sequences::Given(batch));
 
-    let text = arguments.text.as_ref().map(|path| TextPerplexity::read(path, &directory, arguments.window)).transpose()?;
+    let text = arguments
+        .text
+        .as_ref()
+        .map(|path| TextPerplexity::read(path, &directory, arguments.window))
+        .transpose()?;
 
     let model = arguments.model.load(&directory)?;
-    let text = text.map(|text| TextGate::new(text, &model, arguments.text_limit)).transpose()?;
+    let text = text
+        .map(|text| TextGate::new(text, &model, arguments.text_limit))
+        .transpose()?;
     let load = |name: &DeviceName| arguments.model.load_on(&directory, name);
-    let copies = arguments.also_device.iter().map(load).collect::<Result<Vec<Decoder>>>()?;
+    let copies = arguments
+        .also_device
+        .iter()
+        .map(load)
+        .collect::<Result<Vec<Decoder>>>()?;
     let before = evaluate(&model, &held_out, None)?;
-    let mut trainer = Trainer::new(&model, &heads, options.clone())?.with_copies(&copies).with_held_out(held_out.clone());
+    let mut trainer = Trainer::new(&model, &heads, options.clone())?
+        .with_copies(&copies)
+        .with_held_out(held_out.clone());
     if checkpoint.is_some() || arguments.out.is_some() {
         trainer = trainer.with_provenance(arguments.model.provenance(&directory, record)?);
     }
@@ -237,7 +277,10 @@ fn run(arguments: Arguments) -> Result<()> {
     // One line for each head; steps before a checkpoint are known from the log alone.
     let mut history = vec![vec![f64::NAN; trainer.steps_done()]; heads.len()];
     let remember = |history: &mut Vec<Vec<f64>>, values: &[f32]| {
-        history.iter_mut().zip(values).for_each(|(line, &value)| line.push(f64::from(value)));
+        history
+            .iter_mut()
+            .zip(values)
+            .for_each(|(line, &value)| line.push(f64::from(value)));
     };
     remember(&mut history, &trainer.coefficients().values());
     if let Some(log) = log.as_ref().filter(|_| done > 0) {
@@ -260,11 +303,14 @@ fn run(arguments: Arguments) -> Result<()> {
             }
         }
         // After the log, which thus holds every step of a checkpoint.
-        let due = done.is_multiple_of(arguments.checkpoint_every) || done == options.steps || trainer.is_stalled();
+        let due = done.is_multiple_of(arguments.checkpoint_every)
+            || done == options.steps
+            || trainer.is_stalled();
         if let Some(file) = checkpoint.as_ref().filter(|_| due) {
             trainer.save(file)?;
         }
-        let may_stop = arguments.text_gate == Gate::Stop && done.is_multiple_of(arguments.text_every);
+        let may_stop =
+            arguments.text_gate == Gate::Stop && done.is_multiple_of(arguments.text_every);
         if let Some(text) = text.as_ref().filter(|_| may_stop) {
             stopped = text.increase(trainer.coefficients())? > arguments.text_limit;
             if stopped {
@@ -278,12 +324,16 @@ fn run(arguments: Arguments) -> Result<()> {
     unlogged?;
     let mut profile = trainer.profile()?;
     if let Some(text) = text.as_ref().filter(|_| arguments.text_gate == Gate::Stop) {
-        let ends_outside = !stopped && text.increase(trainer.coefficients())? > arguments.text_limit;
+        let ends_outside =
+            !stopped && text.increase(trainer.coefficients())? > arguments.text_limit;
         if stopped || ends_outside {
             cli::warn(&format!(
                 "{}: the coefficients are those after step {}",
                 text.limit_text(),
-                within.training.as_ref().map_or(0, |training| training.steps)
+                within
+                    .training
+                    .as_ref()
+                    .map_or(0, |training| training.steps)
             ));
             profile = within;
         }
@@ -293,9 +343,19 @@ fn run(arguments: Arguments) -> Result<()> {
     let mut said = report(&trainer, &coefficients, &options, before, after);
     if let Some(text) = &text {
         let increase = text.increase(&coefficients)?;
-        let _ = writeln!(said, "{:<22} {:>11.4} {:>11.4}", "perplexity of the text", text.before, text.before * (1.0 + increase));
+        let _ = writeln!(
+            said,
+            "{:<22} {:>11.4} {:>11.4}",
+            "perplexity of the text",
+            text.before,
+            text.before * (1.0 + increase)
+        );
         if increase > arguments.text_limit {
-            cli::warn(&format!("{}: it rises by {:.2} %", text.limit_text(), 100.0 * increase));
+            cli::warn(&format!(
+                "{}: it rises by {:.2} %",
+                text.limit_text(),
+                100.0 * increase
+            ));
         }
         if let Some(training) = &mut profile.training {
             training.text_perplexity = Some((text.before, text.before * (1.0 + increase)));
@@ -328,18 +388,29 @@ struct TextGate<'a> {
 impl<'a> TextGate<'a> {
     fn new(text: TextPerplexity, model: &'a Decoder, limit: f64) -> Result<Self> {
         let before = text.of(model)?;
-        Ok(Self { text, model, before, limit })
+        Ok(Self {
+            text,
+            model,
+            before,
+            limit,
+        })
     }
 
     /// The share by which its perplexity rises with these coefficients.
     fn increase(&self, coefficients: &HeadCoefficients) -> pear_train::Result<f64> {
         let model = self.model.clone().with_coefficients(coefficients)?;
         // The tokens are those that the model has read before.
-        Ok(self.text.of(&model).map_or(f64::INFINITY, |after| after / self.before - 1.0))
+        Ok(self
+            .text
+            .of(&model)
+            .map_or(f64::INFINITY, |after| after / self.before - 1.0))
     }
 
     fn limit_text(&self) -> String {
-        format!("the perplexity of --text may rise by {} % (--text-limit)", 100.0 * self.limit)
+        format!(
+            "the perplexity of --text may rise by {} % (--text-limit)",
+            100.0 * self.limit
+        )
     }
 }
 
@@ -364,13 +435,22 @@ fn options(arguments: &Arguments) -> Result<TrainOptions> {
             Fall::Constant => Schedule::Constant,
         },
         micro_batch_size: arguments.micro_batch_size,
-        held_out_every: arguments.held_out_every.or(arguments.patience.map(|_| HELD_OUT_EVERY)),
+        held_out_every: arguments
+            .held_out_every
+            .or(arguments.patience.map(|_| HELD_OUT_EVERY)),
         patience: arguments.patience,
         seed: arguments.seed,
     };
     match options.validate() {
         // As the flag is called.
-        Err(Error::Option { option, value, expected }) => bail!("--{} {value}: expected {expected}", option.replace('_', "-")),
+        Err(Error::Option {
+            option,
+            value,
+            expected,
+        }) => bail!(
+            "--{} {value}: expected {expected}",
+            option.replace('_', "-")
+        ),
         other => other?,
     }
     Ok(options)
@@ -383,7 +463,11 @@ fn bound(options: &mut TrainOptions) -> Result<()> {
     }
     let most = MOST_TOKENS / (2 * options.length);
     if options.batch_size > most {
-        bail!("--batch-size {}: expected {most} or less for sequences of {} tokens", options.batch_size, 2 * options.length);
+        bail!(
+            "--batch-size {}: expected {most} or less for sequences of {} tokens",
+            options.batch_size,
+            2 * options.length
+        );
     }
     let at_once = (TOKENS_AT_ONCE / (2 * options.length)).max(1);
     options.micro_batch_size.get_or_insert(at_once);
@@ -391,7 +475,10 @@ fn bound(options: &mut TrainOptions) -> Result<()> {
 }
 
 /// The heads of a list, or the first of a scores file with its scores.
-fn heads(arguments: &Arguments, directory: &ModelDirectory) -> Result<(Vec<HeadId>, Option<Scores>)> {
+fn heads(
+    arguments: &Arguments,
+    directory: &ModelDirectory,
+) -> Result<(Vec<HeadId>, Option<Scores>)> {
     let shape = directory.shape();
     let text = &arguments.heads;
     let path = Path::new(text);
@@ -407,31 +494,55 @@ fn heads(arguments: &Arguments, directory: &ModelDirectory) -> Result<(Vec<HeadI
         bail!("--heads {text}: neither a file that exists nor a list of heads such as 26.28,11.6");
     }
     let scores = Scores::read(path)?;
-    shape.check_same(&scores.model).with_context(|| path.display().to_string())?;
+    shape
+        .check_same(&scores.model)
+        .with_context(|| path.display().to_string())?;
     if scores.is_partial() {
         let (path, layers) = (path.display(), scores.layers());
-        bail!("--heads {path}: scores of layers {layers} alone: join them with the others by `locate --merge`");
+        bail!(
+            "--heads {path}: scores of layers {layers} alone: join them with the others by `locate --merge`"
+        );
     }
     cli::warn_of_mismatches(path, &scores.provenance, directory)?;
-    let heads =
-        TopK::checked(arguments.top_k, 10, scores.heads().len())?.of(&scores).with_context(|| path.display().to_string())?;
+    let heads = TopK::checked(arguments.top_k, 10, scores.heads().len())?
+        .of(&scores)
+        .with_context(|| path.display().to_string())?;
     if heads.is_empty() {
-        bail!("--top-k auto: no score in {} stands out of the noise ({})", path.display(), TopK::RULE);
+        bail!(
+            "--top-k auto: no score in {} stands out of the noise ({})",
+            path.display(),
+            TopK::RULE
+        );
     }
     Ok((heads, Some(scores)))
 }
 
 /// The sequences of a file, all of one length; their number decides on the steps unless `--steps` does.
 fn given(
-    path: &Path, arguments: &Arguments, options: &mut TrainOptions, directory: &ModelDirectory,
+    path: &Path,
+    arguments: &Arguments,
+    options: &mut TrainOptions,
+    directory: &ModelDirectory,
 ) -> Result<(ProxyBatch, SequenceRecord)> {
     let config = directory.config();
     let tokens = TokenFile::read_proxy(path, config.vocab_size)?;
     tokens.check_lengths(config.attention.position_embedding.max_positions())?;
-    let length = arguments.length.map_or(tokens.rows[0].len(), |n| n.saturating_mul(2));
+    let length = arguments
+        .length
+        .map_or(tokens.rows[0].len(), |n| n.saturating_mul(2));
     if let Some(row) = tokens.rows.iter().position(|row| row.len() != length) {
-        let why = if arguments.length.is_some() { "by --length" } else { "as in the first line" };
-        return Err(tokens.problem(row, &format!("{} tokens: expected {length}, {why}", tokens.rows[row].len())));
+        let why = if arguments.length.is_some() {
+            "by --length"
+        } else {
+            "as in the first line"
+        };
+        return Err(tokens.problem(
+            row,
+            &format!(
+                "{} tokens: expected {length}, {why}",
+                tokens.rows[row].len()
+            ),
+        ));
     }
     options.length = length / 2;
     let (count, batch_size) = (tokens.rows.len(), options.batch_size);
@@ -440,22 +551,33 @@ fn given(
     if whole < steps || whole == 0 {
         let needed = batch_size.saturating_mul(steps.max(1));
         let steps = steps.max(1);
-        bail!("{}: {count} sequences: expected {needed} for {steps} steps of --batch-size {batch_size}", path.display());
+        bail!(
+            "{}: {count} sequences: expected {needed} for {steps} steps of --batch-size {batch_size}",
+            path.display()
+        );
     }
     let left = count - steps * batch_size;
     if left > 0 {
-        cli::warn(&format!("{}: the last {left} sequences are not used", path.display()));
+        cli::warn(&format!(
+            "{}: the last {left} sequences are not used",
+            path.display()
+        ));
     }
     options.steps = steps;
     let record = tokens.record();
-    Ok((ProxyBatch::from_sequences(tokens.rows, config.vocab_size)?, record))
+    Ok((
+        ProxyBatch::from_sequences(tokens.rows, config.vocab_size)?,
+        record,
+    ))
 }
 
 /// The file in the folder of `--checkpoint`, which is made if need be.
 fn checkpoint_file(folder: &Path) -> Result<PathBuf> {
     if !folder.exists() {
         cli::check_out("--checkpoint", folder)?;
-        fs::create_dir(folder).with_context(|| format!("--checkpoint {}: cannot make the folder", folder.display()))?;
+        fs::create_dir(folder).with_context(|| {
+            format!("--checkpoint {}: cannot make the folder", folder.display())
+        })?;
     }
     if !folder.is_dir() {
         bail!("--checkpoint {}: expected a folder", folder.display());
@@ -465,31 +587,67 @@ fn checkpoint_file(folder: &Path) -> Result<PathBuf> {
     Ok(file)
 }
 
-fn draw_curves<M: DecoderModel>(path: &Path, trainer: &Trainer<M>, history: Vec<Vec<f64>>) -> Result<()> {
+fn draw_curves<M: DecoderModel>(
+    path: &Path,
+    trainer: &Trainer<M>,
+    history: Vec<Vec<f64>>,
+) -> Result<()> {
     let heads = trainer.coefficients().heads();
-    let coefficients = heads.iter().zip(history).map(|(head, values)| Curve::new(head.to_string(), values)).collect();
+    let coefficients = heads
+        .iter()
+        .zip(history)
+        .map(|(head, values)| Curve::new(head.to_string(), values))
+        .collect();
     let mut loss = vec![Curve::new("loss", trainer.losses().to_vec())];
     if !trainer.held_out_losses().is_empty() {
         let mut held_out = vec![f64::NAN; trainer.steps_done() + 1];
-        trainer.held_out_losses().iter().for_each(|&(steps, loss)| held_out[steps] = loss);
+        trainer
+            .held_out_losses()
+            .iter()
+            .for_each(|&(steps, loss)| held_out[steps] = loss);
         loss.push(Curve::new("held out", held_out));
     }
     curves(path, &[("loss", loss), ("coefficients", coefficients)])
 }
 
 fn report<M: DecoderModel>(
-    trainer: &Trainer<M>, coefficients: &HeadCoefficients, options: &TrainOptions, before: ProxyMetrics, after: ProxyMetrics,
+    trainer: &Trainer<M>,
+    coefficients: &HeadCoefficients,
+    options: &TrainOptions,
+    before: ProxyMetrics,
+    after: ProxyMetrics,
 ) -> String {
-    let mut text = format!("{} steps of {} sequences, n = {}\n", trainer.steps_done(), options.batch_size, options.length);
+    let mut text = format!(
+        "{} steps of {} sequences, n = {}\n",
+        trainer.steps_done(),
+        options.batch_size,
+        options.length
+    );
     if let Some(step) = trainer.best_step() {
-        let _ = writeln!(text, "the coefficients are those after step {step}, when the held-out loss was lowest");
+        let _ = writeln!(
+            text,
+            "the coefficients are those after step {step}, when the held-out loss was lowest"
+        );
     }
     text += "\nhead   coefficient\n";
     for (head, value) in coefficients.heads().iter().zip(coefficients.values()) {
         let _ = writeln!(text, "{:<6} {value:>11.5}", head.to_string());
     }
-    let _ = writeln!(text, "\non {HELD_OUT} other sequences     before       after");
-    let _ = writeln!(text, "{:<22} {:>11.4} {:>11.4}", "loss", before.loss, after.loss);
-    let _ = writeln!(text, "{:<22} {:>9.1} % {:>9.1} %", "accuracy", 100.0 * before.accuracy, 100.0 * after.accuracy);
+    let _ = writeln!(
+        text,
+        "\non {HELD_OUT} other sequences     before       after"
+    );
+    let _ = writeln!(
+        text,
+        "{:<22} {:>11.4} {:>11.4}",
+        "loss", before.loss, after.loss
+    );
+    let _ = writeln!(
+        text,
+        "{:<22} {:>9.1} % {:>9.1} %",
+        "accuracy",
+        100.0 * before.accuracy,
+        100.0 * after.accuracy
+    );
     text
 }

@@ -32,10 +32,20 @@ fn main() {
         return run(what, Path::new(directory));
     }
     let (compute, bandwidth) = (matmul_rate(&Device::flex(), 768, 2048), read_rate());
-    println!("this machine: {:.0} GFLOP/s in matrix products, {:.1} GB/s read from memory", compute / 1e9, bandwidth / 1e9);
+    println!(
+        "this machine: {:.0} GFLOP/s in matrix products, {:.1} GB/s read from memory",
+        compute / 1e9,
+        bandwidth / 1e9
+    );
     let folder = env::temp_dir().join(format!("pear-bench-{}", std::process::id()));
-    let wanted = env::args().skip(1).find(|argument| !argument.starts_with('-')).unwrap_or_default();
-    for (name, config) in [("Llama, 12 layers x 12 heads x 768, 32,000 words", llama()), ("Qwen2.5-0.5B", qwen())] {
+    let wanted = env::args()
+        .skip(1)
+        .find(|argument| !argument.starts_with('-'))
+        .unwrap_or_default();
+    for (name, config) in [
+        ("Llama, 12 layers x 12 heads x 768, 32,000 words", llama()),
+        ("Qwen2.5-0.5B", qwen()),
+    ] {
         if !name.contains(&wanted) {
             continue;
         }
@@ -67,21 +77,33 @@ fn qwen() -> Value {
 
 fn write(config: &Value, directory: &Path) {
     Device::flex().seed(0);
-    let model = DecoderConfig::from_json(config).and_then(|config| Ok(config.init(&Device::flex())?)).expect("a model");
-    model.save(config, DType::F32, directory).expect("a checkpoint");
+    let model = DecoderConfig::from_json(config)
+        .and_then(|config| Ok(config.init(&Device::flex())?))
+        .expect("a model");
+    model
+        .save(config, DType::F32, directory)
+        .expect("a checkpoint");
 }
 
 fn compare(name: &str, config: &Value, directory: &Path, compute: f64, bandwidth: f64) {
     let decoder = DecoderConfig::from_json(config).expect("a valid config");
     let flops = Flops::of(&decoder);
     let layers = decoder.num_hidden_layers as f64;
-    let prefill = PROMPT as f64 * layers * (flops.block + flops.attention * (PROMPT + 1) as f64 / 2.0) + flops.logits;
+    let prefill =
+        PROMPT as f64 * layers * (flops.block + flops.attention * (PROMPT + 1) as f64 / 2.0)
+            + flops.logits;
     // What a token reads: every weight but the embedding's other rows, which count where they are the unembedding.
     let weights = (layers * flops.block + flops.logits) / 2.0;
     let attention = &decoder.attention;
-    let cached = 2.0 * layers * (attention.num_key_value_heads * attention.head_dim) as f64 * (PROMPT + NEW / 2) as f64;
+    let cached = 2.0
+        * layers
+        * (attention.num_key_value_heads * attention.head_dim) as f64
+        * (PROMPT + NEW / 2) as f64;
 
-    println!("\n{name}\n{:<26} {:>12} {:>9} {:>13} {:>9} {:>9}", "", "prefill, ms", "GFLOP/s", "ms a token", "GB/s", "peak GB");
+    println!(
+        "\n{name}\n{:<26} {:>12} {:>9} {:>13} {:>9} {:>9}",
+        "", "prefill, ms", "GFLOP/s", "ms a token", "GB/s", "peak GB"
+    );
     for (dtype, size) in [("float32", 4.0), ("bfloat16", 2.0)] {
         let row = |label: &str, seconds: f64, token: f64, peak: Option<f64>| {
             let peak = peak.map_or(String::new(), |peak| format!("{:.2}", peak / 1e9));
@@ -94,7 +116,12 @@ fn compare(name: &str, config: &Value, directory: &Path, compute: f64, bandwidth
                 size * (weights + cached) / token / 1e9,
             );
         };
-        let numbers = |output: &str| (number_in(output, "prefill_seconds"), number_in(output, "decode_seconds"));
+        let numbers = |output: &str| {
+            (
+                number_in(output, "prefill_seconds"),
+                number_in(output, "decode_seconds"),
+            )
+        };
         let ours = in_a_process(dtype, directory);
         let (seconds, token) = numbers(&ours);
         row("ours", seconds, token, Some(number_in(&ours, "peak_bytes")));
@@ -108,7 +135,12 @@ fn compare(name: &str, config: &Value, directory: &Path, compute: f64, bandwidth
         let path = directory.to_str().expect("a path");
         if let Some(output) = python("generate.py", &["--model", path, "--dtype", dtype]) {
             let (seconds, token) = numbers(&output);
-            row("transformers", seconds, token, Some(number_in(&output, "peak_bytes")));
+            row(
+                "transformers",
+                seconds,
+                token,
+                Some(number_in(&output, "peak_bytes")),
+            );
             others.push(("transformers", seconds, token));
         }
         if cfg!(feature = "candle") {
@@ -117,18 +149,43 @@ fn compare(name: &str, config: &Value, directory: &Path, compute: f64, bandwidth
             others.push(("candle", seconds, token));
         }
         for (other, their_seconds, their_token) in others {
-            println!("  we are {:.2} and {:.2} times as fast as {other}", their_seconds / seconds, their_token / token);
+            println!(
+                "  we are {:.2} and {:.2} times as fast as {other}",
+                their_seconds / seconds,
+                their_token / token
+            );
         }
     }
     let output = in_a_process("reweighted", directory);
-    println!("ten unfolded coefficients: {:.3} times the time of a token without", number_in(&output, "ratio"));
+    println!(
+        "ten unfolded coefficients: {:.3} times the time of a token without",
+        number_in(&output, "ratio")
+    );
     let output = in_a_process("load", directory);
-    let (seconds, peak) = (number_in(&output, "seconds"), number_in(&output, "peak_bytes"));
-    let size = std::fs::metadata(directory.join("model.safetensors")).expect("the checkpoint").len() as f64;
-    println!("loading {:.2} GB: ours {seconds:.2} s, peak {:.2} GB", size / 1e9, peak / 1e9);
-    if let Some(output) = python("generate.py", &["--model", directory.to_str().expect("a path"), "--load"]) {
-        let (seconds, peak) = (number_in(&output, "seconds"), number_in(&output, "peak_bytes"));
-        println!("                 transformers {seconds:.2} s, peak {:.2} GB", peak / 1e9);
+    let (seconds, peak) = (
+        number_in(&output, "seconds"),
+        number_in(&output, "peak_bytes"),
+    );
+    let size = std::fs::metadata(directory.join("model.safetensors"))
+        .expect("the checkpoint")
+        .len() as f64;
+    println!(
+        "loading {:.2} GB: ours {seconds:.2} s, peak {:.2} GB",
+        size / 1e9,
+        peak / 1e9
+    );
+    if let Some(output) = python(
+        "generate.py",
+        &["--model", directory.to_str().expect("a path"), "--load"],
+    ) {
+        let (seconds, peak) = (
+            number_in(&output, "seconds"),
+            number_in(&output, "peak_bytes"),
+        );
+        println!(
+            "                 transformers {seconds:.2} s, peak {:.2} GB",
+            peak / 1e9
+        );
     }
 }
 
@@ -136,8 +193,15 @@ fn compare(name: &str, config: &Value, directory: &Path, compute: f64, bandwidth
 fn in_a_process(what: &str, directory: &Path) -> String {
     let program = env::current_exe().expect("this program");
     let case = format!("{what}:{}", directory.display());
-    let output = Command::new(program).env("PEAR_BENCH_CASE", case).output().expect("this program once more");
-    assert!(output.status.success(), "{what}: {}", String::from_utf8_lossy(&output.stderr));
+    let output = Command::new(program)
+        .env("PEAR_BENCH_CASE", case)
+        .output()
+        .expect("this program once more");
+    assert!(
+        output.status.success(),
+        "{what}: {}",
+        String::from_utf8_lossy(&output.stderr)
+    );
     String::from_utf8_lossy(&output.stdout).into_owned()
 }
 
@@ -147,33 +211,68 @@ fn run(what: &str, directory: &Path) {
         "load" => {
             reset_peak_memory();
             let (before, start) = (peak_memory(), Instant::now());
-            let model = open(directory.into()).load(&Device::flex(), DType::F32).expect("a model");
-            println!("seconds {}\npeak_bytes {}", start.elapsed().as_secs_f64(), peak_memory().saturating_sub(before));
+            let model = open(directory.into())
+                .load(&Device::flex(), DType::F32)
+                .expect("a model");
+            println!(
+                "seconds {}\npeak_bytes {}",
+                start.elapsed().as_secs_f64(),
+                peak_memory().saturating_sub(before)
+            );
             drop(model);
         }
         "reweighted" => {
-            let model = open(directory.into()).load(&Device::flex(), DType::F32).expect("a model");
+            let model = open(directory.into())
+                .load(&Device::flex(), DType::F32)
+                .expect("a model");
             let shape = model.shape();
-            let heads: Vec<_> = (0..10).map(|i| (HeadId::new(i, i % shape.num_heads), 0.7)).collect();
-            let coefficients = HeadCoefficients::new(&heads, shape.num_heads, &Device::flex()).expect("heads");
-            let reweighted = model.clone().with_coefficients(&coefficients).expect("heads that exist");
+            let heads: Vec<_> = (0..10)
+                .map(|i| (HeadId::new(i, i % shape.num_heads), 0.7))
+                .collect();
+            let coefficients =
+                HeadCoefficients::new(&heads, shape.num_heads, &Device::flex()).expect("heads");
+            let reweighted = model
+                .clone()
+                .with_coefficients(&coefficients)
+                .expect("heads that exist");
             // Taken in turn, so that a slow moment of the machine meets both.
-            let pairs: Vec<f64> = (0..9).map(|_| decode(&reweighted, 32).1 / decode(&model, 32).1).collect();
+            let pairs: Vec<f64> = (0..9)
+                .map(|_| decode(&reweighted, 32).1 / decode(&model, 32).1)
+                .collect();
             println!("ratio {}", median(pairs));
         }
         #[cfg(feature = "candle")]
         "candle-float32" | "candle-bfloat16" => {
-            let (prefill, decode) = pear_benches::candle::generate(directory, what.ends_with("bfloat16"), &prompt(PROMPT), NEW);
+            let (prefill, decode) = pear_benches::candle::generate(
+                directory,
+                what.ends_with("bfloat16"),
+                &prompt(PROMPT),
+                NEW,
+            );
             println!("prefill_seconds {prefill}\ndecode_seconds {decode}");
         }
         dtype => {
-            let dtype = if dtype == "bfloat16" { DType::BF16 } else { DType::F32 };
-            let model = open(directory.into()).load(&Device::flex(), dtype).expect("a model");
+            let dtype = if dtype == "bfloat16" {
+                DType::BF16
+            } else {
+                DType::F32
+            };
+            let model = open(directory.into())
+                .load(&Device::flex(), dtype)
+                .expect("a model");
             decode(&model, NEW);
             reset_peak_memory();
             let runs: Vec<(f64, f64)> = (0..3).map(|_| decode(&model, NEW)).collect();
-            let (prefill, decode) = (runs.iter().map(|run| run.0).collect(), runs.iter().map(|run| run.1).collect());
-            println!("prefill_seconds {}\ndecode_seconds {}\npeak_bytes {}", median(prefill), median(decode), peak_memory());
+            let (prefill, decode) = (
+                runs.iter().map(|run| run.0).collect(),
+                runs.iter().map(|run| run.1).collect(),
+            );
+            println!(
+                "prefill_seconds {}\ndecode_seconds {}\npeak_bytes {}",
+                median(prefill),
+                median(decode),
+                peak_memory()
+            );
         }
     }
 }
@@ -184,7 +283,10 @@ fn prompt(len: usize) -> Vec<u32> {
 
 /// Seconds until the first token, and seconds a token after it.
 fn decode<M: DecoderModel>(model: &M, new: usize) -> (f64, f64) {
-    let options = GenerateOptions { max_new_tokens: new, ..GenerateOptions::default() };
+    let options = GenerateOptions {
+        max_new_tokens: new,
+        ..GenerateOptions::default()
+    };
     let (start, mut first) = (Instant::now(), 0.0);
     let tokens = generate(model, &prompt(PROMPT), &options, |_| {
         if first == 0.0 {
@@ -193,5 +295,8 @@ fn decode<M: DecoderModel>(model: &M, new: usize) -> (f64, f64) {
         ControlFlow::Continue(())
     });
     assert_eq!(tokens.expect("tokens").len(), new);
-    (first, (start.elapsed().as_secs_f64() - first) / (new - 1) as f64)
+    (
+        first,
+        (start.elapsed().as_secs_f64() - first) / (new - 1) as f64,
+    )
 }

@@ -30,14 +30,24 @@ fn main() {
     let batches = proxy_batches(&task, &PAPER_LENGTHS).expect("sequences");
     let flops = Flops::of(&config);
     let rate = matmul_rate(&device, config.hidden_size(), config.intermediate_size);
-    println!("matmul rate of this machine, {} threads: {:.0} GFLOP/s\n", rayon_threads(), rate / 1e9);
-    println!("{:<34} {:>10} {:>9} {:>9} {:>12} {:>9}", "", "seconds", "TFLOP", "GFLOP/s", "of the floor", "GB so far");
+    println!(
+        "matmul rate of this machine, {} threads: {:.0} GFLOP/s\n",
+        rayon_threads(),
+        rate / 1e9
+    );
+    println!(
+        "{:<34} {:>10} {:>9} {:>9} {:>12} {:>9}",
+        "", "seconds", "TFLOP", "GFLOP/s", "of the floor", "GB so far"
+    );
 
     reset_peak_memory();
     let before = peak_memory();
     let mut ours = Vec::new();
     for mode in [Mode::Activation, Mode::Path] {
-        let (seconds, work) = (seconds(&model, &batches, mode, 3), flops.sweep(mode, &batches));
+        let (seconds, work) = (
+            seconds(&model, &batches, mode, 3),
+            flops.sweep(mode, &batches),
+        );
         let floor = work / rate;
         println!(
             "{:<34} {seconds:>10.1} {:>9.2} {:>9.0} {:>11.0}% {:>9.2}",
@@ -53,22 +63,33 @@ fn main() {
     growth(&device);
     larger(&device, rate);
 
-    let part: Vec<_> = batches.iter().map(|batch| batch.slice(0..NAIVE_SAMPLES)).collect();
+    let part: Vec<_> = batches
+        .iter()
+        .map(|batch| batch.slice(0..NAIVE_SAMPLES))
+        .collect();
     let start = Instant::now();
     for batch in &part {
         naive::patched_logits(&model, batch, &LocateOptions::default()).expect("a sweep");
     }
-    let (run, all) =
-        (part.iter().map(|b| b.len() * b.n()).sum::<usize>(), batches.iter().map(|b| b.len() * b.n()).sum::<usize>());
+    let (run, all) = (
+        part.iter().map(|b| b.len() * b.n()).sum::<usize>(),
+        batches.iter().map(|b| b.len() * b.n()).sum::<usize>(),
+    );
     let naive = start.elapsed().as_secs_f64() * all as f64 / run as f64;
-    println!("{:<34} {naive:>10.0}   scaled up from {NAIVE_SAMPLES} sequence of each length", "one whole run a head (ours)");
+    println!(
+        "{:<34} {naive:>10.0}   scaled up from {NAIVE_SAMPLES} sequence of each length",
+        "one whole run a head (ours)"
+    );
 
     let Some(output) = python("locate.py", &[]) else {
         println!("\nPEAR_PYTHON is not set: the authors' way was not run");
         return;
     };
     let theirs = number_in(&output, "seconds_all_heads");
-    println!("{:<34} {theirs:>10.0}   scaled up from 1 of 144 heads", "the authors' way (PyTorch)");
+    println!(
+        "{:<34} {theirs:>10.0}   scaled up from 1 of 144 heads",
+        "the authors' way (PyTorch)"
+    );
     for (mode, seconds) in ours {
         println!(
             "\nours, {mode}: {:.0} times as fast as the authors' way, {:.0} times as one run a head",
@@ -80,7 +101,10 @@ fn main() {
 
 /// The median of some sweeps.
 fn seconds(model: &impl DecoderModel, batches: &[ProxyBatch], mode: Mode, times: usize) -> f64 {
-    let options = LocateOptions { mode, ..LocateOptions::default() };
+    let options = LocateOptions {
+        mode,
+        ..LocateOptions::default()
+    };
     let once = || {
         let start = Instant::now();
         for batch in batches {
@@ -98,10 +122,16 @@ fn growth(device: &Device) {
         let model = config.init(device).expect("a valid config");
         let task = ProxyTask::new(vocab_size, &[], 0).expect("a vocabulary");
         let batches = proxy_batches(&task, &[(n, 8)]).expect("sequences");
-        (seconds(&model, &batches, Mode::Activation, 3), Flops::of(&config).sweep(Mode::Activation, &batches))
+        (
+            seconds(&model, &batches, Mode::Activation, 3),
+            Flops::of(&config).sweep(Mode::Activation, &batches),
+        )
     };
     let (base, work) = measure(32000, 6, 12, 25);
-    println!("\n{:<34} {:>10} {:>9} {:>9}", "growth, activation", "seconds", "expected", "measured");
+    println!(
+        "\n{:<34} {:>10} {:>9} {:>9}",
+        "growth, activation", "seconds", "expected", "measured"
+    );
     println!("{:<34} {base:>10.2}", "6 layers, 12 heads, n = 25, 8 seq.");
     for (name, vocab_size, layers, heads, n) in [
         ("24 heads", 32000, 6, 24, 25),
@@ -110,7 +140,11 @@ fn growth(device: &Device) {
         ("a vocabulary of 160000", 160_000, 6, 12, 25),
     ] {
         let (seconds, more) = measure(vocab_size, layers, heads, n);
-        println!("{name:<34} {seconds:>10.2} {:>8.2}x {:>8.2}x", more / work, seconds / base);
+        println!(
+            "{name:<34} {seconds:>10.2} {:>8.2}x {:>8.2}x",
+            more / work,
+            seconds / base
+        );
     }
 }
 

@@ -33,11 +33,17 @@ fn main() {
     write(&folder);
     let plain = instructions("plain", &folder);
     println!("{:<32} {:>14} instructions", "as it is", plain as u64);
-    for (name, case) in
-        [("as it is, once more", "plain"), ("ten coefficients, folded", "folded"), ("ten coefficients, unfolded", "reweighted")]
-    {
+    for (name, case) in [
+        ("as it is, once more", "plain"),
+        ("ten coefficients, folded", "folded"),
+        ("ten coefficients, unfolded", "reweighted"),
+    ] {
         let count = instructions(case, &folder);
-        println!("{name:<32} {:>14} instructions, {:.4} times as many", count as u64, count / plain);
+        println!(
+            "{name:<32} {:>14} instructions, {:.4} times as many",
+            count as u64,
+            count / plain
+        );
     }
     std::fs::remove_dir_all(&folder).expect("the folder of this bench");
 }
@@ -49,14 +55,22 @@ fn write(folder: &Path) {
         "num_attention_heads": HEADS, "tie_word_embeddings": false,
     });
     Device::flex().seed(0);
-    let model = DecoderConfig::from_json(&config).and_then(|config| Ok(config.init(&Device::flex())?)).expect("a model");
-    model.save(&config, DType::F32, &folder.join("plain")).expect("a checkpoint");
+    let model = DecoderConfig::from_json(&config)
+        .and_then(|config| Ok(config.init(&Device::flex())?))
+        .expect("a model");
+    model
+        .save(&config, DType::F32, &folder.join("plain"))
+        .expect("a checkpoint");
     let directory = ModelDirectory::open(&folder.join("plain")).expect("a checkpoint");
-    directory.export(&coefficients(), &folder.join("folded")).expect("a folded checkpoint");
+    directory
+        .export(&coefficients(), &folder.join("folded"))
+        .expect("a folded checkpoint");
 }
 
 fn coefficients() -> HeadCoefficients {
-    let heads: Vec<_> = (0..10).map(|i| (HeadId::new(i % LAYERS, 5 * i % HEADS), 0.7)).collect();
+    let heads: Vec<_> = (0..10)
+        .map(|i| (HeadId::new(i % LAYERS, 5 * i % HEADS), 0.7))
+        .collect();
     HeadCoefficients::new(&heads, HEADS, &Device::flex()).expect("heads")
 }
 
@@ -64,26 +78,50 @@ fn coefficients() -> HeadCoefficients {
 fn instructions(case: &str, folder: &Path) -> f64 {
     let program = env::current_exe().expect("this program");
     let output = Command::new("valgrind")
-        .args(["--tool=callgrind", "--callgrind-out-file=/dev/null", "--toggle-collect=*generate_counted*"])
+        .args([
+            "--tool=callgrind",
+            "--callgrind-out-file=/dev/null",
+            "--toggle-collect=*generate_counted*",
+        ])
         .arg(program)
-        .envs([("PEAR_BENCH_CASE", format!("{case}:{}", folder.display()).as_str()), ("RAYON_NUM_THREADS", "1")])
+        .envs([
+            (
+                "PEAR_BENCH_CASE",
+                format!("{case}:{}", folder.display()).as_str(),
+            ),
+            ("RAYON_NUM_THREADS", "1"),
+        ])
         .output()
         .expect("valgrind");
     let said = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{case}: {said}");
-    let line = said.lines().find_map(|line| line.split_once("Collected : ")).expect("a count");
+    let line = said
+        .lines()
+        .find_map(|line| line.split_once("Collected : "))
+        .expect("a count");
     number_in(line.1, "")
 }
 
 fn model(case: &str, folder: &Path) -> Decoder {
     let directory = folder.join(if case == "folded" { case } else { "plain" });
-    let model = ModelDirectory::open(&directory).and_then(|d| d.load(&Device::flex(), DType::F32)).expect("a checkpoint");
-    if case == "reweighted" { model.with_coefficients(&coefficients()).expect("heads that exist") } else { model }
+    let model = ModelDirectory::open(&directory)
+        .and_then(|d| d.load(&Device::flex(), DType::F32))
+        .expect("a checkpoint");
+    if case == "reweighted" {
+        model
+            .with_coefficients(&coefficients())
+            .expect("heads that exist")
+    } else {
+        model
+    }
 }
 
 #[inline(never)]
 fn generate_counted(model: &Decoder) -> Vec<u32> {
     let prompt: Vec<u32> = (0..16).map(|i| i * 7 + 5).collect();
-    let options = GenerateOptions { max_new_tokens: 8, ..GenerateOptions::default() };
+    let options = GenerateOptions {
+        max_new_tokens: 8,
+        ..GenerateOptions::default()
+    };
     generate(model, &prompt, &options, |_| ControlFlow::Continue(())).expect("tokens")
 }

@@ -29,17 +29,34 @@ const NEW: usize = 32;
 
 fn main() {
     pear_examples::allocator::keep_pages();
-    let arguments: Vec<String> = std::env::args().skip(1).filter(|argument| argument != "--bench").collect();
-    let value = |flag: &str| arguments.iter().position(|a| a == flag).and_then(|at| arguments.get(at + 1)).cloned();
-    let name = arguments.first().filter(|name| !name.starts_with('-')).map_or("gpt2-small", String::as_str);
-    let device: DeviceName = value("--device").unwrap_or_else(|| "flex".into()).parse().expect("a device");
+    let arguments: Vec<String> = std::env::args()
+        .skip(1)
+        .filter(|argument| argument != "--bench")
+        .collect();
+    let value = |flag: &str| {
+        arguments
+            .iter()
+            .position(|a| a == flag)
+            .and_then(|at| arguments.get(at + 1))
+            .cloned()
+    };
+    let name = arguments
+        .first()
+        .filter(|name| !name.starts_with('-'))
+        .map_or("gpt2-small", String::as_str);
+    let device: DeviceName = value("--device")
+        .unwrap_or_else(|| "flex".into())
+        .parse()
+        .expect("a device");
     let mut config = shape(name);
     if let Some(layers) = value("--layers") {
         config["num_hidden_layers"] = layers.parse::<u64>().expect("a number of layers").into();
     }
     let config = DecoderConfig::from_json(&config).expect("a valid config");
     let is_cpu = device.is_cpu();
-    let device = device.open().expect("a device that this bench was built with");
+    let device = device
+        .open()
+        .expect("a device that this bench was built with");
     let dtype = match value("--dtype").as_deref() {
         None if is_cpu => DType::F32,
         None => half_of(&device).unwrap_or(DType::F32),
@@ -50,14 +67,30 @@ fn main() {
     };
     // First, so that the memory it takes is there for the model.
     let rates = Rates {
-        compute: matmul_rate_in(dtype, &device, config.hidden_size(), config.intermediate_size),
-        bandwidth: if is_cpu { read_rate() } else { device_memory_rate(&device) },
+        compute: matmul_rate_in(
+            dtype,
+            &device,
+            config.hidden_size(),
+            config.intermediate_size,
+        ),
+        bandwidth: if is_cpu {
+            read_rate()
+        } else {
+            device_memory_rate(&device)
+        },
     };
     device.memory_cleanup();
-    println!("this device: {:.0} GFLOP/s in matrix products, {:.1} GB/s of memory", rates.compute / 1e9, rates.bandwidth / 1e9);
+    println!(
+        "this device: {:.0} GFLOP/s in matrix products, {:.1} GB/s of memory",
+        rates.compute / 1e9,
+        rates.bandwidth / 1e9
+    );
     device.seed(0);
     let start = Instant::now();
-    let model = config.init(&device).expect("a valid config").map(&mut Drawn { dtype });
+    let model = config
+        .init(&device)
+        .expect("a valid config")
+        .map(&mut Drawn { dtype });
     let layers = config.num_hidden_layers;
     println!(
         "{name}, {layers} layers, {:.2} billion parameters in {dtype:?}, made in {:.1} s",
@@ -89,13 +122,16 @@ impl ModuleMapper for Drawn {
 
 /// What the device holds, pages kept for the next tensors included; where it does not tell, the most that this process has held.
 fn memory(device: &Device) -> u64 {
-    device.memory_pool_usage().map_or_else(peak_memory, |usage| usage.bytes_reserved)
+    device
+        .memory_pool_usage()
+        .map_or_else(peak_memory, |usage| usage.bytes_reserved)
 }
 
 fn measure(model: &Decoder, dtype: DType, rates: &Rates) {
     let config = model.config();
     let (flops, layers) = (Flops::of(config), config.num_hidden_layers as f64);
-    let weights = if dtype == DType::F32 { 4.0 } else { 2.0 } * (layers * flops.block + flops.logits) / 2.0;
+    let weights =
+        if dtype == DType::F32 { 4.0 } else { 2.0 } * (layers * flops.block + flops.logits) / 2.0;
     let row = |what: &str, seconds: f64, work: f64, bytes: f64| {
         let floor = (work / rates.compute).max(bytes / rates.bandwidth);
         println!(
@@ -116,18 +152,30 @@ fn measure(model: &Decoder, dtype: DType, rates: &Rates) {
     };
 
     let prompt: Vec<u32> = (0..PROMPT as u32).map(|i| i * 7 % 31991 + 5).collect();
-    let options = GenerateOptions { max_new_tokens: NEW, ..GenerateOptions::default() };
+    let options = GenerateOptions {
+        max_new_tokens: NEW,
+        ..GenerateOptions::default()
+    };
     let (mut first, mut each) = (0.0, 0.0);
     timed(&mut || {
         let (start, mut read) = (Instant::now(), 0.0);
         generate(model, &prompt, &options, |_| {
-            read = if read == 0.0 { start.elapsed().as_secs_f64() } else { read };
+            read = if read == 0.0 {
+                start.elapsed().as_secs_f64()
+            } else {
+                read
+            };
             ControlFlow::Continue(())
         })
         .expect("tokens");
-        (first, each) = (read, (start.elapsed().as_secs_f64() - read) / (NEW - 1) as f64);
+        (first, each) = (
+            read,
+            (start.elapsed().as_secs_f64() - read) / (NEW - 1) as f64,
+        );
     });
-    let prefill = PROMPT as f64 * layers * (flops.block + flops.attention * (PROMPT + 1) as f64 / 2.0) + flops.logits;
+    let prefill =
+        PROMPT as f64 * layers * (flops.block + flops.attention * (PROMPT + 1) as f64 / 2.0)
+            + flops.logits;
     row(&format!("reading {PROMPT} tokens"), first, prefill, weights);
     let token = layers * (flops.block + flops.attention * PROMPT as f64) + flops.logits;
     row("a token", each, token, weights);
@@ -135,23 +183,50 @@ fn measure(model: &Decoder, dtype: DType, rates: &Rates) {
     let task = ProxyTask::new(model.vocab_size(), &[], 0).expect("a vocabulary");
     let batch = task.batch(20, 0..4).expect("sequences");
     for mode in [Mode::Activation, Mode::Path] {
-        let options = LocateOptions { mode, ..LocateOptions::default() };
-        let seconds = timed(&mut || drop(patched_logits(model, &batch, &options, |_| {}).expect("scores")));
+        let options = LocateOptions {
+            mode,
+            ..LocateOptions::default()
+        };
+        let seconds =
+            timed(&mut || drop(patched_logits(model, &batch, &options, |_| {}).expect("scores")));
         let work = flops.sweep(mode, std::slice::from_ref(&batch));
-        row(&format!("locating all heads, {mode}, 4 × n = 20"), seconds, work, weights);
+        row(
+            &format!("locating all heads, {mode}, 4 × n = 20"),
+            seconds,
+            work,
+            weights,
+        );
     }
 
-    let heads: Vec<HeadId> = (0..10).map(|i| HeadId::new(i % config.num_hidden_layers, i)).collect();
-    let options = TrainOptions { steps: 10, length: 50, batch_size: 4, ..TrainOptions::default() };
+    let heads: Vec<HeadId> = (0..10)
+        .map(|i| HeadId::new(i % config.num_hidden_layers, i))
+        .collect();
+    let options = TrainOptions {
+        steps: 10,
+        length: 50,
+        batch_size: 4,
+        ..TrainOptions::default()
+    };
     let mut trainer = Trainer::new(model, &heads, options).expect("valid options");
     let batch = task.batch(50, 0..4).expect("sequences");
     let seconds = timed(&mut || drop(trainer.step(&batch).expect("a step")));
-    row("a training step, all layers, 4 × n = 50", seconds, flops.training_step(0, 4, 50), weights);
+    row(
+        "a training step, all layers, 4 × n = 50",
+        seconds,
+        flops.training_step(0, 4, 50),
+        weights,
+    );
 }
 
 /// `config.json` of a published model.
 fn shape(name: &str) -> Value {
-    let llama = |vocabulary: u64, hidden: u64, inner: u64, layers: u64, heads: u64, shared: u64, head_dim: u64| {
+    let llama = |vocabulary: u64,
+                 hidden: u64,
+                 inner: u64,
+                 layers: u64,
+                 heads: u64,
+                 shared: u64,
+                 head_dim: u64| {
         json!({
             "model_type": "llama", "vocab_size": vocabulary, "hidden_size": hidden, "intermediate_size": inner,
             "num_hidden_layers": layers, "num_attention_heads": heads, "num_key_value_heads": shared, "head_dim": head_dim,
@@ -172,6 +247,8 @@ fn shape(name: &str) -> Value {
         }
         "llama-2-7b" => llama(32_000, 4096, 11_008, 32, 32, 32, 128),
         "llama-3.1-8b" => llama(128_256, 4096, 14_336, 32, 32, 8, 128),
-        _ => panic!("`{name}`: expected gpt2-small, qwen2.5-0.5b, llama-3.2-1b, llama-2-7b or llama-3.1-8b"),
+        _ => panic!(
+            "`{name}`: expected gpt2-small, qwen2.5-0.5b, llama-3.2-1b, llama-2-7b or llama-3.1-8b"
+        ),
     }
 }

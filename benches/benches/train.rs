@@ -33,7 +33,13 @@ struct Case {
     vocab_size: usize,
 }
 
-const USUAL: Case = Case { heads: 10, first: 0, n: 50, batch_size: 20, vocab_size: 32000 };
+const USUAL: Case = Case {
+    heads: 10,
+    first: 0,
+    n: 50,
+    batch_size: 20,
+    vocab_size: 32000,
+};
 
 fn main() {
     pear_examples::allocator::keep_pages();
@@ -41,10 +47,26 @@ fn main() {
         return measure(Case::parse(&case));
     }
     let config = DecoderConfig::llama(32000, 768, 2048, LAYERS, 12);
-    let rate = matmul_rate(&Device::flex(), config.hidden_size(), config.intermediate_size);
+    let rate = matmul_rate(
+        &Device::flex(),
+        config.hidden_size(),
+        config.intermediate_size,
+    );
     println!("matmul rate of this machine: {:.0} GFLOP/s\n", rate / 1e9);
-    println!("{:<44} {:>9} {:>8} {:>8} {:>13} {:>8}", "", "s a step", "TFLOP", "GFLOP/s", "of the floor", "peak GB");
-    for (name, case) in [("all layers", USUAL), ("the upper half", Case { first: LAYERS / 2, ..USUAL })] {
+    println!(
+        "{:<44} {:>9} {:>8} {:>8} {:>13} {:>8}",
+        "", "s a step", "TFLOP", "GFLOP/s", "of the floor", "peak GB"
+    );
+    for (name, case) in [
+        ("all layers", USUAL),
+        (
+            "the upper half",
+            Case {
+                first: LAYERS / 2,
+                ..USUAL
+            },
+        ),
+    ] {
         let (seconds, peak) = in_a_process(case);
         let work = case.flops();
         println!(
@@ -57,8 +79,13 @@ fn main() {
         );
         for style in ["authors", "careful"] {
             let upper: &[&str] = if case.first > 0 { &["--upper"] } else { &[] };
-            let Some(output) = python("train.py", &[&["--style", style], upper].concat()) else { continue };
-            let (theirs, bytes) = (number_in(&output, "seconds_per_step"), number_in(&output, "peak_bytes"));
+            let Some(output) = python("train.py", &[&["--style", style], upper].concat()) else {
+                continue;
+            };
+            let (theirs, bytes) = (
+                number_in(&output, "seconds_per_step"),
+                number_in(&output, "peak_bytes"),
+            );
             println!(
                 "{:<44} {theirs:>9.2} {:>8} {:>8} {:>13} {:>8.2}   we are {:.2} times as fast, in {:.0}% of the memory",
                 format!("PyTorch, {style}"),
@@ -75,31 +102,78 @@ fn main() {
         println!("\nPEAR_PYTHON is not set: PyTorch was not run");
     }
 
-    println!("\n{:<44} {:>9} {:>9} {:>9} {:>8}", "growth", "s a step", "expected", "measured", "peak GB");
-    let base = Case { first: LAYERS / 2, batch_size: 4, ..USUAL };
+    println!(
+        "\n{:<44} {:>9} {:>9} {:>9} {:>8}",
+        "growth", "s a step", "expected", "measured", "peak GB"
+    );
+    let base = Case {
+        first: LAYERS / 2,
+        batch_size: 4,
+        ..USUAL
+    };
     let (seconds, peak) = in_a_process(base);
-    println!("{:<44} {seconds:>9.2} {:>9} {:>9} {:>8.2}", "upper half, 10 heads, n = 50, 4 sequences", "", "", peak / 1e9);
+    println!(
+        "{:<44} {seconds:>9.2} {:>9} {:>9} {:>8.2}",
+        "upper half, 10 heads, n = 50, 4 sequences",
+        "",
+        "",
+        peak / 1e9
+    );
     for (name, case) in [
         ("all 72 heads of the upper half", Case { heads: 72, ..base }),
         ("n = 100", Case { n: 100, ..base }),
-        ("8 sequences", Case { batch_size: 8, ..base }),
-        ("a vocabulary of 160000", Case { vocab_size: 160_000, ..base }),
+        (
+            "8 sequences",
+            Case {
+                batch_size: 8,
+                ..base
+            },
+        ),
+        (
+            "a vocabulary of 160000",
+            Case {
+                vocab_size: 160_000,
+                ..base
+            },
+        ),
     ] {
         let (measured, peak) = in_a_process(case);
         let (expected, measured_factor) = (case.flops() / base.flops(), measured / seconds);
-        println!("{name:<44} {measured:>9.2} {expected:>8.2}x {measured_factor:>8.2}x {:>8.2}", peak / 1e9);
+        println!(
+            "{name:<44} {measured:>9.2} {expected:>8.2}x {measured_factor:>8.2}x {:>8.2}",
+            peak / 1e9
+        );
     }
 }
 
 impl Case {
     fn text(self) -> String {
-        [self.heads, self.first, self.n, self.batch_size, self.vocab_size].map(|number| number.to_string()).join(",")
+        [
+            self.heads,
+            self.first,
+            self.n,
+            self.batch_size,
+            self.vocab_size,
+        ]
+        .map(|number| number.to_string())
+        .join(",")
     }
 
     fn parse(text: &str) -> Self {
-        let numbers: Vec<usize> = text.split(',').map(|number| number.parse().expect("a number")).collect();
-        let [heads, first, n, batch_size, vocab_size] = numbers[..] else { panic!("five numbers, not `{text}`") };
-        Self { heads, first, n, batch_size, vocab_size }
+        let numbers: Vec<usize> = text
+            .split(',')
+            .map(|number| number.parse().expect("a number"))
+            .collect();
+        let [heads, first, n, batch_size, vocab_size] = numbers[..] else {
+            panic!("five numbers, not `{text}`")
+        };
+        Self {
+            heads,
+            first,
+            n,
+            batch_size,
+            vocab_size,
+        }
     }
 
     fn config(self) -> DecoderConfig {
@@ -114,21 +188,40 @@ impl Case {
 /// Seconds a step and peak memory in bytes.
 fn in_a_process(case: Case) -> (f64, f64) {
     let program = env::current_exe().expect("this program");
-    let output = Command::new(program).env("PEAR_BENCH_CASE", case.text()).output().expect("this program once more");
+    let output = Command::new(program)
+        .env("PEAR_BENCH_CASE", case.text())
+        .output()
+        .expect("this program once more");
     let output = String::from_utf8_lossy(&output.stdout);
-    (number_in(&output, "seconds_per_step"), number_in(&output, "peak_bytes"))
+    (
+        number_in(&output, "seconds_per_step"),
+        number_in(&output, "peak_bytes"),
+    )
 }
 
 fn measure(case: Case) {
     let model = case.config().init(&Device::flex()).expect("a valid config");
     let task = ProxyTask::new(model.vocab_size(), &[], 0).expect("a vocabulary");
-    let Case { n: length, batch_size, .. } = case;
-    let options = TrainOptions { steps: STEPS + 1, length, batch_size, ..TrainOptions::default() };
+    let Case {
+        n: length,
+        batch_size,
+        ..
+    } = case;
+    let options = TrainOptions {
+        steps: STEPS + 1,
+        length,
+        batch_size,
+        ..TrainOptions::default()
+    };
     let above = LAYERS - case.first;
-    let heads: Vec<HeadId> = (0..case.heads).map(|i| HeadId::new(case.first + i % above, (i / above + 5 * i) % 12)).collect();
+    let heads: Vec<HeadId> = (0..case.heads)
+        .map(|i| HeadId::new(case.first + i % above, (i / above + 5 * i) % 12))
+        .collect();
     let mut trainer = Trainer::new(&model, &heads, options).expect("valid options");
     let mut step = |index: usize| {
-        let batch = task.batch(length, index * batch_size..(index + 1) * batch_size).expect("a batch");
+        let batch = task
+            .batch(length, index * batch_size..(index + 1) * batch_size)
+            .expect("a batch");
         let start = Instant::now();
         trainer.step(&batch).expect("a step");
         start.elapsed().as_secs_f64()

@@ -21,7 +21,8 @@ impl Model {
         let config: serde_json::Value = serde_json::from_slice(&text).expect("JSON");
         let files = [directory.join("model.safetensors")];
         // SAFETY: nobody writes to the file that this bench has written.
-        let weights = unsafe { VarBuilder::from_mmaped_safetensors(&files, dtype, &Device::Cpu) }.expect("weights");
+        let weights = unsafe { VarBuilder::from_mmaped_safetensors(&files, dtype, &Device::Cpu) }
+            .expect("weights");
         if config["model_type"] == "qwen2" {
             let config: qwen2::Config = serde_json::from_value(config).expect("candle's config");
             return Self::Qwen(qwen2::ModelForCausalLM::new(&config, weights).expect("a model"));
@@ -29,19 +30,27 @@ impl Model {
         let config: llama::LlamaConfig = serde_json::from_value(config).expect("candle's config");
         let config = config.into_config(false);
         let cache = llama::Cache::new(true, dtype, &config, &Device::Cpu).expect("a cache");
-        Self::Llama(llama::Llama::load(weights, &config).expect("a model"), config, cache)
+        Self::Llama(
+            llama::Llama::load(weights, &config).expect("a model"),
+            config,
+            cache,
+        )
     }
 
     fn forget(&mut self, dtype: DType) {
         match self {
-            Self::Llama(_, config, cache) => *cache = llama::Cache::new(true, dtype, config, &Device::Cpu).expect("a cache"),
+            Self::Llama(_, config, cache) => {
+                *cache = llama::Cache::new(true, dtype, config, &Device::Cpu).expect("a cache")
+            }
             Self::Qwen(model) => model.clear_kv_cache(),
         }
     }
 
     /// The likeliest token after these.
     fn next(&mut self, tokens: &[u32], position: usize) -> u32 {
-        let input = Tensor::new(tokens, &Device::Cpu).and_then(|t| t.unsqueeze(0)).expect("tokens");
+        let input = Tensor::new(tokens, &Device::Cpu)
+            .and_then(|t| t.unsqueeze(0))
+            .expect("tokens");
         let logits = match self {
             Self::Llama(model, _, cache) => model.forward(&input, position, cache),
             Self::Qwen(model) => model.forward(&input, position),

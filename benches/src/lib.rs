@@ -57,7 +57,8 @@ impl Flops {
         let above = layers * (layers - 1.0) / 2.0;
         let one = |batch: &ProxyBatch| {
             let (seq, n) = (batch.seq_len() as f64, batch.n() as f64);
-            let run = layers * seq * (self.block + self.attention * (seq + 1.0) / 2.0) + (n - 1.0) * self.logits;
+            let run = layers * seq * (self.block + self.attention * (seq + 1.0) / 2.0)
+                + (n - 1.0) * self.logits;
             let through = match mode {
                 Mode::Activation => self.block + self.attention * seq,
                 Mode::Path => self.mlp,
@@ -76,7 +77,8 @@ impl Flops {
         let attention = self.attention * (seq + 1.0) / 2.0;
         let run = seq * self.layers * (self.block + attention) + n as f64 * self.logits;
         // Weights get no gradient: the way back costs what the way there did, twice for the products within attention.
-        let back = seq * (above * (self.block + 2.0 * attention) + self.block_without_qkv) + n as f64 * self.logits;
+        let back = seq * (above * (self.block + 2.0 * attention) + self.block_without_qkv)
+            + n as f64 * self.logits;
         sequences as f64 * (run + back)
     }
 }
@@ -86,7 +88,13 @@ impl Flops {
 /// # Panics
 /// If there is no such line.
 pub fn number_in(output: &str, name: &str) -> f64 {
-    let rest = output.lines().find_map(|line| line.strip_prefix(name)?.split_whitespace().next()?.parse().ok());
+    let rest = output.lines().find_map(|line| {
+        line.strip_prefix(name)?
+            .split_whitespace()
+            .next()?
+            .parse()
+            .ok()
+    });
     rest.unwrap_or_else(|| panic!("no `{name}` in: {output}"))
 }
 
@@ -97,11 +105,16 @@ pub fn matmul_rate(device: &Device, hidden: usize, inner: usize) -> f64 {
 
 /// As [`matmul_rate`], in another type.
 pub fn matmul_rate_in(dtype: DType, device: &Device, hidden: usize, inner: usize) -> f64 {
-    let random = |shape| Tensor::<2>::random(shape, Distribution::Normal(0.0, 1.0), device).cast(dtype);
+    let random =
+        |shape| Tensor::<2>::random(shape, Distribution::Normal(0.0, 1.0), device).cast(dtype);
     let (x, w) = (random([2048, hidden]), random([hidden, inner]));
     let once = || {
         let start = Instant::now();
-        let _: f32 = x.clone().matmul(w.clone()).slice([0..1, 0..1]).into_scalar();
+        let _: f32 = x
+            .clone()
+            .matmul(w.clone())
+            .slice([0..1, 0..1])
+            .into_scalar();
         start.elapsed().as_secs_f64()
     };
     once();
@@ -143,7 +156,11 @@ fn fastest(times: usize, once: impl Fn() -> f64) -> f64 {
 
 fn lanes(numbers: &[f32]) -> f32 {
     let mut lanes = [0f32; 64];
-    numbers.as_chunks::<64>().0.iter().for_each(|chunk| lanes.iter_mut().zip(chunk).for_each(|(lane, x)| *lane += x));
+    numbers
+        .as_chunks::<64>()
+        .0
+        .iter()
+        .for_each(|chunk| lanes.iter_mut().zip(chunk).for_each(|(lane, x)| *lane += x));
     lanes.iter().sum()
 }
 
@@ -164,8 +181,18 @@ pub fn gigabytes(bytes: u64) -> f64 {
 /// If the script fails.
 pub fn python(script: &str, arguments: &[&str]) -> Option<String> {
     let python = std::env::var_os("PEAR_PYTHON")?;
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("reference").join(script);
-    let output = Command::new(python).arg(path).args(arguments).output().expect("the Python that PEAR_PYTHON names");
-    assert!(output.status.success(), "{script}: {}", String::from_utf8_lossy(&output.stderr));
+    let path = Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("reference")
+        .join(script);
+    let output = Command::new(python)
+        .arg(path)
+        .args(arguments)
+        .output()
+        .expect("the Python that PEAR_PYTHON names");
+    assert!(
+        output.status.success(),
+        "{script}: {}",
+        String::from_utf8_lossy(&output.stderr)
+    );
     Some(String::from_utf8_lossy(&output.stdout).into_owned())
 }

@@ -49,11 +49,17 @@ impl ModelArgs {
     /// The directory of the model; one on the hub is downloaded.
     #[cfg(feature = "hub")]
     fn directory(&self) -> Result<PathBuf> {
-        match self.model.to_str().filter(|id| !self.model.exists() && pear_models::hub::is_id(id)) {
+        match self
+            .model
+            .to_str()
+            .filter(|id| !self.model.exists() && pear_models::hub::is_id(id))
+        {
             Some(id) => {
                 let bar = std::sync::Mutex::new(Progress::new("downloading", 1));
                 Ok(pear_models::hub::download(id, move |done, total| {
-                    let mut bar = bar.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+                    let mut bar = bar
+                        .lock()
+                        .unwrap_or_else(std::sync::PoisonError::into_inner);
                     bar.set_of(done, total, megabytes(done));
                 })?)
             }
@@ -100,7 +106,11 @@ impl ModelArgs {
         let device = self.device.open()?;
         match self.dtype {
             Some(dtype) if !device.supports_dtype(DType::from(dtype)) => {
-                bail!("--dtype {}: --device {} does not compute in it", name_of(dtype.into()), self.device)
+                bail!(
+                    "--dtype {}: --device {} does not compute in it",
+                    name_of(dtype.into()),
+                    self.device
+                )
             }
             Some(dtype) => Ok(dtype.into()),
             None if self.device.is_cpu() => Ok(DType::F32),
@@ -112,7 +122,11 @@ impl ModelArgs {
     ///
     /// # Errors
     /// A `tokenizer.json` that cannot be read.
-    pub fn provenance(&self, directory: &ModelDirectory, sequences: SequenceRecord) -> Result<Provenance> {
+    pub fn provenance(
+        &self,
+        directory: &ModelDirectory,
+        sequences: SequenceRecord,
+    ) -> Result<Provenance> {
         let mut provenance = directory.provenance(self.dtype()?)?;
         provenance.sequences = Some(sequences);
         Ok(provenance)
@@ -122,7 +136,11 @@ impl ModelArgs {
     ///
     /// # Errors
     /// As `load`.
-    pub fn load_with(&self, directory: &ModelDirectory, profile: Option<&Profile>) -> Result<Decoder> {
+    pub fn load_with(
+        &self,
+        directory: &ModelDirectory,
+        profile: Option<&Profile>,
+    ) -> Result<Decoder> {
         let model = self.load(directory)?;
         Ok(match profile {
             Some(profile) => model.with_profile(profile)?,
@@ -133,7 +151,9 @@ impl ModelArgs {
 
 /// The half precision that a device computes in: bf16 where it can, else f16, if that.
 pub fn half_of(device: &Device) -> Option<DType> {
-    [DType::BF16, DType::F16].into_iter().find(|&dtype| device.supports_dtype(dtype))
+    [DType::BF16, DType::F16]
+        .into_iter()
+        .find(|&dtype| device.supports_dtype(dtype))
 }
 
 /// A type as `--dtype` calls it.
@@ -191,7 +211,9 @@ impl From<Dtype> for DType {
 pub fn main_with<A: Parser>(command: impl FnOnce(A) -> Result<()>) -> ExitCode {
     crate::allocator::keep_pages();
     set_hook(Box::new(|panic| {
-        let place = panic.location().map_or(String::new(), |place| format!(" ({}:{})", place.file(), place.line()));
+        let place = panic.location().map_or(String::new(), |place| {
+            format!(" ({}:{})", place.file(), place.line())
+        });
         let message = panic.payload_as_str().unwrap_or("of unknown cause");
         fail(&format!("internal error{place}: {message}"));
     }));
@@ -228,25 +250,41 @@ fn fail(message: &str) {
 
 /// What clap says on several lines, without the general advice below it.
 fn usage_line(text: &str) -> String {
-    let lines = text.lines().map(str::trim).take_while(|line| !line.starts_with("Usage:") && !line.starts_with("For more"));
-    let said = lines.filter(|line| !line.is_empty()).collect::<Vec<_>>().join(" ");
-    said.strip_prefix("error: ").unwrap_or(&said).replace(" tip: ", "; tip: ")
+    let lines = text
+        .lines()
+        .map(str::trim)
+        .take_while(|line| !line.starts_with("Usage:") && !line.starts_with("For more"));
+    let said = lines
+        .filter(|line| !line.is_empty())
+        .collect::<Vec<_>>()
+        .join(" ");
+    said.strip_prefix("error: ")
+        .unwrap_or(&said)
+        .replace(" tip: ", "; tip: ")
 }
 
 /// An error and its causes, except those that it repeats itself.
 fn chain(error: &anyhow::Error) -> String {
-    error.chain().map(ToString::to_string).fold(String::new(), |said, cause| match said.as_str() {
-        "" => cause,
-        said if said.contains(&cause) => said.into(),
-        said => format!("{said}: {cause}"),
-    })
+    error
+        .chain()
+        .map(ToString::to_string)
+        .fold(String::new(), |said, cause| match said.as_str() {
+            "" => cause,
+            said if said.contains(&cause) => said.into(),
+            said => format!("{said}: {cause}"),
+        })
 }
 
 /// White space of any kind becomes single spaces, control characters vanish, and no line is endless.
 fn one_line(message: &str) -> String {
     const LONGEST: usize = 1500;
     let words: Vec<&str> = message.split_whitespace().collect();
-    let mut line: String = words.join(" ").chars().filter(|c| !c.is_control()).take(LONGEST + 1).collect();
+    let mut line: String = words
+        .join(" ")
+        .chars()
+        .filter(|c| !c.is_control())
+        .take(LONGEST + 1)
+        .collect();
     if line.chars().count() > LONGEST {
         line = line.chars().take(LONGEST).chain("…".chars()).collect();
     }
@@ -271,17 +309,28 @@ pub fn print(text: &str) -> Result<()> {
 /// A folder of that name, or one that is missing or cannot be written to; `flag` is named.
 pub fn check_out(flag: &str, path: &Path) -> Result<()> {
     if path.is_dir() {
-        bail!("{flag} {}: is a folder, expected the name of a file", path.display());
+        bail!(
+            "{flag} {}: is a folder, expected the name of a file",
+            path.display()
+        );
     }
     if path.file_name().is_none() {
         bail!("{flag} {}: expected the name of a file", path.display());
     }
     let folder = parent(path);
     if !folder.is_dir() {
-        bail!("{flag} {}: the folder {} does not exist", path.display(), folder.display());
+        bail!(
+            "{flag} {}: the folder {} does not exist",
+            path.display(),
+            folder.display()
+        );
     }
-    let probe = tempfile::Builder::new().prefix(".pear-").tempfile_in(folder);
-    probe.map(drop).with_context(|| format!("{flag} {}: cannot write to the folder", path.display()))
+    let probe = tempfile::Builder::new()
+        .prefix(".pear-")
+        .tempfile_in(folder);
+    probe
+        .map(drop)
+        .with_context(|| format!("{flag} {}: cannot write to the folder", path.display()))
 }
 
 /// The folder that a file stands in.
@@ -298,7 +347,10 @@ pub fn parent(path: &Path) -> &Path {
 /// A file that is no profile or for another shape of model.
 pub fn read_profile(path: &Path, directory: &ModelDirectory) -> Result<Profile> {
     let profile = Profile::read(path)?;
-    directory.shape().check_same(&profile.model).with_context(|| path.display().to_string())?;
+    directory
+        .shape()
+        .check_same(&profile.model)
+        .with_context(|| path.display().to_string())?;
     warn_of_mismatches(path, &profile.provenance, directory)?;
     Ok(profile)
 }
@@ -307,7 +359,11 @@ pub fn read_profile(path: &Path, directory: &ModelDirectory) -> Result<Profile> 
 ///
 /// # Errors
 /// A `tokenizer.json` that cannot be read.
-pub fn warn_of_mismatches(path: &Path, made: &Provenance, directory: &ModelDirectory) -> Result<()> {
+pub fn warn_of_mismatches(
+    path: &Path,
+    made: &Provenance,
+    directory: &ModelDirectory,
+) -> Result<()> {
     let mismatches = directory.mismatches(made)?;
     if !mismatches.is_empty() {
         let (path, model) = (path.display(), directory.path().display());
@@ -337,7 +393,10 @@ impl FromStr for TopK {
         match text {
             "all" => Ok(Self::All),
             "auto" => Ok(Self::Auto),
-            _ => text.parse().map(Self::Count).map_err(|_| "expected a number of heads, all, or auto".into()),
+            _ => text
+                .parse()
+                .map(Self::Count)
+                .map_err(|_| "expected a number of heads, all, or auto".into()),
         }
     }
 }
@@ -355,7 +414,9 @@ impl TopK {
             None => Ok(Self::Count(default.min(heads))),
             Some(Self::Count(0)) => bail!("--top-k 0: expected at least 1, all, or auto"),
             Some(Self::Count(k)) if k > heads => {
-                warn(&format!("--top-k {k}: there are {heads} heads, and all of them are taken"));
+                warn(&format!(
+                    "--top-k {k}: there are {heads} heads, and all of them are taken"
+                ));
                 Ok(Self::Count(heads))
             }
             Some(asked) => Ok(asked),
@@ -372,7 +433,9 @@ impl TopK {
             Self::All => Ok(scores.top(scores.heads().len())),
             Self::Auto => match scores.significant() {
                 Some(heads) => Ok(heads),
-                None => bail!("--top-k auto: the scores have no standard errors: at least 2 sequences of each length are needed"),
+                None => bail!(
+                    "--top-k auto: the scores have no standard errors: at least 2 sequences of each length are needed"
+                ),
             },
         }
     }
@@ -384,14 +447,18 @@ mod tests {
 
     #[test]
     fn usage_is_one_line() {
-        let text =
-            "error: the following required arguments were not provided:\n  --model <DIR>\n\nUsage: x --model <DIR>\n\nFor more";
-        assert_eq!(usage_line(text), "the following required arguments were not provided: --model <DIR>");
+        let text = "error: the following required arguments were not provided:\n  --model <DIR>\n\nUsage: x --model <DIR>\n\nFor more";
+        assert_eq!(
+            usage_line(text),
+            "the following required arguments were not provided: --model <DIR>"
+        );
     }
 
     #[test]
     fn causes_are_told_once() {
-        let error = anyhow::anyhow!("no such file").context("a.json: cannot read: no such file").context("profile");
+        let error = anyhow::anyhow!("no such file")
+            .context("a.json: cannot read: no such file")
+            .context("profile");
         assert_eq!(chain(&error), "profile: a.json: cannot read: no such file");
     }
 

@@ -25,13 +25,21 @@ enum Kind {
 }
 
 impl Kind {
-    const HERE: [(Self, &str); 4] = [(Self::Flex, "flex"), (Self::Wgpu, "wgpu"), (Self::Vulkan, "vulkan"), (Self::Cuda, "cuda")];
+    const HERE: [(Self, &str); 4] = [
+        (Self::Flex, "flex"),
+        (Self::Wgpu, "wgpu"),
+        (Self::Vulkan, "vulkan"),
+        (Self::Cuda, "cuda"),
+    ];
 
     /// As in `--device`, and as the feature it takes.
     fn names(&self) -> (&str, &str) {
         match self {
             Self::Remote(url) => (url, "remote"),
-            here => Self::HERE.iter().find(|(kind, _)| kind == here).map_or(("", ""), |(_, name)| (name, name)),
+            here => Self::HERE
+                .iter()
+                .find(|(kind, _)| kind == here)
+                .map_or(("", ""), |(_, name)| (name, name)),
         }
     }
 }
@@ -55,13 +63,19 @@ impl FromStr for DeviceName {
             if name.is_empty() || port.parse::<u16>().is_err() {
                 return Err(expected());
             }
-            return Ok(Self { kind: Kind::Remote(format!("ws://{host}")), index });
+            return Ok(Self {
+                kind: Kind::Remote(format!("ws://{host}")),
+                index,
+            });
         }
         let (name, index) = match text.split_once(':') {
             Some((name, index)) => (name, number(index)?),
             None => (text, 0),
         };
-        let (kind, _) = Kind::HERE.into_iter().find(|(_, known)| *known == name).ok_or_else(expected)?;
+        let (kind, _) = Kind::HERE
+            .into_iter()
+            .find(|(_, known)| *known == name)
+            .ok_or_else(expected)?;
         if kind == Kind::Flex && index > 0 {
             return Err("there is one CPU, which is called flex".into());
         }
@@ -110,7 +124,9 @@ impl DeviceName {
             #[allow(unreachable_patterns, reason = "with every feature there is no other")]
             kind => {
                 let (_, feature) = kind.names();
-                bail!("--device {self}: built without the feature {feature}: build with `--features {feature}`")
+                bail!(
+                    "--device {self}: built without the feature {feature}: build with `--features {feature}`"
+                )
             }
         }
     }
@@ -130,15 +146,20 @@ impl DeviceName {
             Some(token) => host.with_credential(token),
             None => host,
         };
-        let device = Device::remote_options(&host).device_index(self.index).init();
-        device.map_err(|error| anyhow::anyhow!("--device {self}: no device is served there: {error}"))
+        let device = Device::remote_options(&host)
+            .device_index(self.index)
+            .init();
+        device
+            .map_err(|error| anyhow::anyhow!("--device {self}: no device is served there: {error}"))
     }
 }
 
 /// What a client of the example `serve` has to show, where the server was started with one: the environment's `PEAR_TOKEN`.
 #[cfg(feature = "remote")]
 pub fn token() -> Option<String> {
-    std::env::var("PEAR_TOKEN").ok().filter(|token| !token.is_empty())
+    std::env::var("PEAR_TOKEN")
+        .ok()
+        .filter(|token| !token.is_empty())
 }
 
 #[cfg(test)]
@@ -147,12 +168,30 @@ mod tests {
 
     #[test]
     fn names() {
-        for name in ["flex", "wgpu", "vulkan", "cuda", "cuda:1", "ws://localhost:3000", "ws://[::1]:3000/1"] {
+        for name in [
+            "flex",
+            "wgpu",
+            "vulkan",
+            "cuda",
+            "cuda:1",
+            "ws://localhost:3000",
+            "ws://[::1]:3000/1",
+        ] {
             assert_eq!(name.parse::<DeviceName>().unwrap().to_string(), name);
         }
-        for name in
-            ["", "gpu", "cuda:", "cuda:x", "cuda:-1", "flex:1", "Flex", "ws://host", "ws://:1", "ws://host:x", "ws://host:1/x"]
-        {
+        for name in [
+            "",
+            "gpu",
+            "cuda:",
+            "cuda:x",
+            "cuda:-1",
+            "flex:1",
+            "Flex",
+            "ws://host",
+            "ws://:1",
+            "ws://host:x",
+            "ws://host:1/x",
+        ] {
             assert!(name.parse::<DeviceName>().is_err(), "{name}");
         }
     }

@@ -29,7 +29,10 @@ type Canvas<'a, B> = DrawingArea<B, Shift>;
 /// A picture that knows its size and can be drawn on either kind of canvas.
 trait Picture {
     fn size(&self) -> (u32, u32);
-    fn draw<B: DrawingBackend>(&self, canvas: &Canvas<B>) -> Result<(), DrawingAreaErrorKind<B::ErrorType>>;
+    fn draw<B: DrawingBackend>(
+        &self,
+        canvas: &Canvas<B>,
+    ) -> Result<(), DrawingAreaErrorKind<B::ErrorType>>;
 }
 
 /// # Errors
@@ -44,10 +47,18 @@ enum Format {
 }
 
 fn format(path: &Path) -> Result<Format> {
-    match path.extension().and_then(|e| e.to_str()).map(str::to_ascii_lowercase).as_deref() {
+    match path
+        .extension()
+        .and_then(|e| e.to_str())
+        .map(str::to_ascii_lowercase)
+        .as_deref()
+    {
         Some("svg") => Ok(Format::Svg),
         Some("png") => Ok(Format::Png),
-        _ => bail!("{}: expected a name that ends in .svg or .png", path.display()),
+        _ => bail!(
+            "{}: expected a name that ends in .svg or .png",
+            path.display()
+        ),
     }
 }
 
@@ -72,34 +83,57 @@ fn write(path: &Path, picture: &impl Picture) -> Result<()> {
             std::fs::read(&file)?
         }
     };
-    write_atomic(path, |file| file.write_all(&bytes)).with_context(|| format!("{}: cannot write", path.display()))
+    write_atomic(path, |file| file.write_all(&bytes))
+        .with_context(|| format!("{}: cannot write", path.display()))
 }
 
 fn render<B: DrawingBackend>(backend: B, picture: &impl Picture) -> Result<()> {
     let canvas = backend.into_drawing_area();
-    let drawn = canvas.fill(&WHITE).and_then(|()| picture.draw(&canvas)).and_then(|()| canvas.present());
+    let drawn = canvas
+        .fill(&WHITE)
+        .and_then(|()| picture.draw(&canvas))
+        .and_then(|()| canvas.present());
     drawn.map_err(|e| anyhow!("cannot draw the picture: {e}"))
 }
 
 /// A colour for `x` between −1 and 1: blue below zero, white at zero, red above (ColorBrewer RdBu); grey if it is no number.
 fn diverging(x: f64) -> RGBColor {
-    const BLUE: [[f64; 3]; 6] =
-        [[247., 247., 247.], [209., 229., 240.], [146., 197., 222.], [67., 147., 195.], [33., 102., 172.], [5., 48., 97.]];
-    const RED: [[f64; 3]; 6] =
-        [[247., 247., 247.], [253., 219., 199.], [244., 165., 130.], [214., 96., 77.], [178., 24., 43.], [103., 0., 31.]];
+    const BLUE: [[f64; 3]; 6] = [
+        [247., 247., 247.],
+        [209., 229., 240.],
+        [146., 197., 222.],
+        [67., 147., 195.],
+        [33., 102., 172.],
+        [5., 48., 97.],
+    ];
+    const RED: [[f64; 3]; 6] = [
+        [247., 247., 247.],
+        [253., 219., 199.],
+        [244., 165., 130.],
+        [214., 96., 77.],
+        [178., 24., 43.],
+        [103., 0., 31.],
+    ];
     if x.is_nan() {
         return RGBColor(160, 160, 160);
     }
     let colours = if x < 0.0 { BLUE } else { RED };
     let place = x.abs().min(1.0) * 5.0;
-    let (from, to) = (colours[place as usize], colours[(place as usize + 1).min(5)]);
+    let (from, to) = (
+        colours[place as usize],
+        colours[(place as usize + 1).min(5)],
+    );
     let mix = |i: usize| (from[i] + (to[i] - from[i]) * place.fract()).round() as u8;
     RGBColor(mix(0), mix(1), mix(2))
 }
 
 /// The largest absolute value of a grid, of those that are finite; 1 where all are zero.
 fn largest(grid: &[Vec<f64>]) -> f64 {
-    let largest = grid.iter().flatten().filter(|x| x.is_finite()).fold(0.0, |largest: f64, x| largest.max(x.abs()));
+    let largest = grid
+        .iter()
+        .flatten()
+        .filter(|x| x.is_finite())
+        .fold(0.0, |largest: f64, x| largest.max(x.abs()));
     if largest > 0.0 { largest } else { 1.0 }
 }
 
@@ -124,14 +158,23 @@ mod tests {
     fn pictures_of_any_size_in_both_formats() {
         let folder = tempfile::tempdir().unwrap();
         for (layers, heads) in [(1, 1), (2, 4), (80, 64), (0, 0)] {
-            let grid: Vec<Vec<f64>> =
-                (0..layers).map(|l| (0..heads).map(|h| ((l * 7 + h * 3) % 11) as f64 - 5.0).collect()).collect();
+            let grid: Vec<Vec<f64>> = (0..layers)
+                .map(|l| {
+                    (0..heads)
+                        .map(|h| ((l * 7 + h * 3) % 11) as f64 - 5.0)
+                        .collect()
+                })
+                .collect();
             let outlined: Vec<HeadId> = (0..layers.min(heads)).map(|i| HeadId::new(i, i)).collect();
             let [svg, png] = ["map.svg", "map.PNG"].map(|name| folder.path().join(name));
             heat_map(&svg, "scores & <heads>", &grid, &outlined).unwrap();
             heat_map(&png, "scores", &grid, &outlined).unwrap();
             let text = std::fs::read_to_string(svg).unwrap();
-            assert!(text.starts_with("<svg") && text.trim_end().ends_with("</svg>") && text.contains("&lt;heads&gt;"));
+            assert!(
+                text.starts_with("<svg")
+                    && text.trim_end().ends_with("</svg>")
+                    && text.contains("&lt;heads&gt;")
+            );
             assert!(std::fs::read(png).unwrap().starts_with(b"\x89PNG"));
         }
     }
@@ -139,11 +182,23 @@ mod tests {
     #[test]
     fn curves_of_any_length_and_of_no_numbers() {
         let folder = tempfile::tempdir().unwrap();
-        for (index, values) in
-            [vec![], vec![1.0], vec![f64::NAN, f64::INFINITY], vec![3.0; 5], vec![1e9, -1e9, 2.0]].into_iter().enumerate()
+        for (index, values) in [
+            vec![],
+            vec![1.0],
+            vec![f64::NAN, f64::INFINITY],
+            vec![3.0; 5],
+            vec![1e9, -1e9, 2.0],
+        ]
+        .into_iter()
+        .enumerate()
         {
-            let many = (0..3).map(|i| Curve::new(i.to_string(), values.clone())).collect();
-            let panels = [("loss", vec![Curve::new("loss", values)]), ("coefficients", many)];
+            let many = (0..3)
+                .map(|i| Curve::new(i.to_string(), values.clone()))
+                .collect();
+            let panels = [
+                ("loss", vec![Curve::new("loss", values)]),
+                ("coefficients", many),
+            ];
             curves(&folder.path().join(format!("{index}.png")), &panels).unwrap();
             curves(&folder.path().join(format!("{index}.svg")), &panels).unwrap();
         }
@@ -159,8 +214,14 @@ mod tests {
     #[test]
     fn zero_is_white_and_the_ends_are_far_apart() {
         assert_eq!(diverging(0.0), RGBColor(247, 247, 247));
-        assert_eq!((diverging(1.0), diverging(2.0)), (RGBColor(103, 0, 31), RGBColor(103, 0, 31)));
+        assert_eq!(
+            (diverging(1.0), diverging(2.0)),
+            (RGBColor(103, 0, 31), RGBColor(103, 0, 31))
+        );
         assert_eq!(diverging(-1.0), RGBColor(5, 48, 97));
-        assert_eq!([0.0, 0.5, -12.3, 1234.0, 1e-5].map(short), ["0", "0.500", "-12.3", "1234", "1.0e-5"]);
+        assert_eq!(
+            [0.0, 0.5, -12.3, 1234.0, 1e-5].map(short),
+            ["0", "0.500", "-12.3", "1234", "1.0e-5"]
+        );
     }
 }

@@ -20,7 +20,11 @@ impl Log for Printer {
 
     fn log(&self, record: &Record) {
         if self.enabled(record.metadata()) {
-            let level = record.level().as_str().replace("WARN", "warning").to_lowercase();
+            let level = record
+                .level()
+                .as_str()
+                .replace("WARN", "warning")
+                .to_lowercase();
             crate::progress::print_above(&format!("{level}: {}", record.args()));
         }
     }

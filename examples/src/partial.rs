@@ -25,9 +25,23 @@ pub struct Run {
 
 impl Run {
     /// Locating with these options on these sequences.
-    pub fn new(model: ModelShape, options: &LocateOptions, batches: &[ProxyBatch], provenance: Provenance) -> Self {
-        let lengths = batches.iter().map(|batch| (batch.n(), batch.len())).collect();
-        Self { model, settings: options.settings(), layers: options.layers, lengths, provenance }
+    pub fn new(
+        model: ModelShape,
+        options: &LocateOptions,
+        batches: &[ProxyBatch],
+        provenance: Provenance,
+    ) -> Self {
+        let lengths = batches
+            .iter()
+            .map(|batch| (batch.n(), batch.len()))
+            .collect();
+        Self {
+            model,
+            settings: options.settings(),
+            layers: options.layers,
+            lengths,
+            provenance,
+        }
     }
 }
 
@@ -51,7 +65,10 @@ impl PartialFile {
     pub fn beside(out: &Path, run: Run) -> Self {
         let mut path = out.as_os_str().to_owned();
         path.push(".partial");
-        Self { path: path.into(), run }
+        Self {
+            path: path.into(),
+            run,
+        }
     }
 
     /// The lengths that are finished.
@@ -84,7 +101,15 @@ impl PartialFile {
     /// Whatever the file system says.
     pub fn write(&self, finished: &[LengthReport]) -> pear_core::Result<()> {
         let (format, run, finished) = (FORMAT.into(), self.run.clone(), finished.to_vec());
-        write_json(&self.path, &Finished { format, version: 1, run, finished })
+        write_json(
+            &self.path,
+            &Finished {
+                format,
+                version: 1,
+                run,
+                finished,
+            },
+        )
     }
 
     /// The scores are written: nothing is left to go on from.

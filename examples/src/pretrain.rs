@@ -70,7 +70,14 @@ impl Pretraining {
             Circuit::Seeded => (300, 850),
             Circuit::Learned => (4800, 1700),
         };
-        Self { positions, circuit, copying_steps, clean_steps, hedging_steps: 250, seed }
+        Self {
+            positions,
+            circuit,
+            copying_steps,
+            clean_steps,
+            hedging_steps: 250,
+            seed,
+        }
     }
 
     /// Steps in all.
@@ -85,27 +92,45 @@ impl Pretraining {
     /// # Errors
     /// A folder that cannot be written to, or that holds the state of another training.
     pub fn run(
-        &self, world: &World, device: &Device, folder: Option<&StateFolder>, mut progress: impl FnMut(usize, f64),
+        &self,
+        world: &World,
+        device: &Device,
+        folder: Option<&StateFolder>,
+        mut progress: impl FnMut(usize, f64),
     ) -> Result<Decoder> {
         let config = DecoderConfig::from_json(&self.positions.config_json("float32"))?;
         let stages = self.stages();
         let mut initial = Initial::new(&config, self.seed, device);
         if self.circuit == Circuit::Seeded {
             if self.positions != PositionKind::Rope {
-                bail!("a copying circuit can be put into weights by hand only where positions are rotary");
+                bail!(
+                    "a copying circuit can be put into weights by hand only where positions are rotary"
+                );
             }
             initial.seed_circuit(&config);
         }
-        let mut pupil = Pupil::new(config.init(device)?.map(&mut initial), stages[0].weight_decay);
+        let mut pupil = Pupil::new(
+            config.init(device)?.map(&mut initial),
+            stages[0].weight_decay,
+        );
         let mut done = 0;
-        if let Some((steps, saved)) = folder.map(|folder| folder.find(self)).transpose()?.flatten() {
+        if let Some((steps, saved)) = folder
+            .map(|folder| folder.find(self))
+            .transpose()?
+            .flatten()
+        {
             // The optimizer of the last step that was taken.
             let mut ends = stages.iter().scan(0, |end, stage| {
                 *end += stage.steps;
                 Some((*end, stage.weight_decay))
             });
-            let weight_decay = ends.find(|(end, _)| steps <= *end).map_or(0.0, |(_, weight_decay)| weight_decay);
-            (pupil, done) = (Pupil::new(pupil.model.valid(), weight_decay).load(&saved)?, steps);
+            let weight_decay = ends
+                .find(|(end, _)| steps <= *end)
+                .map_or(0.0, |(_, weight_decay)| weight_decay);
+            (pupil, done) = (
+                Pupil::new(pupil.model.valid(), weight_decay).load(&saved)?,
+                steps,
+            );
         }
         let mut start = 0;
         for (index, stage) in stages.iter().enumerate() {
@@ -116,7 +141,9 @@ impl Pretraining {
                 // A stream for each step, so that an interrupted training need not draw again what it had.
                 let mut random = Random::new(self.seed, (index as u64 + 1) << 32 | step as u64);
                 let batch = stage.batch(step, world, self.seed, &mut random);
-                let loss = pupil.step(stage.learning_rate(step), |model| mean_loss(model, &batch, device));
+                let loss = pupil.step(stage.learning_rate(step), |model| {
+                    mean_loss(model, &batch, device)
+                });
                 done = start + step + 1;
                 progress(done, loss);
                 if let Some(folder) = folder.filter(|folder| folder.is_due(done)) {
@@ -150,9 +177,15 @@ impl Pretraining {
             weight_decay,
         };
         let mut stages = match self.circuit {
-            Circuit::Seeded => vec![Stage { warmup_steps: 50, ..copying(self.copying_steps, (32, 32), 3..=14, WORDS) }],
+            Circuit::Seeded => vec![Stage {
+                warmup_steps: 50,
+                ..copying(self.copying_steps, (32, 32), 3..=14, WORDS)
+            }],
             Circuit::Learned => vec![
-                Stage { warmup_steps: 100, ..copying(few, (32, 32), 3..=14, FEW_WORDS) },
+                Stage {
+                    warmup_steps: 100,
+                    ..copying(few, (32, 32), 3..=14, FEW_WORDS)
+                },
                 copying(short, (32, 48), 3..=22, WORDS),
                 Stage {
                     rate: 2e-3,
@@ -162,8 +195,22 @@ impl Pretraining {
             ],
         };
         stages.extend([
-            world(self.clean_steps, CorpusOptions::clean(), 3e-3, 30, |done| 0.03 + 0.97 * 0.5 * (1.0 + (PI * done).cos()), 0.05),
-            world(self.hedging_steps, CorpusOptions::hedging(), 1e-3, 20, |done| 0.05 + 0.95 * (1.0 - done), 0.0),
+            world(
+                self.clean_steps,
+                CorpusOptions::clean(),
+                3e-3,
+                30,
+                |done| 0.03 + 0.97 * 0.5 * (1.0 + (PI * done).cos()),
+                0.05,
+            ),
+            world(
+                self.hedging_steps,
+                CorpusOptions::hedging(),
+                1e-3,
+                20,
+                |done| 0.05 + 0.95 * (1.0 - done),
+                0.0,
+            ),
         ]);
         stages
     }
@@ -213,9 +260,12 @@ impl Stage {
             Lesson::Loops { spans, from } => {
                 let known = from + (WORDS - from) * step / self.steps;
                 // Always the same order.
-                let words = Random::new(seed, 1).sample(SPECIAL_TOKENS.len() as u32..VOCABULARY as u32, WORDS);
+                let words = Random::new(seed, 1)
+                    .sample(SPECIAL_TOKENS.len() as u32..VOCABULARY as u32, WORDS);
                 let span = random.between(*spans.start(), *spans.end());
-                (0..count).map(|_| looped(&words[..known], span, len + 1, random)).collect()
+                (0..count)
+                    .map(|_| looped(&words[..known], span, len + 1, random))
+                    .collect()
             }
             Lesson::World(options) => {
                 let mut corpus = Corpus::new(world, options, random);
@@ -229,19 +279,42 @@ impl Stage {
 fn looped(words: &[u32], span: usize, len: usize, random: &mut Random) -> Item {
     let words: Vec<u32> = (0..span).map(|_| random.choose(words)).collect();
     let weight = |place: usize| if place < span { 0.0 } else { 1.0 };
-    words.into_iter().cycle().take(len).enumerate().map(|(place, word)| (word, weight(place))).collect()
+    words
+        .into_iter()
+        .cycle()
+        .take(len)
+        .enumerate()
+        .map(|(place, word)| (word, weight(place)))
+        .collect()
 }
 
 /// Mean cross-entropy of the next token, each as heavy as its row says.
 fn mean_loss(model: &Decoder, rows: &[Item], device: &Device) -> Tensor<1> {
     let len = rows[0].len() - 1;
     let tokens = |from: usize| -> Vec<Vec<u32>> {
-        rows.iter().map(|row| row[from..from + len].iter().map(|(token, _)| *token).collect()).collect()
+        rows.iter()
+            .map(|row| {
+                row[from..from + len]
+                    .iter()
+                    .map(|(token, _)| *token)
+                    .collect()
+            })
+            .collect()
     };
-    let weights: Vec<f32> = rows.iter().flat_map(|row| row[1..].iter().map(|(_, weight)| *weight)).collect();
+    let weights: Vec<f32> = rows
+        .iter()
+        .flat_map(|row| row[1..].iter().map(|(_, weight)| *weight))
+        .collect();
     let total: f32 = weights.iter().sum();
     let weights = Tensor::<3>::from_data(TensorData::new(weights, [rows.len(), len, 1]), device);
-    let log_probs = log_softmax(model.logits(residual(model, token_tensor(&tokens(0), device), &mut NoEdit)), 2);
+    let log_probs = log_softmax(
+        model.logits(residual(
+            model,
+            token_tensor(&tokens(0), device),
+            &mut NoEdit,
+        )),
+        2,
+    );
     let wanted = log_probs.gather(2, token_tensor(&tokens(1), device).unsqueeze_dim(2));
     (wanted * weights).sum().div_scalar(-total)
 }
@@ -250,18 +323,32 @@ fn mean_loss(model: &Decoder, rows: &[Item], device: &Device) -> Tensor<1> {
 ///
 /// # Errors
 /// Whatever the file system says.
-pub fn save(model: &Decoder, positions: PositionKind, world: &World, dtype: crate::cli::Dtype, directory: &Path) -> Result<()> {
-    model.save(&positions.config_json(dtype.torch_name()), dtype.into(), directory)?;
+pub fn save(
+    model: &Decoder,
+    positions: PositionKind,
+    world: &World,
+    dtype: crate::cli::Dtype,
+    directory: &Path,
+) -> Result<()> {
+    model.save(
+        &positions.config_json(dtype.torch_name()),
+        dtype.into(),
+        directory,
+    )?;
     let word = |id: u32| world.words()[id as usize];
     let [pad, bos, eos] = SPECIAL_TOKENS;
     let names = serde_json::json!({
         "tokenizer_class": "PreTrainedTokenizerFast", "pad_token": word(pad), "bos_token": word(bos), "eos_token": word(eos),
         "clean_up_tokenization_spaces": false,
     });
-    let generation = serde_json::json!({"pad_token_id": pad, "bos_token_id": bos, "eos_token_id": eos});
+    let generation =
+        serde_json::json!({"pad_token_id": pad, "bos_token_id": bos, "eos_token_id": eos});
     write_json(&directory.join("tokenizer.json"), &world.tokenizer_json())?;
     write_json(&directory.join("tokenizer_config.json"), &names)?;
-    Ok(write_json(&directory.join("generation_config.json"), &generation)?)
+    Ok(write_json(
+        &directory.join("generation_config.json"),
+        &generation,
+    )?)
 }
 
 /// Random weights, the same on every machine: normal, outputs into the residual stream smaller; biases zero, norms ones.
@@ -280,7 +367,14 @@ impl<'a> Initial<'a> {
     fn new(config: &DecoderConfig, seed: u64, device: &'a Device) -> Self {
         let output_scale = 0.5 / (config.num_hidden_layers as f64).sqrt();
         let (random, given, width) = (Random::new(seed, 0), BTreeMap::new(), config.hidden_size());
-        Self { random, given, output_scale, width, device, path: Vec::new() }
+        Self {
+            random,
+            given,
+            output_scale,
+            width,
+            device,
+            path: Vec::new(),
+        }
     }
 
     /// Puts the copying circuit into layers 0 and 1; everything else is to be quiet.
@@ -309,11 +403,20 @@ impl ModuleMapper for Initial<'_> {
         } else if let Some(given) = self.given.remove(&path) {
             given
         } else {
-            let into_residual = path.ends_with("o_proj.weight") || path.ends_with("down_proj.weight");
-            let scale = if into_residual { self.output_scale } else { 1.0 };
-            self.random.normal(count, scale / (self.width as f64).sqrt())
+            let into_residual =
+                path.ends_with("o_proj.weight") || path.ends_with("down_proj.weight");
+            let scale = if into_residual {
+                self.output_scale
+            } else {
+                1.0
+            };
+            self.random
+                .normal(count, scale / (self.width as f64).sqrt())
         };
-        Param::from_tensor(Tensor::from_data(TensorData::new(values, shape), (self.device, DType::F32)))
+        Param::from_tensor(Tensor::from_data(
+            TensorData::new(values, shape),
+            (self.device, DType::F32),
+        ))
     }
 }
 
@@ -331,7 +434,10 @@ impl Pupil {
             .with_weight_decay(weight_decay)
             .with_grad_clipping(Some(GradientClippingConfig::Norm(1.0)))
             .init();
-        Self { model: model.train(), optimizer }
+        Self {
+            model: model.train(),
+            optimizer,
+        }
     }
 
     /// One step down `loss`, whose value is returned.
@@ -339,7 +445,9 @@ impl Pupil {
         let loss = loss(&self.model);
         let value = loss.clone().into_scalar::<f32>();
         let gradients = GradientsParams::from_grads(loss.backward(), &self.model);
-        self.model = self.optimizer.step(learning_rate, self.model.clone(), gradients);
+        self.model = self
+            .optimizer
+            .step(learning_rate, self.model.clone(), gradients);
         f64::from(value)
     }
 
@@ -351,7 +459,10 @@ impl Pupil {
 
     fn load(self, folder: &Path) -> Result<Self> {
         let model = self.model.load_file(folder.join("model.bpk"));
-        Ok(Self { model, optimizer: self.optimizer.load(folder.join("optimizer.bpk"))? })
+        Ok(Self {
+            model,
+            optimizer: self.optimizer.load(folder.join("optimizer.bpk"))?,
+        })
     }
 }
 
@@ -363,28 +474,59 @@ mod tests {
     fn stages_take_all_steps_and_learning_rates_rise_and_fall() {
         let training = Pretraining::new(PositionKind::Alibi, Circuit::Learned, 0);
         let stages = training.stages();
-        assert_eq!(stages.iter().map(|stage| stage.steps).sum::<usize>(), training.steps());
-        let rates = |stage: &Stage| [0, stage.warmup_steps.max(1) - 1, stage.steps - 1].map(|step| stage.learning_rate(step));
-        let expected = [[3e-5, 3e-3, 3e-3], [3e-3; 3], [2e-3, 2e-3, 7e-4], [1e-4, 3e-3, 9e-5], [5e-5, 1e-3, 5.4e-5]];
+        assert_eq!(
+            stages.iter().map(|stage| stage.steps).sum::<usize>(),
+            training.steps()
+        );
+        let rates = |stage: &Stage| {
+            [0, stage.warmup_steps.max(1) - 1, stage.steps - 1]
+                .map(|step| stage.learning_rate(step))
+        };
+        let expected = [
+            [3e-5, 3e-3, 3e-3],
+            [3e-3; 3],
+            [2e-3, 2e-3, 7e-4],
+            [1e-4, 3e-3, 9e-5],
+            [5e-5, 1e-3, 5.4e-5],
+        ];
         for (stage, right) in stages.iter().zip(expected) {
             let found = rates(stage);
-            assert!(found.iter().zip(right).all(|(a, b)| (a / b - 1.0).abs() < 0.03), "{found:?}, expected {right:?}");
+            assert!(
+                found
+                    .iter()
+                    .zip(right)
+                    .all(|(a, b)| (a / b - 1.0).abs() < 0.03),
+                "{found:?}, expected {right:?}"
+            );
         }
     }
 
     #[test]
     fn what_is_seen_for_the_first_time_weighs_nothing() {
         let row = looped(&[5, 6, 7], 3, 8, &mut Random::new(0, 0));
-        assert_eq!(row.iter().map(|(_, weight)| *weight).collect::<Vec<_>>(), [0.0, 0.0, 0.0, 1.0, 1.0, 1.0, 1.0, 1.0]);
-        assert!((3..8).all(|i| row[i].0 == row[i - 3].0) && row.iter().all(|(word, _)| (5..8).contains(word)));
+        assert_eq!(
+            row.iter().map(|(_, weight)| *weight).collect::<Vec<_>>(),
+            [0.0, 0.0, 0.0, 1.0, 1.0, 1.0, 1.0, 1.0]
+        );
+        assert!(
+            (3..8).all(|i| row[i].0 == row[i - 3].0)
+                && row.iter().all(|(word, _)| (5..8).contains(word))
+        );
     }
 
     #[test]
     fn spans_are_of_few_words_at_first_and_of_all_in_the_end() {
-        let (world, stage) = (World::new(0), &Pretraining::new(PositionKind::Alibi, Circuit::Learned, 0).stages()[0]);
+        let (world, stage) = (
+            World::new(0),
+            &Pretraining::new(PositionKind::Alibi, Circuit::Learned, 0).stages()[0],
+        );
         let different = |steps: std::ops::Range<usize>| {
-            let rows = steps.flat_map(|step| stage.batch(step, &world, 0, &mut Random::new(0, step as u64)));
-            rows.flatten().map(|(word, _)| word).collect::<std::collections::BTreeSet<u32>>().len()
+            let rows = steps
+                .flat_map(|step| stage.batch(step, &world, 0, &mut Random::new(0, step as u64)));
+            rows.flatten()
+                .map(|(word, _)| word)
+                .collect::<std::collections::BTreeSet<u32>>()
+                .len()
         };
         assert_eq!(different(0..3), FEW_WORDS);
         assert!(different(stage.steps - 100..stage.steps) > WORDS - 20);

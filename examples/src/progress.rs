@@ -21,11 +21,16 @@ pub struct Progress {
 impl Progress {
     /// A bar called `name`, of `total` units of work.
     pub fn new(name: &str, total: u64) -> Self {
-        let style = ProgressStyle::with_template("{prefix} {wide_bar} {percent:>3} %  {msg}  {eta} left");
+        let style =
+            ProgressStyle::with_template("{prefix} {wide_bar} {percent:>3} %  {msg}  {eta} left");
         let bar = ProgressBar::hidden().with_prefix(name.to_owned());
         bar.set_length(total);
         bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
-        Self { bar, since: Instant::now(), shown: false }
+        Self {
+            bar,
+            since: Instant::now(),
+            shown: false,
+        }
     }
 
     /// As [`set`](Self::set), where it is only now known how much there is to do.

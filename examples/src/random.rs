@@ -43,7 +43,9 @@ impl Random {
     /// `count` different ones of `choices`, in random order; all of them if there are fewer.
     pub fn sample<T>(&mut self, choices: impl IntoIterator<Item = T>, count: usize) -> Vec<T> {
         let mut left: Vec<T> = choices.into_iter().collect();
-        (0..count.min(left.len())).map(|_| left.swap_remove(self.below(left.len()))).collect()
+        (0..count.min(left.len()))
+            .map(|_| left.swap_remove(self.below(left.len())))
+            .collect()
     }
 
     /// Normal numbers of mean 0 (Box–Muller).
@@ -51,7 +53,8 @@ impl Random {
         (0..count)
             .map(|_| {
                 let (radius, turn) = (1.0 - self.uniform(), self.uniform());
-                (deviation * (-2.0 * radius.ln()).sqrt() * (std::f64::consts::TAU * turn).cos()) as f32
+                (deviation * (-2.0 * radius.ln()).sqrt() * (std::f64::consts::TAU * turn).cos())
+                    as f32
             })
             .collect()
     }

@@ -25,13 +25,19 @@ impl Estimate {
         let mean = scores.iter().sum::<f64>() / n;
         let (low, high) = if scores.iter().all(|score| *score == 0.0 || *score == 1.0) {
             let centre = (mean + Z * Z / (2.0 * n)) / (1.0 + Z * Z / n);
-            let half = Z / (1.0 + Z * Z / n) * (mean * (1.0 - mean) / n + Z * Z / (4.0 * n * n)).sqrt();
+            let half =
+                Z / (1.0 + Z * Z / n) * (mean * (1.0 - mean) / n + Z * Z / (4.0 * n * n)).sqrt();
             (centre - half, centre + half)
         } else {
             let half = Z * standard_error(scores, mean);
             (mean - half, mean + half)
         };
-        Self { mean, low: low.max(0.0), high: high.min(1.0), count }
+        Self {
+            mean,
+            low: low.max(0.0),
+            high: high.min(1.0),
+            count,
+        }
     }
 }
 
@@ -59,23 +65,49 @@ impl Paired {
     /// If there are not as many of both.
     pub fn of(before: &[f64], after: &[f64]) -> Self {
         assert_eq!(before.len(), after.len(), "scores of the same questions");
-        let differences: Vec<f64> = before.iter().zip(after).map(|(before, after)| after - before).collect();
+        let differences: Vec<f64> = before
+            .iter()
+            .zip(after)
+            .map(|(before, after)| after - before)
+            .collect();
         let difference = differences.iter().sum::<f64>() / differences.len() as f64;
         let half = Z * standard_error(&differences, difference);
-        let count = |up: bool| differences.iter().filter(|d| if up { **d > 0.0 } else { **d < 0.0 }).count();
+        let count = |up: bool| {
+            differences
+                .iter()
+                .filter(|d| if up { **d > 0.0 } else { **d < 0.0 })
+                .count()
+        };
         let (gained, lost) = (count(true), count(false));
-        Self { difference, low: difference - half, high: difference + half, gained, lost, p_value: sign_test(gained, lost) }
+        Self {
+            difference,
+            low: difference - half,
+            high: difference + half,
+            gained,
+            lost,
+            p_value: sign_test(gained, lost),
+        }
     }
 }
 
 /// A probability for people: `0.031`, `2e-9`.
 pub fn p_text(p: f64) -> String {
-    if p >= 0.001 { format!("{p:.3}") } else { format!("{p:.0e}") }
+    if p >= 0.001 {
+        format!("{p:.3}")
+    } else {
+        format!("{p:.0e}")
+    }
 }
 
 fn standard_error(scores: &[f64], mean: f64) -> f64 {
     let n = scores.len() as f64;
-    (scores.iter().map(|score| (score - mean).powi(2)).sum::<f64>() / (n - 1.0).max(1.0) / n).sqrt()
+    (scores
+        .iter()
+        .map(|score| (score - mean).powi(2))
+        .sum::<f64>()
+        / (n - 1.0).max(1.0)
+        / n)
+        .sqrt()
 }
 
 /// Probability that fair coins fall at least as unevenly as `a` to `b`, two-sided.
@@ -96,13 +128,22 @@ mod tests {
     use super::*;
 
     fn close(found: f64, right: f64) {
-        assert!((found - right).abs() <= 1e-9 * right.abs().max(1e-300), "{found}, expected {right}");
+        assert!(
+            (found - right).abs() <= 1e-9 * right.abs().max(1e-300),
+            "{found}, expected {right}"
+        );
     }
 
     #[test]
     fn shares_have_wilsons_interval() {
         // By the formula in Python, with z = 1.959963984540054.
-        let share = |k: usize, n: usize| Estimate::of(&(0..n).map(|i| if i < k { 1.0 } else { 0.0 }).collect::<Vec<_>>());
+        let share = |k: usize, n: usize| {
+            Estimate::of(
+                &(0..n)
+                    .map(|i| if i < k { 1.0 } else { 0.0 })
+                    .collect::<Vec<_>>(),
+            )
+        };
         for (k, n, low, high) in [
             (7, 10, 0.39677814746114537, 0.8922087325936989),
             (0, 20, 0.0, 0.16112515805281938),
@@ -110,7 +151,10 @@ mod tests {
         ] {
             let found = share(k, n);
             assert_eq!((found.mean, found.count), (k as f64 / n as f64, n));
-            assert!((found.low - low).abs() < 1e-12 && (found.high - high).abs() < 1e-12, "{found:?}");
+            assert!(
+                (found.low - low).abs() < 1e-12 && (found.high - high).abs() < 1e-12,
+                "{found:?}"
+            );
         }
     }
 
@@ -119,8 +163,14 @@ mod tests {
         let found = Estimate::of(&[0.5, 1.0, 0.0, 0.25]);
         // Standard deviation 0.426956, divided by 2.
         close(found.mean, 0.4375);
-        assert!((found.high - (0.4375 + Z * 0.426_956_281_927_3 / 2.0)).abs() < 1e-9, "{found:?}");
-        assert!((found.low - (0.4375 - Z * 0.426_956_281_927_3 / 2.0)).abs() < 1e-9, "{found:?}");
+        assert!(
+            (found.high - (0.4375 + Z * 0.426_956_281_927_3 / 2.0)).abs() < 1e-9,
+            "{found:?}"
+        );
+        assert!(
+            (found.low - (0.4375 - Z * 0.426_956_281_927_3 / 2.0)).abs() < 1e-9,
+            "{found:?}"
+        );
     }
 
     #[test]
@@ -135,7 +185,10 @@ mod tests {
             (2000, 1000, 1.0090148627941341e-75),
         ] {
             let found = sign_test(a, b);
-            assert!((found / p - 1.0).abs() < 1e-6, "{a}, {b}: {found:e}, expected {p:e}");
+            assert!(
+                (found / p - 1.0).abs() < 1e-6,
+                "{a}, {b}: {found:e}, expected {p:e}"
+            );
         }
     }
 

@@ -32,22 +32,34 @@ impl TokenFile {
         let name = || path.display().to_string();
         let file = File::open(path).with_context(|| format!("{}: cannot read", name()))?;
         let mut reader = BufReader::new(file.take(LARGEST_FILE));
-        let mut tokens = Self { path: path.into(), rows: Vec::new(), lines: Vec::new() };
+        let mut tokens = Self {
+            path: path.into(),
+            rows: Vec::new(),
+            lines: Vec::new(),
+        };
         let mut line = Vec::new();
         for number in 1.. {
             line.clear();
-            let read = (&mut reader).take(LONGEST_LINE).read_until(b'\n', &mut line);
+            let read = (&mut reader)
+                .take(LONGEST_LINE)
+                .read_until(b'\n', &mut line);
             let read = read.with_context(|| format!("{}: cannot read", name()))? as u64;
             if read == 0 {
                 break;
             }
             if read == LONGEST_LINE && !line.ends_with(b"\n") {
-                bail!("{}: line {number}: longer than {} MiB", name(), LONGEST_LINE >> 20);
+                bail!(
+                    "{}: line {number}: longer than {} MiB",
+                    name(),
+                    LONGEST_LINE >> 20
+                );
             }
             if line.iter().all(u8::is_ascii_whitespace) {
                 continue;
             }
-            tokens.rows.push(parse(&line, vocab_size).map_err(|problem| tokens.problem_in(number, &problem))?);
+            tokens.rows.push(
+                parse(&line, vocab_size).map_err(|problem| tokens.problem_in(number, &problem))?,
+            );
             tokens.lines.push(number);
         }
         if reader.get_ref().limit() == 0 {
@@ -68,14 +80,18 @@ impl TokenFile {
         for (index, row) in tokens.rows.iter().enumerate() {
             let (first, second) = row.split_at(row.len() / 2);
             if row.len() < 4 || !row.len().is_multiple_of(2) {
-                let expected = "expected a proxy sequence, n tokens and the same n again, n at least 2";
+                let expected =
+                    "expected a proxy sequence, n tokens and the same n again, n at least 2";
                 return Err(tokens.problem(index, &format!("{} tokens: {expected}", row.len())));
             }
             if let Some(place) = (0..first.len()).find(|&i| first[i] != second[i]) {
                 let [a, b] = [first[place], second[place]];
-                return Err(
-                    tokens.problem(index, &format!("the halves differ: token {place} of the first is {a}, of the second {b}"))
-                );
+                return Err(tokens.problem(
+                    index,
+                    &format!(
+                        "the halves differ: token {place} of the first is {a}, of the second {b}"
+                    ),
+                ));
             }
         }
         Ok(tokens)
@@ -86,9 +102,12 @@ impl TokenFile {
         let mut hasher = blake3::Hasher::new();
         for row in &self.rows {
             hasher.update(&(row.len() as u64).to_le_bytes());
-            row.iter().for_each(|id| _ = hasher.update(&id.to_le_bytes()));
+            row.iter()
+                .for_each(|id| _ = hasher.update(&id.to_le_bytes()));
         }
-        SequenceRecord::File { fingerprint: hasher.finalize().to_hex().to_string() }
+        SequenceRecord::File {
+            fingerprint: hasher.finalize().to_hex().to_string(),
+        }
     }
 
     /// An error in a sequence, counted from 0.
@@ -99,11 +118,16 @@ impl TokenFile {
     /// # Errors
     /// A sequence that is longer than the positions of the model, naming file and line.
     pub fn check_lengths(&self, max_positions: Option<usize>) -> Result<()> {
-        let Some(max) = max_positions else { return Ok(()) };
+        let Some(max) = max_positions else {
+            return Ok(());
+        };
         match self.rows.iter().position(|row| row.len() > max) {
             Some(row) => {
                 let length = self.rows[row].len();
-                Err(self.problem(row, &format!("{length} tokens, but the model has only {max} positions")))
+                Err(self.problem(
+                    row,
+                    &format!("{length} tokens, but the model has only {max} positions"),
+                ))
             }
             None => Ok(()),
         }
@@ -124,8 +148,13 @@ fn parse(line: &[u8], vocab_size: usize) -> Result<Vec<u32>, String> {
     };
     let id = |value: &Value| match value.as_u64() {
         Some(id) if id < vocab_size as u64 => Ok(id as u32),
-        Some(id) => Err(format!("token {id} is not in the vocabulary of {vocab_size}")),
-        None => Err(format!("{} is not a token id: expected an integer of 0 or more", brief(value))),
+        Some(id) => Err(format!(
+            "token {id} is not in the vocabulary of {vocab_size}"
+        )),
+        None => Err(format!(
+            "{} is not a token id: expected an integer of 0 or more",
+            brief(value)
+        )),
     };
     ids.iter().map(id).collect()
 }
@@ -148,7 +177,10 @@ pub fn parse_list(flag: &str, text: &str, vocab_size: usize) -> Result<Vec<u32>>
     let id = |word: &str| match word.trim().parse::<u32>() {
         Ok(id) if (id as usize) < vocab_size => Ok(id),
         Ok(id) => bail!("{flag}: token {id} is not in the vocabulary of {vocab_size}"),
-        Err(_) => bail!("{flag}: `{}` is not a token id: expected a list such as 1,2,3", word.trim()),
+        Err(_) => bail!(
+            "{flag}: `{}` is not a token id: expected a list such as 1,2,3",
+            word.trim()
+        ),
     };
     text.split(',').map(id).collect()
 }
@@ -168,15 +200,30 @@ mod tests {
     fn lines_of_white_space_are_passed_over() {
         let tokens = read("[1, 2, 1, 2]\n\n  \n[3,4,3,4]").unwrap();
         assert_eq!(tokens.rows, [[1, 2, 1, 2], [3, 4, 3, 4]]);
-        assert!(tokens.problem(1, "x").to_string().ends_with("tokens.jsonl: line 4: x"));
+        assert!(
+            tokens
+                .problem(1, "x")
+                .to_string()
+                .ends_with("tokens.jsonl: line 4: x")
+        );
     }
 
     #[test]
     fn the_fingerprint_is_of_the_ids() {
         let record = |text| read(text).unwrap().record();
-        assert_eq!(record("[1,2,1,2]\n[3,4,3,4]"), record("[1, 2, 1,2]\n\n[ 3,4,3,4 ]\n"));
-        let others = ["[3,4,3,4]\n[1,2,1,2]", "[1,2,1,2]", "[1,2,3,4,1,2,3,4]", "[1,2,1,2]\n[3,5,3,5]"];
-        others.iter().for_each(|other| assert_ne!(record("[1,2,1,2]\n[3,4,3,4]"), record(other), "{other}"));
+        assert_eq!(
+            record("[1,2,1,2]\n[3,4,3,4]"),
+            record("[1, 2, 1,2]\n\n[ 3,4,3,4 ]\n")
+        );
+        let others = [
+            "[3,4,3,4]\n[1,2,1,2]",
+            "[1,2,1,2]",
+            "[1,2,3,4,1,2,3,4]",
+            "[1,2,1,2]\n[3,5,3,5]",
+        ];
+        others
+            .iter()
+            .for_each(|other| assert_ne!(record("[1,2,1,2]\n[3,4,3,4]"), record(other), "{other}"));
     }
 
     #[test]
@@ -198,8 +245,16 @@ mod tests {
         ];
         for (text, expected) in bad {
             let error = read(text).expect_err(text).to_string();
-            assert!(error.contains("tokens.jsonl: ") && error.contains(expected), "{error}");
+            assert!(
+                error.contains("tokens.jsonl: ") && error.contains(expected),
+                "{error}"
+            );
         }
-        assert!(read(&"[".repeat(100_000)).unwrap_err().to_string().contains("not JSON"));
+        assert!(
+            read(&"[".repeat(100_000))
+                .unwrap_err()
+                .to_string()
+                .contains("not JSON")
+        );
     }
 }

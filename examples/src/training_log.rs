@@ -28,22 +28,37 @@ impl TrainingLog {
     /// A file that cannot be written, or that is not the log of so many steps with these heads.
     pub fn open(path: &Path, heads: &[HeadId], steps_done: usize) -> Result<Self> {
         let context = || format!("--log {}", path.display());
-        let mut text = heads.iter().fold(COLUMNS.to_owned(), |text, head| text + "," + &head.to_string()) + "\n";
+        let mut text = heads.iter().fold(COLUMNS.to_owned(), |text, head| {
+            text + "," + &head.to_string()
+        }) + "\n";
         if steps_done > 0 {
             let earlier = fs::read_to_string(path).with_context(context)?;
             let mut lines = earlier.split_inclusive('\n');
             if lines.next() != Some(&text) {
                 bail!("--log {}: not a log with these heads", path.display());
             }
-            let kept: Vec<&str> = lines.take(steps_done).filter(|line| line.ends_with('\n')).collect();
+            let kept: Vec<&str> = lines
+                .take(steps_done)
+                .filter(|line| line.ends_with('\n'))
+                .collect();
             if kept.len() < steps_done {
-                bail!("--log {}: {} whole lines, expected the {steps_done} steps of the checkpoint", path.display(), kept.len());
+                bail!(
+                    "--log {}: {} whole lines, expected the {steps_done} steps of the checkpoint",
+                    path.display(),
+                    kept.len()
+                );
             }
             text.extend(kept);
         }
         write_atomic(path, |file| file.write_all(text.as_bytes())).with_context(context)?;
-        let file = OpenOptions::new().append(true).open(path).with_context(context)?;
-        Ok(Self { path: path.into(), file })
+        let file = OpenOptions::new()
+            .append(true)
+            .open(path)
+            .with_context(context)?;
+        Ok(Self {
+            path: path.into(),
+            file,
+        })
     }
 
     /// Adds a step in one write.
@@ -51,14 +66,28 @@ impl TrainingLog {
     /// # Errors
     /// What the system says.
     pub fn add(&mut self, step: &StepReport) -> Result<()> {
-        let StepReport { step: index, loss: before, learning_rate, gradient_norm, coefficients, held_out } = step;
-        let (loss, accuracy) = held_out.map_or_else(Default::default, |m| (m.loss.to_string(), m.accuracy.to_string()));
-        let mut line = format!("{},{before},{learning_rate},{gradient_norm},{loss},{accuracy}", index + 1);
+        let StepReport {
+            step: index,
+            loss: before,
+            learning_rate,
+            gradient_norm,
+            coefficients,
+            held_out,
+        } = step;
+        let (loss, accuracy) = held_out.map_or_else(Default::default, |m| {
+            (m.loss.to_string(), m.accuracy.to_string())
+        });
+        let mut line = format!(
+            "{},{before},{learning_rate},{gradient_norm},{loss},{accuracy}",
+            index + 1
+        );
         for value in coefficients {
             let _ = write!(line, ",{value}");
         }
         line.push('\n');
-        self.file.write_all(line.as_bytes()).with_context(|| format!("--log {}", self.path.display()))
+        self.file
+            .write_all(line.as_bytes())
+            .with_context(|| format!("--log {}", self.path.display()))
     }
 
     /// One line of values after each step for every head.
@@ -66,12 +95,22 @@ impl TrainingLog {
     /// # Errors
     /// A file that cannot be read, or whose lines are not those that were written.
     pub fn coefficients(&self) -> Result<Vec<Vec<f64>>> {
-        let text = fs::read_to_string(&self.path).with_context(|| format!("--log {}", self.path.display()))?;
-        let heads = text.lines().next().map_or(0, |header| header.split(',').count() - COLUMNS.split(',').count());
+        let text = fs::read_to_string(&self.path)
+            .with_context(|| format!("--log {}", self.path.display()))?;
+        let heads = text.lines().next().map_or(0, |header| {
+            header.split(',').count() - COLUMNS.split(',').count()
+        });
         let mut columns = vec![Vec::new(); heads];
         for line in text.lines().skip(1) {
-            for (column, value) in columns.iter_mut().zip(line.split(',').skip(COLUMNS.split(',').count())) {
-                column.push(value.parse().with_context(|| format!("--log {}: `{value}`", self.path.display()))?);
+            for (column, value) in columns
+                .iter_mut()
+                .zip(line.split(',').skip(COLUMNS.split(',').count()))
+            {
+                column.push(
+                    value
+                        .parse()
+                        .with_context(|| format!("--log {}: `{value}`", self.path.display()))?,
+                );
             }
         }
         Ok(columns)

@@ -29,9 +29,18 @@ fn byte_model(bench: &Bench, name: &str, positions: usize) {
         "rms_norm_eps": 1e-5, "tie_word_embeddings": false, "bos_token_id": BOS, "eos_token_id": 257,
     });
     let folder = bench.path(name);
-    DecoderConfig::from_json(&config).unwrap().init(&device).unwrap().save(&config, DType::F32, &folder).unwrap();
+    DecoderConfig::from_json(&config)
+        .unwrap()
+        .init(&device)
+        .unwrap()
+        .save(&config, DType::F32, &folder)
+        .unwrap();
     // GPT-2's letters for bytes: printable ones stand for themselves, the others follow from U+0100.
-    let printable = |byte: u32| (0x21..=0x7e).contains(&byte) || (0xa1..=0xac).contains(&byte) || (0xae..=0xff).contains(&byte);
+    let printable = |byte: u32| {
+        (0x21..=0x7e).contains(&byte)
+            || (0xa1..=0xac).contains(&byte)
+            || (0xae..=0xff).contains(&byte)
+    };
     let (mut vocabulary, mut next) = (serde_json::Map::new(), 0x100);
     for byte in 0..256 {
         let letter = if printable(byte) { byte } else { next };
@@ -56,20 +65,35 @@ fn byte_model(bench: &Bench, name: &str, positions: usize) {
 /// Questions with the right document alone, as in the `oracle` file of the published data.
 fn oracle(count: usize) -> String {
     let line = |i: usize| {
-        let document =
-            json!({"title": format!("Title {i}"), "text": format!("It is word{i}."), "isgold": true, "hasanswer": true});
+        let document = json!({"title": format!("Title {i}"), "text": format!("It is word{i}."), "isgold": true, "hasanswer": true});
         // Every third answer also stands in the document of the question after it.
-        let answers =
-            if i.is_multiple_of(3) { json!([format!("word{i}"), format!("word{}", i + 1)]) } else { json!([format!("word{i}")]) };
-        json!({"question": format!("what is {i}"), "answers": answers, "ctxs": [document]}).to_string()
+        let answers = if i.is_multiple_of(3) {
+            json!([format!("word{i}"), format!("word{}", i + 1)])
+        } else {
+            json!([format!("word{i}")])
+        };
+        json!({"question": format!("what is {i}"), "answers": answers, "ctxs": [document]})
+            .to_string()
     };
     (0..count).map(line).collect::<Vec<_>>().join("\n")
 }
 
-fn published(bench: &Bench, gold_positions: Vec<usize>, limit: usize) -> Vec<pear_examples::evaluate::Question> {
+fn published(
+    bench: &Bench,
+    gold_positions: Vec<usize>,
+    limit: usize,
+) -> Vec<pear_examples::evaluate::Question> {
     let template = Template::new(mdqa::PROMPT.trim_end(), mdqa::PLACES, "built in").unwrap();
-    let options = mdqa::Options { documents: 10, gold_positions, limit, seed: 5, max_new_tokens: 4 };
-    mdqa::questions(&bench.path("oracle.jsonl"), &template, &options).unwrap().0
+    let options = mdqa::Options {
+        documents: 10,
+        gold_positions,
+        limit,
+        seed: 5,
+        max_new_tokens: 4,
+    };
+    mdqa::questions(&bench.path("oracle.jsonl"), &template, &options)
+        .unwrap()
+        .0
 }
 
 #[test]
@@ -80,23 +104,40 @@ fn the_right_document_stands_where_it_was_asked_for_and_the_others_stay() {
     assert_eq!(questions.len(), 120);
     for (number, same) in questions.chunks(3).enumerate() {
         let documents = |prompt: &str| -> Vec<String> {
-            let lines = prompt.lines().filter_map(|line| line.strip_prefix("Document ["));
-            lines.map(|line| line.split_once("](").unwrap().1.to_owned()).collect()
+            let lines = prompt
+                .lines()
+                .filter_map(|line| line.strip_prefix("Document ["));
+            lines
+                .map(|line| line.split_once("](").unwrap().1.to_owned())
+                .collect()
         };
         let right = format!("Title: Title {number}) It is word{number}.");
         let others: Vec<Vec<String>> = [0, 4, 9]
             .iter()
             .zip(same)
             .map(|(&place, question)| {
-                assert_eq!((question.index, question.group.as_str()), (number, format!("right document {place}").as_str()));
+                assert_eq!(
+                    (question.index, question.group.as_str()),
+                    (number, format!("right document {place}").as_str())
+                );
                 let mut all = documents(&question.prompt);
                 assert_eq!((all.len(), all.remove(place)), (10, right.clone()));
                 all
             })
             .collect();
         assert!(others[0] == others[1] && others[1] == others[2]);
-        let told = |other: &String| same[0].answers.iter().any(|answer| other.ends_with(&format!(" {answer}.")));
-        assert!(!others[0].iter().any(told), "{:?} in {:?}", same[0].answers, others[0]);
+        let told = |other: &String| {
+            same[0]
+                .answers
+                .iter()
+                .any(|answer| other.ends_with(&format!(" {answer}.")))
+        };
+        assert!(
+            !others[0].iter().any(told),
+            "{:?} in {:?}",
+            same[0].answers,
+            others[0]
+        );
     }
     // The published prompt, letter by letter.
     let first = &questions[1].prompt;
@@ -118,11 +159,23 @@ fn documents_of_the_file_are_used_where_there_are_enough() {
     let others: Vec<Value> =
         (0..9).map(|i| json!({"title": "T", "text": format!("other {i}"), "isgold": false, "hasanswer": false})).collect();
     let mut documents = others.clone();
-    documents.insert(3, json!({"title": "T", "text": "right", "isgold": true, "hasanswer": true}));
-    bench.write("oracle.jsonl", json!({"question": "q", "answers": ["right"], "ctxs": documents}).to_string());
+    documents.insert(
+        3,
+        json!({"title": "T", "text": "right", "isgold": true, "hasanswer": true}),
+    );
+    bench.write(
+        "oracle.jsonl",
+        json!({"question": "q", "answers": ["right"], "ctxs": documents}).to_string(),
+    );
     let prompt = &published(&bench, vec![9], 1)[0].prompt;
-    let texts: Vec<&str> = prompt.lines().filter_map(|line| line.split("(Title: T) ").nth(1)).collect();
-    let right: Vec<String> = (0..9).map(|i| format!("other {i}")).chain(["right".into()]).collect();
+    let texts: Vec<&str> = prompt
+        .lines()
+        .filter_map(|line| line.split("(Title: T) ").nth(1))
+        .collect();
+    let right: Vec<String> = (0..9)
+        .map(|i| format!("other {i}"))
+        .chain(["right".into()])
+        .collect();
     assert_eq!(texts, right);
 }
 
@@ -136,11 +189,17 @@ fn long_prompts_lose_their_middle_and_keep_one_bos() {
     // 64 positions, 4 of them for the answer.
     let (tokens, cut) = whole.tokens(&text, 4).unwrap();
     assert_eq!((tokens.len(), cut, tokens[0]), (60, true, BOS));
-    assert_eq!(whole.text(&tokens).unwrap(), format!("{}{}", &text[..29], &text[70..]));
+    assert_eq!(
+        whole.text(&tokens).unwrap(),
+        format!("{}{}", &text[..29], &text[70..])
+    );
     assert_eq!(tokens.iter().filter(|token| **token == BOS).count(), 1);
     let (tokens, cut) = whole.tokens(&text[..20], 4).unwrap();
     assert_eq!((tokens.len(), cut), (21, false));
-    let (tokens, _) = Prompts::new(&directory, Some(10), false).unwrap().tokens(&text, 4).unwrap();
+    let (tokens, _) = Prompts::new(&directory, Some(10), false)
+        .unwrap()
+        .tokens(&text, 4)
+        .unwrap();
     // BOS and four letters, then the last five.
     assert_eq!(whole.text(&tokens).unwrap(), "012356789");
     let error = whole.tokens(&text, 63).unwrap_err().to_string();
@@ -152,27 +211,50 @@ fn a_chat_template_stays_whole_around_a_prompt_that_is_cut() {
     let bench = Bench::new();
     byte_model(&bench, "model", 64);
     let directory = ModelDirectory::open(&bench.path("model")).unwrap();
-    let error = Prompts::new(&directory, None, true).unwrap_err().to_string();
-    assert!(error.contains("tokenizer_config.json") && error.contains("no chat template"), "{error}");
+    let error = Prompts::new(&directory, None, true)
+        .unwrap_err()
+        .to_string();
+    assert!(
+        error.contains("tokenizer_config.json") && error.contains("no chat template"),
+        "{error}"
+    );
     let template = "{{ bos_token }}{% for m in messages %}[{{ m.role }}]{{ m.content }}{% endfor %}{% if add_generation_prompt %}[bot]{% endif %}";
-    bench.write("model/tokenizer_config.json", json!({"bos_token": "<s>", "chat_template": template}).to_string());
+    bench.write(
+        "model/tokenizer_config.json",
+        json!({"bos_token": "<s>", "chat_template": template}).to_string(),
+    );
     let prompts = Prompts::new(&directory, None, true).unwrap();
     let (tokens, cut) = prompts.tokens("why?", 4).unwrap();
-    assert_eq!((prompts.text(&tokens).unwrap().as_str(), cut), ("[user]why?[bot]", false));
+    assert_eq!(
+        (prompts.text(&tokens).unwrap().as_str(), cut),
+        ("[user]why?[bot]", false)
+    );
     assert_eq!(tokens.iter().filter(|token| **token == BOS).count(), 1);
     let text: String = (0..100).map(|i| char::from(b'0' + i % 10)).collect();
     let (tokens, cut) = prompts.tokens(&text, 4).unwrap();
     // 60 tokens: BOS, [user], [bot], 48 letters of the prompt.
-    assert_eq!((prompts.text(&tokens).unwrap(), cut), (format!("[user]{}{}[bot]", &text[..24], &text[76..]), true));
+    assert_eq!(
+        (prompts.text(&tokens).unwrap(), cut),
+        (format!("[user]{}{}[bot]", &text[..24], &text[76..]), true)
+    );
     assert_eq!((tokens.len(), tokens[0]), (60, BOS));
 
-    bench.write("oracle.jsonl", oracle(3)).write("q.txt", "{question}{search_results}");
+    bench
+        .write("oracle.jsonl", oracle(3))
+        .write("q.txt", "{question}{search_results}");
     bench.ok(
         "evaluate --model model --data oracle.jsonl --documents 1 --gold-position 0 --max-new-tokens 2 --chat --template q.txt",
     );
     let said = bench.ok("generate --model model --chat --prompt why --max-new-tokens 3 --ignore-eos --out chat.json");
-    let ids: Vec<String> = [BOS].into_iter().chain("[user]why[bot]".bytes().map(u32::from)).map(|id| id.to_string()).collect();
-    bench.ok(&format!("generate --model model --prompt-tokens {} --max-new-tokens 3 --ignore-eos --out ids.json", ids.join(",")));
+    let ids: Vec<String> = [BOS]
+        .into_iter()
+        .chain("[user]why[bot]".bytes().map(u32::from))
+        .map(|id| id.to_string())
+        .collect();
+    bench.ok(&format!(
+        "generate --model model --prompt-tokens {} --max-new-tokens 3 --ignore-eos --out ids.json",
+        ids.join(",")
+    ));
     assert_eq!(bench.json("chat.json"), bench.json("ids.json"), "{said}");
 }
 
@@ -180,41 +262,71 @@ fn a_chat_template_stays_whole_around_a_prompt_that_is_cut() {
 fn a_bos_that_the_template_puts_before_that_of_the_tokenizer_is_refused() {
     let bench = Bench::new();
     byte_model(&bench, "model", 512);
-    bench.write("oracle.jsonl", oracle(12)).write("twice.txt", "<s>{search_results} {question}");
+    bench
+        .write("oracle.jsonl", oracle(12))
+        .write("twice.txt", "<s>{search_results} {question}");
     let flags = "evaluate --model model --data oracle.jsonl --documents 1 --gold-position 0 --max-new-tokens 2 --limit 2";
-    bench.refused(&format!("{flags} --template twice.txt"), &["question 1", "two BOS tokens (256)"]);
+    bench.refused(
+        &format!("{flags} --template twice.txt"),
+        &["question 1", "two BOS tokens (256)"],
+    );
     bench.write("none.txt", "{question}");
-    bench.refused(&format!("{flags} --template none.txt"), &["--template none.txt", "{search_results}"]);
+    bench.refused(
+        &format!("{flags} --template none.txt"),
+        &["--template none.txt", "{search_results}"],
+    );
 }
 
 #[test]
 fn answers_end_at_every_end_token_of_the_model() {
     let bench = Bench::new();
     byte_model(&bench, "model", 512);
-    bench.write("oracle.jsonl", oracle(12)).write("short.txt", "{question}{search_results}");
+    bench
+        .write("oracle.jsonl", oracle(12))
+        .write("short.txt", "{question}{search_results}");
     let flags = "evaluate --model model --data oracle.jsonl --documents 1 --gold-position 0 --max-new-tokens 12 --limit 1 --template short.txt --outputs o.jsonl";
     bench.ok(flags);
     let answered = outputs(&bench, "o.jsonl");
     assert_eq!(answered[0].new_tokens, 12);
     let prompt = "what is 0Document [1](Title: Title 0) It is word0.";
-    let ids: Vec<String> = [BOS].into_iter().chain(prompt.bytes().map(u32::from)).map(|id| id.to_string()).collect();
-    bench.ok(&format!("generate --model model --prompt-tokens {} --max-new-tokens 12 --ignore-eos --out g.json", ids.join(",")));
-    let tokens: Vec<u64> = bench.json("g.json")["tokens"].as_array().unwrap().iter().map(|id| id.as_u64().unwrap()).collect();
+    let ids: Vec<String> = [BOS]
+        .into_iter()
+        .chain(prompt.bytes().map(u32::from))
+        .map(|id| id.to_string())
+        .collect();
+    bench.ok(&format!(
+        "generate --model model --prompt-tokens {} --max-new-tokens 12 --ignore-eos --out g.json",
+        ids.join(",")
+    ));
+    let tokens: Vec<u64> = bench.json("g.json")["tokens"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|id| id.as_u64().unwrap())
+        .collect();
     // As if one of the tokens were the second of two that end a text.
-    let place = (0..12).rfind(|&i| !tokens[..i].contains(&tokens[i])).unwrap();
-    bench.write("model/generation_config.json", json!({"eos_token_id": [258, tokens[place]]}).to_string());
+    let place = (0..12)
+        .rfind(|&i| !tokens[..i].contains(&tokens[i]))
+        .unwrap();
+    bench.write(
+        "model/generation_config.json",
+        json!({"eos_token_id": [258, tokens[place]]}).to_string(),
+    );
     bench.ok(flags);
     assert_eq!(outputs(&bench, "o.jsonl")[0].new_tokens, place + 1);
 }
 
 fn outputs(bench: &Bench, name: &str) -> Vec<Answered> {
     let text = fs::read_to_string(bench.path(name)).unwrap();
-    text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+    text.lines()
+        .map(|line| serde_json::from_str(line).unwrap())
+        .collect()
 }
 
 /// A profile that changes the answers.
 fn profile(bench: &Bench) {
-    let coefficients = json!([{"layer": 1, "head": 0, "value": -9.0}, {"layer": 0, "head": 2, "value": 7.0}]);
+    let coefficients =
+        json!([{"layer": 1, "head": 0, "value": -9.0}, {"layer": 0, "head": 2, "value": 7.0}]);
     let model = json!({"architecture": "llama", "num_layers": 2, "num_heads": 4});
     bench.write(
         "profile.json",
@@ -232,7 +344,8 @@ fn outputs_score_again_to_the_same_results_and_compression_changes_nothing() {
         .map(|i| {
             let letter = char::from(b'a' + i % 26).to_string();
             let document = json!({"title": "0", "text": format!("{i}"), "isgold": true});
-            json!({"question": format!("q{i}"), "answers": ["zzz", letter], "ctxs": [document]}).to_string()
+            json!({"question": format!("q{i}"), "answers": ["zzz", letter], "ctxs": [document]})
+                .to_string()
         })
         .collect();
     bench.write("data.jsonl", lines.join("\n"));
@@ -241,32 +354,64 @@ fn outputs_score_again_to_the_same_results_and_compression_changes_nothing() {
     bench.write("data.jsonl.gz", packed.finish().unwrap());
 
     let flags = "--documents 3 --gold-position 0,2 --max-new-tokens 40 --stop-at-newline --profile profile.json";
-    let said = bench.ok(&format!("evaluate --model model --data data.jsonl {flags} --outputs o.jsonl --out r.json"));
-    assert!(said.contains("best sub-span EM") && said.contains("change") && said.contains("tokens a second"), "{said}");
-    bench.ok(&format!("evaluate --model model --data data.jsonl.gz --format mdqa {flags} --outputs p.jsonl"));
+    let said = bench.ok(&format!(
+        "evaluate --model model --data data.jsonl {flags} --outputs o.jsonl --out r.json"
+    ));
+    assert!(
+        said.contains("best sub-span EM")
+            && said.contains("change")
+            && said.contains("tokens a second"),
+        "{said}"
+    );
+    bench.ok(&format!(
+        "evaluate --model model --data data.jsonl.gz --format mdqa {flags} --outputs p.jsonl"
+    ));
     let (answered, again) = (outputs(&bench, "o.jsonl"), outputs(&bench, "p.jsonl"));
     let key = |a: &Answered| (a.run.clone(), a.index, a.group.clone(), a.output.clone());
-    assert_eq!(answered.iter().map(key).collect::<Vec<_>>(), again.iter().map(key).collect::<Vec<_>>());
+    assert_eq!(
+        answered.iter().map(key).collect::<Vec<_>>(),
+        again.iter().map(key).collect::<Vec<_>>()
+    );
 
     let result = bench.json("r.json");
     let mut right = 0.0;
     for run in ["baseline", "pear"] {
         let own: Vec<&Answered> = answered.iter().filter(|a| a.run == run).collect();
-        assert_eq!((own.len(), result[run]["questions"].as_u64()), (60, Some(60)));
-        let scores: Vec<[f64; 4]> = own.iter().map(|a| Scores::of(&a.output, &a.answers).values()).collect();
+        assert_eq!(
+            (own.len(), result[run]["questions"].as_u64()),
+            (60, Some(60))
+        );
+        let scores: Vec<[f64; 4]> = own
+            .iter()
+            .map(|a| Scores::of(&a.output, &a.answers).values())
+            .collect();
         for (column, name) in Scores::NAMES.iter().enumerate() {
             let mean = scores.iter().map(|s| s[column]).sum::<f64>() / 60.0;
-            assert!((result[run][name].as_f64().unwrap() - mean).abs() < 1e-12, "{run}, {name}");
+            assert!(
+                (result[run][name].as_f64().unwrap() - mean).abs() < 1e-12,
+                "{run}, {name}"
+            );
             right += mean;
         }
         assert!(own.iter().all(|a| !a.output.contains('\n')));
     }
     assert!(right > 0.0, "nothing was right: nothing was tested");
-    let changed = answered.chunks(2).filter(|pair| pair[0].output != pair[1].output).count();
+    let changed = answered
+        .chunks(2)
+        .filter(|pair| pair[0].output != pair[1].output)
+        .count();
     assert!(changed > 20, "{changed}");
     let paired = &result["paired"]["best_subspan_em"];
-    let both = answered.chunks(2).map(|pair| (pair[0].scores.best_subspan_em, pair[1].scores.best_subspan_em));
-    assert_eq!(paired["gained"].as_u64().unwrap(), both.filter(|(before, after)| after > before).count() as u64);
+    let both = answered.chunks(2).map(|pair| {
+        (
+            pair[0].scores.best_subspan_em,
+            pair[1].scores.best_subspan_em,
+        )
+    });
+    assert_eq!(
+        paired["gained"].as_u64().unwrap(),
+        both.filter(|(before, after)| after > before).count() as u64
+    );
     assert!(result["baseline"]["by_group"]["right document 2"]["f1"].is_f64());
 }
 
@@ -277,21 +422,47 @@ fn longbench_has_the_published_prompts_and_lengths_and_all_its_answers() {
         json!({"input": "why?", "context": "Because {input}.", "answers": ["no", "yes"], "length": 3, "dataset": dataset})
             .to_string()
     };
-    bench.write("l.jsonl", [line("musique"), line("qasper_e"), line("multifieldqa_en"), line("narrativeqa")].join("\n"));
+    bench.write(
+        "l.jsonl",
+        [
+            line("musique"),
+            line("qasper_e"),
+            line("multifieldqa_en"),
+            line("narrativeqa"),
+        ]
+        .join("\n"),
+    );
     let questions = longbench::questions(&bench.path("l.jsonl"), None, None, 9).unwrap();
-    let lengths: Vec<(usize, &str)> = questions.iter().map(|q| (q.max_new_tokens, q.group.as_str())).collect();
-    assert_eq!(lengths, [(32, "musique"), (128, "qasper_e"), (64, "multifieldqa_en"), (128, "narrativeqa")]);
+    let lengths: Vec<(usize, &str)> = questions
+        .iter()
+        .map(|q| (q.max_new_tokens, q.group.as_str()))
+        .collect();
+    assert_eq!(
+        lengths,
+        [
+            (32, "musique"),
+            (128, "qasper_e"),
+            (64, "multifieldqa_en"),
+            (128, "narrativeqa")
+        ]
+    );
     assert_eq!(
         questions[0].prompt,
         "Answer the question based on the given passages. Only give me the answer and do not output any other words.\n\nThe following \
          are given passages.\nBecause {input}.\n\nAnswer the question based on the given passages. Only give me the answer and do not \
          output any other words.\n\nQuestion: why?\nAnswer:"
     );
-    assert!(questions[1].prompt.contains("\n\nArticle: Because {input}.\n\n Answer the question based on the above article"));
+    assert!(questions[1].prompt.contains(
+        "\n\nArticle: Because {input}.\n\n Answer the question based on the above article"
+    ));
     assert!(questions.iter().all(|q| q.answers == ["no", "yes"]));
     byte_model(&bench, "model", 1024);
-    let said = bench.ok("evaluate --model model --format longbench --data l.jsonl --max-new-tokens 3");
-    assert!(said.contains("musique") && said.contains("qasper_e"), "{said}");
+    let said =
+        bench.ok("evaluate --model model --format longbench --data l.jsonl --max-new-tokens 3");
+    assert!(
+        said.contains("musique") && said.contains("qasper_e"),
+        "{said}"
+    );
 }
 
 #[test]
@@ -299,25 +470,50 @@ fn what_cannot_be_read_is_named() {
     let bench = Bench::new();
     byte_model(&bench, "model", 512);
     let run = |bench: &Bench, parts: &[&str]| {
-        bench.refused("evaluate --model model --data d.jsonl --gold-position 0 --documents 2", parts)
+        bench.refused(
+            "evaluate --model model --data d.jsonl --gold-position 0 --documents 2",
+            parts,
+        )
     };
     bench.write("d.jsonl", oracle(3) + "\n{\"question\": 5}");
     run(&bench, &["d.jsonl, line 4"]);
     bench.write("d.jsonl", "\n\n");
     run(&bench, &["d.jsonl", "no records"]);
-    bench.write("d.jsonl", json!({"question": "q", "answers": ["a"], "ctxs": [{"title": "t", "text": "x"}]}).to_string());
+    bench.write(
+        "d.jsonl",
+        json!({"question": "q", "answers": ["a"], "ctxs": [{"title": "t", "text": "x"}]})
+            .to_string(),
+    );
     run(&bench, &["d.jsonl, record 1", "isgold"]);
-    bench.write("d.jsonl", json!({"question": "q", "answers": [], "ctxs": []}).to_string());
+    bench.write(
+        "d.jsonl",
+        json!({"question": "q", "answers": [], "ctxs": []}).to_string(),
+    );
     run(&bench, &["d.jsonl, record 1", "`answers` is empty"]);
     bench.write("d.jsonl", oracle(1));
     run(&bench, &["d.jsonl, record 1", "too few other documents"]);
     bench.write("d.jsonl.gz", "not compressed");
-    bench.refused("evaluate --model model --data d.jsonl.gz", &["d.jsonl.gz, line 1"]);
-    bench.refused("evaluate --model model --data missing.jsonl", &["missing.jsonl", "cannot open"]);
-    bench.refused("evaluate --model model --data d.jsonl --documents 3 --gold-position 3", &["--gold-position 3", "--documents"]);
+    bench.refused(
+        "evaluate --model model --data d.jsonl.gz",
+        &["d.jsonl.gz, line 1"],
+    );
+    bench.refused(
+        "evaluate --model model --data missing.jsonl",
+        &["missing.jsonl", "cannot open"],
+    );
+    bench.refused(
+        "evaluate --model model --data d.jsonl --documents 3 --gold-position 3",
+        &["--gold-position 3", "--documents"],
+    );
     bench.refused("evaluate --model model", &["--data"]);
-    bench.refused("evaluate --model model --format proxy --data d.jsonl", &["--data"]);
-    bench.refused("evaluate --model model --format tiny-world", &["tiny-world", "words"]);
+    bench.refused(
+        "evaluate --model model --format proxy --data d.jsonl",
+        &["--data"],
+    );
+    bench.refused(
+        "evaluate --model model --format tiny-world",
+        &["tiny-world", "words"],
+    );
 }
 
 #[test]
@@ -325,15 +521,23 @@ fn the_cost_on_a_plain_text_is_told_and_a_high_one_warned_of() {
     let bench = Bench::new();
     byte_model(&bench, "model", 512);
     profile(&bench);
-    bench.write("text.txt", "It is a truth universally acknowledged. ".repeat(40));
+    bench.write(
+        "text.txt",
+        "It is a truth universally acknowledged. ".repeat(40),
+    );
     let output =
         bench.run("evaluate --model model --profile profile.json --text text.txt --window 128 --text-limit 0 --out r.json");
     assert_eq!(output.status.code(), Some(0));
     let result = bench.json("r.json")["text"].clone();
-    let (before, after) = (result["before"].as_f64().unwrap(), result["after"].as_f64().unwrap());
+    let (before, after) = (
+        result["before"].as_f64().unwrap(),
+        result["after"].as_f64().unwrap(),
+    );
     assert!((result["increase"].as_f64().unwrap() - (after / before - 1.0)).abs() < 1e-12);
     assert_eq!(result["within_limit"], after <= before);
-    let warned = String::from_utf8(output.stderr).unwrap().contains("--text-limit");
+    let warned = String::from_utf8(output.stderr)
+        .unwrap()
+        .contains("--text-limit");
     assert_eq!(warned, after > before);
     assert_eq!(result["tokens"], 1600);
     // Read in one piece, as `score` does it.
@@ -341,7 +545,9 @@ fn the_cost_on_a_plain_text_is_told_and_a_high_one_warned_of() {
     bench.write("short.txt", "It is a truth universally acknowledged.");
     bench.ok("evaluate --model model --text short.txt --out e.json");
     bench.ok("score --model model --text short.txt --out s.json");
-    let [here, there] =
-        [bench.json("e.json")["text"]["before"].as_f64().unwrap(), bench.json("s.json")["perplexity"].as_f64().unwrap()];
+    let [here, there] = [
+        bench.json("e.json")["text"]["before"].as_f64().unwrap(),
+        bench.json("s.json")["perplexity"].as_f64().unwrap(),
+    ];
     assert!((here / there - 1.0).abs() < 1e-9, "{here} {there}");
 }

@@ -3,7 +3,9 @@
 use std::fs;
 use std::path::Path;
 
-use pear_examples::evaluate::metrics::{best_subspan_em, exact_match, is_empty_reference, normalize_answer, substring, token_f1};
+use pear_examples::evaluate::metrics::{
+    best_subspan_em, exact_match, is_empty_reference, normalize_answer, substring, token_f1,
+};
 use serde::Deserialize;
 
 #[derive(Deserialize)]
@@ -22,7 +24,16 @@ fn scores_are_those_of_the_published_rules_to_the_last_digit() {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/metrics.json");
     let cases: Vec<Case> = serde_json::from_slice(&fs::read(path).unwrap()).unwrap();
     assert!(cases.len() >= 60);
-    for Case { answer, references, normalized, best_subspan_em: subspan, substring: plain, exact_match: exact, f1 } in cases {
+    for Case {
+        answer,
+        references,
+        normalized,
+        best_subspan_em: subspan,
+        substring: plain,
+        exact_match: exact,
+        f1,
+    } in cases
+    {
         let what = format!("{answer:?}, {references:?}");
         assert_eq!(normalize_answer(&answer), normalized, "{what}");
         assert_eq!(best_subspan_em(&answer, &references), subspan, "{what}");

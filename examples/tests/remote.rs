@@ -16,10 +16,21 @@ struct Server {
 impl Server {
     fn start(bench: &Bench, token: &str) -> Self {
         let mut command = bench.command("serve --listen 127.0.0.1:0");
-        let mut process = command.env("PEAR_TOKEN", token).stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
+        let mut process = command
+            .env("PEAR_TOKEN", token)
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
         let mut line = String::new();
-        BufReader::new(process.stdout.take().unwrap()).read_line(&mut line).unwrap();
-        let url = line.trim().strip_prefix("serving ").unwrap_or_else(|| panic!("it said `{line}`")).into();
+        BufReader::new(process.stdout.take().unwrap())
+            .read_line(&mut line)
+            .unwrap();
+        let url = line
+            .trim()
+            .strip_prefix("serving ")
+            .unwrap_or_else(|| panic!("it said `{line}`"))
+            .into();
         Self { process, url }
     }
 }
@@ -37,15 +48,21 @@ fn two_served_devices_locate_and_train_as_one_at_hand() {
     let servers = [Server::start(&bench, ""), Server::start(&bench, "")];
     let [first, second] = servers.each_ref().map(|server| &server.url);
     for mode in ["activation --ablation batch-mean", "path"] {
-        let flags = format!("--model {{llama-2}} --lengths 5,7 --samples 4,3 --metric log-prob-diff --mode {mode}");
+        let flags = format!(
+            "--model {{llama-2}} --lengths 5,7 --samples 4,3 --metric log-prob-diff --mode {mode}"
+        );
         bench.ok(&format!("locate {flags} --out here.json"));
-        bench.ok(&format!("locate {flags} --device {first} --dtype f32 --also-device {second} --out there.json"));
+        bench.ok(&format!(
+            "locate {flags} --device {first} --dtype f32 --also-device {second} --out there.json"
+        ));
         bench.assert_near(["here.json", "there.json"], "/by_length/0/scores", 1e-5);
         bench.assert_near(["here.json", "there.json"], "/by_length/1/scores", 1e-5);
     }
     let flags = "--model {llama-2} --heads 0.1,1.2 --length 6 --batch-size 4 --steps 5";
     bench.ok(&format!("train {flags} --out here.json"));
-    bench.ok(&format!("train {flags} --device {first} --dtype f32 --also-device {second} --out there.json"));
+    bench.ok(&format!(
+        "train {flags} --device {first} --dtype f32 --also-device {second} --out there.json"
+    ));
     bench.assert_near(["here.json", "there.json"], "/coefficients", 1e-5);
     bench.assert_near(["here.json", "there.json"], "/training/loss", 1e-5);
 }
@@ -56,10 +73,24 @@ fn a_server_that_is_not_there_or_wants_a_token_is_said() {
     let score = "score --model {llama-2} --tokens tokens.jsonl --out out.json --dtype f32";
     bench.write("tokens.jsonl", "[1, 5, 9]");
     let server = Server::start(&bench, "secret");
-    bench.refused(&format!("{score} --device {}", server.url), &["--device ws://127.0.0.1:", "no device is served there"]);
-    let output = bench.command(&format!("{score} --device {}", server.url)).env("PEAR_TOKEN", "secret").output().unwrap();
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    bench.refused(
+        &format!("{score} --device {}", server.url),
+        &["--device ws://127.0.0.1:", "no device is served there"],
+    );
+    let output = bench
+        .command(&format!("{score} --device {}", server.url))
+        .env("PEAR_TOKEN", "secret")
+        .output()
+        .unwrap();
+    assert!(
+        output.status.success(),
+        "{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
     let url = server.url.clone();
     drop(server);
-    bench.refused(&format!("{score} --device {url}"), &["--device ws://127.0.0.1:", "no device is served there"]);
+    bench.refused(
+        &format!("{score} --device {url}"),
+        &["--device ws://127.0.0.1:", "no device is served there"],
+    );
 }

@@ -8,9 +8,10 @@ use burn::prelude::*;
 
 use crate::attend::attend;
 use crate::coefficients::LayerCoefficients;
-use crate::kernels::{project, rms_norm, rms_norm_rounded_once};
-use crate::model::{HeadAttention, Projected, ScoreOptions};
+use crate::kernels::{linear_forward, rms_norm, rms_norm_rounded_once};
+use crate::model::{HeadAttention, Qkv};
 use crate::position::{PositionEmbedding, PositionEmbeddingConfig, Positions};
+use crate::score_config::AttentionScoreConfig;
 use crate::{Error, Result};
 
 /// Which channels of queries and keys are normed together, by their root mean square.
@@ -43,7 +44,10 @@ impl ProjectionNorm {
             QkNorm::Head { .. } => head_dim,
             QkNorm::Projection { .. } => heads * head_dim,
         };
-        Self { weight: burn::module::Initializer::Ones.init([width], device), kind }
+        Self {
+            weight: burn::module::Initializer::Ones.init([width], device),
+            kind,
+        }
     }
 }
 
@@ -67,7 +71,7 @@ pub struct AttentionConfig {
     /// Queries, keys and values are clamped to `±clip_qkv`.
     pub clip_qkv: Option<f64>,
     /// Scale, soft cap and sliding window.
-    pub scores: ScoreOptions,
+    pub scores: AttentionScoreConfig,
     /// Positions, where they act within attention.
     pub position_embedding: PositionEmbeddingConfig,
 }
@@ -84,7 +88,7 @@ impl AttentionConfig {
             output_bias: false,
             qk_norm: None,
             clip_qkv: None,
-            scores: ScoreOptions::default(),
+            scores: AttentionScoreConfig::default(),
             position_embedding: PositionEmbeddingConfig::None,
         }
     }
@@ -113,9 +117,19 @@ impl AttentionConfig {
         if let Some(&(field, value)) = sizes.iter().find(|(_, value)| *value == 0) {
             return Err(Error::config(field, value, "expected at least 1"));
         }
-        if !self.num_attention_heads.is_multiple_of(self.num_key_value_heads) {
-            let expected = format!("expected a divisor of num_attention_heads = {}", self.num_attention_heads);
-            return Err(Error::config("num_key_value_heads", self.num_key_value_heads, expected));
+        if !self
+            .num_attention_heads
+            .is_multiple_of(self.num_key_value_heads)
+        {
+            let expected = format!(
+                "expected a divisor of num_attention_heads = {}",
+                self.num_attention_heads
+            );
+            return Err(Error::config(
+                "num_key_value_heads",
+                self.num_key_value_heads,
+                expected,
+            ));
         }
         if self.scores.window == Some(0) {
             return Err(Error::config("sliding_window", 0, "expected at least 1"));
@@ -123,7 +137,11 @@ impl AttentionConfig {
         self.position_embedding.validate()?;
         match &self.position_embedding {
             PositionEmbeddingConfig::Rotary(rotary) if rotary.rotary_dim > self.head_dim => {
-                Err(Error::config("rotary_dim", rotary.rotary_dim, format!("expected at most head_dim = {}", self.head_dim)))
+                Err(Error::config(
+                    "rotary_dim",
+                    rotary.rotary_dim,
+                    format!("expected at most head_dim = {}", self.head_dim),
+                ))
             }
             _ => Ok(()),
         }
@@ -142,11 +160,23 @@ impl AttentionConfig {
     ///
     /// # Errors
     /// As [`validate`](Self::validate).
-    pub fn init_with(&self, position_embedding: PositionEmbedding, device: &Device) -> Result<Attention> {
+    pub fn init_with(
+        &self,
+        position_embedding: PositionEmbedding,
+        device: &Device,
+    ) -> Result<Attention> {
         self.validate()?;
-        let linear = |from: usize, to: usize, bias: bool| LinearConfig::new(from, to).with_bias(bias).init(device);
-        let (query, key_value) = (self.num_attention_heads * self.head_dim, self.num_key_value_heads * self.head_dim);
-        let norm = |heads| self.qk_norm.map(|kind| ProjectionNorm::new(kind, heads, self.head_dim, device));
+        let linear = |from: usize, to: usize, bias: bool| {
+            LinearConfig::new(from, to).with_bias(bias).init(device)
+        };
+        let (query, key_value) = (
+            self.num_attention_heads * self.head_dim,
+            self.num_key_value_heads * self.head_dim,
+        );
+        let norm = |heads| {
+            self.qk_norm
+                .map(|kind| ProjectionNorm::new(kind, heads, self.head_dim, device))
+        };
         Ok(Attention {
             q_proj: linear(self.hidden_size, query, self.qkv_bias),
             k_proj: linear(self.hidden_size, key_value, self.qkv_bias),
@@ -184,7 +214,7 @@ pub struct Attention {
     head_dim: usize,
     clip_qkv: Option<f64>,
     #[module(skip)]
-    scores: ScoreOptions,
+    scores: AttentionScoreConfig,
 }
 
 impl Attention {
@@ -209,50 +239,81 @@ impl Attention {
 
     /// Both halves for a whole sequence: `[batch, seq, hidden]` to `[batch, seq, hidden]`.
     pub fn forward(&self, input: Tensor<3>, positions: Positions) -> Tensor<3> {
-        let Projected { query, key, value } = self.project(input, positions);
-        self.merge_heads(attend(self, query, key, value))
+        let Qkv { query, key, value } = self.project_qkv(input, positions);
+        self.output_projection(attend(self, query, key, value))
     }
 
     /// `[batch, seq, heads * head_dim]` to `[batch, heads, seq, head_dim]`, normed on the way.
-    fn split_heads(&self, mut x: Tensor<3>, heads: usize, norm: &Option<ProjectionNorm>) -> Tensor<4> {
+    fn split_heads(
+        &self,
+        mut x: Tensor<3>,
+        heads: usize,
+        norm: &Option<ProjectionNorm>,
+    ) -> Tensor<4> {
         let [batch, seq, _] = x.dims();
-        if let Some(ProjectionNorm { weight, kind: QkNorm::Projection { eps } }) = norm {
+        if let Some(ProjectionNorm {
+            weight,
+            kind: QkNorm::Projection { eps },
+        }) = norm
+        {
             x = rms_norm_rounded_once(x, weight.val(), *eps);
         }
         let x = match self.clip_qkv {
             Some(limit) => x.clamp(-limit, limit),
             None => x,
         };
-        let x = x.reshape([batch, seq, heads, self.head_dim]).swap_dims(1, 2);
+        let x = x
+            .reshape([batch, seq, heads, self.head_dim])
+            .swap_dims(1, 2);
         match norm {
-            Some(ProjectionNorm { weight, kind: QkNorm::Head { eps } }) => rms_norm(x, weight.val(), *eps),
+            Some(ProjectionNorm {
+                weight,
+                kind: QkNorm::Head { eps },
+            }) => rms_norm(x, weight.val(), *eps),
             _ => x,
         }
     }
 }
 
 impl HeadAttention for Attention {
-    fn project(&self, input: Tensor<3>, positions: Positions) -> Projected {
-        let query = self.split_heads(project(&self.q_proj, input.clone()), self.num_attention_heads, &self.q_norm);
-        let key = self.split_heads(project(&self.k_proj, input.clone()), self.num_key_value_heads, &self.k_norm);
-        let value = self.split_heads(project(&self.v_proj, input), self.num_key_value_heads, &None);
-        Projected {
+    fn project_qkv(&self, input: Tensor<3>, positions: Positions) -> Qkv {
+        let query = self.split_heads(
+            linear_forward(&self.q_proj, input.clone()),
+            self.num_attention_heads,
+            &self.q_norm,
+        );
+        let key = self.split_heads(
+            linear_forward(&self.k_proj, input.clone()),
+            self.num_key_value_heads,
+            &self.k_norm,
+        );
+        let value = self.split_heads(
+            linear_forward(&self.v_proj, input),
+            self.num_key_value_heads,
+            &None,
+        );
+        Qkv {
             query: self.position_embedding.rotate(query, positions),
             key: self.position_embedding.rotate(key, positions),
             value,
         }
     }
 
-    fn merge_heads(&self, heads: Tensor<4>) -> Tensor<3> {
+    fn output_projection(&self, heads: Tensor<4>) -> Tensor<3> {
         let heads = match &self.coefficients {
             Some(coefficients) => coefficients.scale(heads),
             None => heads,
         };
         let [batch, num_heads, seq, head_dim] = heads.dims();
-        project(&self.o_proj, heads.swap_dims(1, 2).reshape([batch, seq, num_heads * head_dim]))
+        linear_forward(
+            &self.o_proj,
+            heads
+                .swap_dims(1, 2)
+                .reshape([batch, seq, num_heads * head_dim]),
+        )
     }
 
-    fn score_options(&self) -> ScoreOptions {
+    fn score_config(&self) -> AttentionScoreConfig {
         self.scores
     }
 

@@ -26,7 +26,12 @@ pub struct KvCache {
 impl KvCache {
     /// An empty cache for `num_layers` layers with room for `capacity` positions; it grows when more come.
     pub fn new(num_layers: usize, capacity: usize) -> Self {
-        Self { layers: vec![None; num_layers], len: 0, capacity, padding: Vec::new() }
+        Self {
+            layers: vec![None; num_layers],
+            len: 0,
+            capacity,
+            padding: Vec::new(),
+        }
     }
 
     /// The same for a batch of sequences of different lengths, each after so many empty columns that all end together.
@@ -49,8 +54,14 @@ impl KvCache {
         }
         let indices: Vec<i32> = rows.iter().map(|&row| row as i32).collect();
         for (keys, values) in self.layers.iter_mut().flatten() {
-            let indices = Tensor::<1, Int>::from_data(TensorData::new(indices.clone(), [rows.len()]), &keys.device());
-            (*keys, *values) = (keys.clone().select(0, indices.clone()), values.clone().select(0, indices));
+            let indices = Tensor::<1, Int>::from_data(
+                TensorData::new(indices.clone(), [rows.len()]),
+                &keys.device(),
+            );
+            (*keys, *values) = (
+                keys.clone().select(0, indices.clone()),
+                values.clone().select(0, indices),
+            );
         }
     }
 
@@ -70,7 +81,12 @@ impl KvCache {
     ///
     /// # Panics
     /// If `layer` is not one of the layers or the shapes differ from those appended before.
-    pub fn append(&mut self, layer: usize, key: Tensor<4>, value: Tensor<4>) -> (Tensor<4>, Tensor<4>) {
+    pub fn append(
+        &mut self,
+        layer: usize,
+        key: Tensor<4>,
+        value: Tensor<4>,
+    ) -> (Tensor<4>, Tensor<4>) {
         let new_len = self.len + key.dims()[2];
         if new_len > self.capacity {
             self.capacity = new_len.max(2 * self.capacity);
@@ -81,7 +97,10 @@ impl KvCache {
         };
         let keys = write(keys, key, self.len);
         let values = write(values, value, self.len);
-        let held = (keys.clone().narrow(2, 0, new_len), values.clone().narrow(2, 0, new_len));
+        let held = (
+            keys.clone().narrow(2, 0, new_len),
+            values.clone().narrow(2, 0, new_len),
+        );
         self.layers[layer] = Some((keys, values));
         held
     }
@@ -93,7 +112,10 @@ impl KvCache {
 
     fn buffer(&self, like: &Tensor<4>) -> Tensor<4> {
         let [batch, heads, _, head_dim] = like.dims();
-        Tensor::zeros([batch, heads, self.capacity, head_dim], (&like.device(), like.dtype()))
+        Tensor::zeros(
+            [batch, heads, self.capacity, head_dim],
+            (&like.device(), like.dtype()),
+        )
     }
 
     fn with_room(&self, buffer: Tensor<4>) -> Tensor<4> {

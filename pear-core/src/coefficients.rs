@@ -41,9 +41,15 @@ impl LayerCoefficients {
         let values = self.values.val();
         let one = Tensor::ones([1], &values.device());
         let slots: Vec<i32> = (0..self.num_heads)
-            .map(|head| self.heads.iter().position(|&h| h == head).unwrap_or(self.heads.len()) as i32)
+            .map(|head| {
+                self.heads
+                    .iter()
+                    .position(|&h| h == head)
+                    .unwrap_or(self.heads.len()) as i32
+            })
             .collect();
-        let slots = Tensor::<1, Int>::from_data(TensorData::new(slots, [self.num_heads]), &values.device());
+        let slots =
+            Tensor::<1, Int>::from_data(TensorData::new(slots, [self.num_heads]), &values.device());
         Tensor::cat(vec![values, one], 0).select(0, slots)
     }
 
@@ -59,7 +65,11 @@ impl LayerCoefficients {
     pub fn fold(&self, weight: Tensor<2>) -> Tensor<2> {
         let [rows, _] = weight.dims();
         let dtype = weight.dtype();
-        let per_row = self.per_head().reshape([self.num_heads, 1]).repeat_dim(1, rows / self.num_heads).reshape([rows, 1]);
+        let per_row = self
+            .per_head()
+            .reshape([self.num_heads, 1])
+            .repeat_dim(1, rows / self.num_heads)
+            .reshape([rows, 1]);
         (weight.cast(per_row.dtype()) * per_row).cast(dtype)
     }
 }
@@ -89,10 +99,18 @@ impl HeadCoefficients {
     /// # Errors
     /// A head listed twice or beyond `num_heads`, or a value that is not finite.
     pub fn new(coefficients: &[(HeadId, f32)], num_heads: usize, device: &Device) -> Result<Self> {
-        let num_layers = coefficients.iter().map(|(head, _)| head.layer.saturating_add(1)).max().unwrap_or(0);
-        ModelShape::new("", num_layers, num_heads).check_heads(coefficients.iter().map(|&(head, _)| head))?;
+        let num_layers = coefficients
+            .iter()
+            .map(|(head, _)| head.layer.saturating_add(1))
+            .max()
+            .unwrap_or(0);
+        ModelShape::new("", num_layers, num_heads)
+            .check_heads(coefficients.iter().map(|&(head, _)| head))?;
         if let Some(&(head, value)) = coefficients.iter().find(|(_, value)| !value.is_finite()) {
-            return Err(Error::CoefficientNotFinite { head, value: f64::from(value) });
+            return Err(Error::CoefficientNotFinite {
+                head,
+                value: f64::from(value),
+            });
         }
         let mut sorted = coefficients.to_vec();
         sorted.sort_by_key(|&(head, _)| head);
@@ -138,7 +156,9 @@ impl HeadCoefficients {
             let values = Param::initialized(layer.values.id, change(layer.values.val()));
             LayerCoefficients { values, ..layer }
         };
-        Self { layers: self.layers.into_iter().map(change).collect() }
+        Self {
+            layers: self.layers.into_iter().map(change).collect(),
+        }
     }
 
     /// Other numbers for the same heads, fixed; in the order of [`heads`](Self::heads).
@@ -150,7 +170,10 @@ impl HeadCoefficients {
         let changed = self.clone().map_values(|old| {
             let (own, others) = rest.split_at(old.dims()[0]);
             rest = others;
-            Tensor::from_data(TensorData::new(own.to_vec(), [own.len()]), (&old.device().inner(), DType::F32))
+            Tensor::from_data(
+                TensorData::new(own.to_vec(), [own.len()]),
+                (&old.device().inner(), DType::F32),
+            )
         });
         assert!(rest.is_empty(), "{} coefficients too many", rest.len());
         changed
@@ -177,18 +200,28 @@ impl HeadCoefficients {
 
     /// Every re-weighted head, by layer and head.
     pub fn heads(&self) -> Vec<HeadId> {
-        self.layers.iter().flat_map(|l| l.heads.iter().map(|&head| HeadId::new(l.layer, head))).collect()
+        self.layers
+            .iter()
+            .flat_map(|l| l.heads.iter().map(|&head| HeadId::new(l.layer, head)))
+            .collect()
     }
 
     /// Every coefficient, in the order of [`heads`](Self::heads).
     pub fn values(&self) -> Vec<f32> {
-        self.layers.iter().flat_map(LayerCoefficients::values).collect()
+        self.layers
+            .iter()
+            .flat_map(LayerCoefficients::values)
+            .collect()
     }
 }
 
 /// Off the autodiff side.
 fn plain(tensor: Tensor<1>) -> Tensor<1> {
-    if tensor.is_autodiff() { tensor.inner() } else { tensor }
+    if tensor.is_autodiff() {
+        tensor.inner()
+    } else {
+        tensor
+    }
 }
 
 pub(crate) fn to_f32<const D: usize>(tensor: Tensor<D>) -> Vec<f32> {

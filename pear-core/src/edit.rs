@@ -54,7 +54,10 @@ impl HeadEdit for CaptureHeads {
 
 /// What one head's output is replaced by.
 #[derive(Clone, Debug)]
-#[allow(clippy::large_enum_variant, reason = "a tensor's handle; one is made for a whole run")]
+#[allow(
+    clippy::large_enum_variant,
+    reason = "a tensor's handle; one is made for a whole run"
+)]
 pub enum Replacement {
     /// Nothing: zero ablation.
     Zero,
@@ -93,11 +96,19 @@ impl HeadEdit for ReplaceHead {
         }
         let [batch, _, seq, head_dim] = heads.dims();
         let positions = self.position.map_or(0..seq, |p| p..p + 1);
-        let place = [0..batch, self.head.head..self.head.head + 1, positions.clone(), 0..head_dim];
+        let place = [
+            0..batch,
+            self.head.head..self.head.head + 1,
+            positions.clone(),
+            0..head_dim,
+        ];
         let shape = [batch, 1, positions.len(), head_dim];
         let value = match &self.with {
             Replacement::Zero => Tensor::zeros(shape, (&heads.device(), heads.dtype())),
-            Replacement::Vector(vector) => vector.clone().reshape([batch, 1, 1, head_dim]).expand(shape),
+            Replacement::Vector(vector) => vector
+                .clone()
+                .reshape([batch, 1, 1, head_dim])
+                .expand(shape),
             Replacement::Scale(factor) => heads.clone().slice(place.clone()) * *factor,
         };
         heads.slice_assign(place, value)

@@ -27,7 +27,9 @@ pub enum Error {
         problem: String,
     },
     /// A head that the model does not have.
-    #[error("head {head} does not exist: the model has {num_layers} layers of {num_heads} heads (both counted from 0)")]
+    #[error(
+        "head {head} does not exist: the model has {num_layers} layers of {num_heads} heads (both counted from 0)"
+    )]
     HeadOutOfRange {
         /// The head.
         head: HeadId,
@@ -83,7 +85,9 @@ pub enum Error {
     #[error("proxy task: {0}")]
     ProxyTask(String),
     /// More positions than the model has.
-    #[error("a sequence of {length} tokens is longer than the {max_positions} positions of the model")]
+    #[error(
+        "a sequence of {length} tokens is longer than the {max_positions} positions of the model"
+    )]
     TooLong {
         /// Length of the sequence.
         length: usize,
@@ -93,7 +97,15 @@ pub enum Error {
 }
 
 impl Error {
-    pub(crate) fn config(field: &'static str, value: impl ToString, expected: impl Into<String>) -> Self {
-        Self::Config { field, value: value.to_string(), expected: expected.into() }
+    pub(crate) fn config(
+        field: &'static str,
+        value: impl ToString,
+        expected: impl Into<String>,
+    ) -> Self {
+        Self::Config {
+            field,
+            value: value.to_string(),
+            expected: expected.into(),
+        }
     }
 }

@@ -96,7 +96,10 @@ impl FromStr for LayerRange {
     fn from_str(text: &str) -> Result<Self> {
         let parse = || {
             let (first, last) = text.split_once('-').unwrap_or((text, text));
-            let range = Self { first: first.trim().parse().ok()?, last: last.trim().parse().ok()? };
+            let range = Self {
+                first: first.trim().parse().ok()?,
+                last: last.trim().parse().ok()?,
+            };
             (range.first <= range.last).then_some(range)
         };
         parse().ok_or_else(|| Error::NotLayers(text.into()))
@@ -117,13 +120,18 @@ pub struct ModelShape {
 impl ModelShape {
     /// A grid of `num_layers` × `num_heads` heads.
     pub fn new(architecture: impl Into<String>, num_layers: usize, num_heads: usize) -> Self {
-        Self { architecture: architecture.into(), num_layers, num_heads }
+        Self {
+            architecture: architecture.into(),
+            num_layers,
+            num_heads,
+        }
     }
 
     /// Every head, layer by layer.
     pub fn heads(&self) -> impl Iterator<Item = HeadId> + use<> {
         let num_heads = self.num_heads;
-        (0..self.num_layers).flat_map(move |layer| (0..num_heads).map(move |head| HeadId::new(layer, head)))
+        (0..self.num_layers)
+            .flat_map(move |layer| (0..num_heads).map(move |head| HeadId::new(layer, head)))
     }
 
     /// # Errors
@@ -132,7 +140,11 @@ impl ModelShape {
         let mut seen = BTreeSet::new();
         for head in heads {
             if head.layer >= self.num_layers || head.head >= self.num_heads {
-                return Err(Error::HeadOutOfRange { head, num_layers: self.num_layers, num_heads: self.num_heads });
+                return Err(Error::HeadOutOfRange {
+                    head,
+                    num_layers: self.num_layers,
+                    num_heads: self.num_heads,
+                });
             }
             if !seen.insert(head) {
                 return Err(Error::DuplicateHead(head));
@@ -147,12 +159,19 @@ impl ModelShape {
         if self == found {
             return Ok(());
         }
-        Err(Error::ShapeMismatch { expected: self.clone(), found: found.clone() })
+        Err(Error::ShapeMismatch {
+            expected: self.clone(),
+            found: found.clone(),
+        })
     }
 }
 
 impl fmt::Display for ModelShape {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} with {} layers of {} heads", self.architecture, self.num_layers, self.num_heads)
+        write!(
+            f,
+            "{} with {} layers of {} heads",
+            self.architecture, self.num_layers, self.num_heads
+        )
     }
 }

@@ -59,6 +59,7 @@ pub mod model;
 pub mod position;
 pub mod proxy;
 pub mod reparam;
+mod score_config;
 
 pub use attend::{attend, attend_padded};
 pub use attention::{Attention, AttentionConfig, QkNorm};
@@ -68,9 +69,10 @@ pub use edit::{CaptureHeads, HeadEdit, NoEdit};
 pub use error::Error;
 pub use files::{Profile, Scores};
 pub use head::{HeadId, LayerRange, ModelShape};
-pub use model::{DecoderModel, HeadAttention, Projected, ScoreOptions};
+pub use model::{DecoderModel, HeadAttention, Qkv};
 pub use position::Positions;
 pub use proxy::ProxyTask;
+pub use score_config::AttentionScoreConfig;
 
 /// The result of everything here that can fail.
 pub type Result<T, E = Error> = std::result::Result<T, E>;

@@ -4,9 +4,9 @@
 //!
 //! ```text
 //! input  = attention_input(layer, x)                    the norm before attention, if there is one
-//! heads  = softmax(q kᵀ) v,  q, k, v = project(input)   [batch, heads, seq, head_dim]
+//! heads  = softmax(q kᵀ) v,  q, k, v = project_qkv(input)   [batch, heads, seq, head_dim]
 //!          ← edits act here: capture, ablate, re-weight
-//! output = merge_heads(heads)                           the output projection W_O
+//! output = output_projection(heads)                           the output projection W_O
 //! x      = block_output(layer, x, output)               residual sum, MLP, norms: serial or parallel
 //! ```
 //!
@@ -19,10 +19,11 @@ use burn::prelude::*;
 
 use crate::head::ModelShape;
 use crate::position::Positions;
+use crate::score_config::AttentionScoreConfig;
 
 /// Queries, keys and values with their positions already in them.
 #[derive(Clone, Debug)]
-pub struct Projected {
+pub struct Qkv {
     /// `[batch, heads, seq, head_dim]`.
     pub query: Tensor<4>,
     /// `[batch, key_value_heads, seq, head_dim]`; query head `h` reads key/value head `h / (heads / key_value_heads)`.
@@ -31,31 +32,20 @@ pub struct Projected {
     pub value: Tensor<4>,
 }
 
-/// How scores are made from queries and keys, in this order: scale, soft cap, bias, mask, softmax.
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
-pub struct ScoreOptions {
-    /// Multiplies `q kᵀ`; `1 / √head_dim` if `None`.
-    pub scale: Option<f64>,
-    /// `cap · tanh(score / cap)` (`attn_logit_softcapping`).
-    pub soft_cap: Option<f64>,
-    /// Each position sees itself and the `window − 1` before it (`sliding_window`).
-    pub window: Option<usize>,
-}
-
 /// One layer's attention in two halves, the heads between them.
 ///
-/// [`Attention`](crate::Attention) is one; a model of your own needs [`project`](Self::project) and
-/// [`merge_heads`](Self::merge_heads), and the other two methods only if its scores are not plainly `q kᵀ / √head_dim`.
+/// [`Attention`](crate::Attention) is one; a model of your own needs [`project_qkv`](Self::project_qkv) and
+/// [`output_projection`](Self::output_projection), and the other two methods only if its scores are not plainly `q kᵀ / √head_dim`.
 pub trait HeadAttention {
     /// From the attention's input, `[batch, seq, hidden]`, to queries, keys and values, rotated if the model has rotary positions.
-    fn project(&self, input: Tensor<3>, positions: Positions) -> Projected;
+    fn project_qkv(&self, input: Tensor<3>, positions: Positions) -> Qkv;
 
     /// From head outputs `[batch, heads, seq, head_dim]` through the output projection (and its bias) to `[batch, seq, hidden]`.
-    fn merge_heads(&self, heads: Tensor<4>) -> Tensor<3>;
+    fn output_projection(&self, heads: Tensor<4>) -> Tensor<3>;
 
     /// Scale, soft cap and window of the scores.
-    fn score_options(&self) -> ScoreOptions {
-        ScoreOptions::default()
+    fn score_config(&self) -> AttentionScoreConfig {
+        AttentionScoreConfig::default()
     }
 
     /// What is added to the scores of query positions against key positions, `[1, heads, queries, keys]`: ALiBi and its like.
@@ -96,7 +86,12 @@ pub trait DecoderModel {
     fn attention_input(&self, layer: usize, residual: Tensor<3>) -> Tensor<3>;
 
     /// The residual stream after the layer, from the one before it and the attention's output, all `[batch, seq, hidden]`.
-    fn block_output(&self, layer: usize, residual: Tensor<3>, attention_output: Tensor<3>) -> Tensor<3>;
+    fn block_output(
+        &self,
+        layer: usize,
+        residual: Tensor<3>,
+        attention_output: Tensor<3>,
+    ) -> Tensor<3>;
 
     /// The residual stream after the last layer, `[batch, seq, hidden]`, to logits `[batch, seq, vocab]`: final norm and unembedding.
     fn logits(&self, residual: Tensor<3>) -> Tensor<3>;
@@ -106,7 +101,9 @@ pub trait DecoderModel {
     /// The default computes all logits; a model with a large vocabulary should read one row of its unembedding instead.
     fn target_logits(&self, residual: Tensor<2>, targets: Tensor<1, Int>) -> Tensor<1> {
         let [rows, _] = residual.dims();
-        let logits = self.logits(residual.unsqueeze_dim(1)).reshape([rows, self.vocab_size()]);
+        let logits = self
+            .logits(residual.unsqueeze_dim(1))
+            .reshape([rows, self.vocab_size()]);
         logits.gather(1, targets.reshape([rows, 1])).reshape([rows])
     }
 }

@@ -40,14 +40,20 @@ impl ProxyTask {
     /// [`Error::ProxyTask`] if fewer than two tokens are left.
     pub fn new(vocab_size: usize, special: &[u32], seed: u64) -> Result<Self> {
         let special: BTreeSet<u32> = special.iter().copied().collect();
-        let pool: Vec<u32> = (0..vocab_size as u32).filter(|id| !special.contains(id)).collect();
+        let pool: Vec<u32> = (0..vocab_size as u32)
+            .filter(|id| !special.contains(id))
+            .collect();
         if pool.len() < 2 {
             return Err(Error::ProxyTask(format!(
                 "{} of {vocab_size} tokens are left when the special ones are taken out: at least 2 are needed",
                 pool.len()
             )));
         }
-        Ok(Self { pool, bos: None, seed })
+        Ok(Self {
+            pool,
+            bos: None,
+            seed,
+        })
     }
 
     /// Puts this token before every sequence; all positions move by one.
@@ -62,13 +68,19 @@ impl ProxyTask {
     /// [`Error::ProxyTask`] for `n` below 2 or no sequences.
     pub fn batch(&self, n: usize, indices: Range<usize>) -> Result<ProxyBatch> {
         if n < 2 {
-            return Err(Error::ProxyTask(format!("a length of n = {n}: at least 2 tokens must be repeated")));
+            return Err(Error::ProxyTask(format!(
+                "a length of n = {n}: at least 2 tokens must be repeated"
+            )));
         }
         if indices.is_empty() {
             return Err(Error::ProxyTask("no sequences asked for".into()));
         }
         let sequences = indices.map(|index| self.sequence(n, index)).collect();
-        Ok(ProxyBatch { sequences, n, bos: self.bos.is_some() })
+        Ok(ProxyBatch {
+            sequences,
+            n,
+            bos: self.bos.is_some(),
+        })
     }
 
     fn sequence(&self, n: usize, index: usize) -> Vec<u32> {
@@ -78,9 +90,14 @@ impl ProxyTask {
         let mut rng = ChaCha8Rng::from_seed(seed);
         rng.set_stream(index as u64);
         // Multiply-shift: the bias is below 2^-32 for any vocabulary, and no release of a library changes it.
-        let mut draw = || self.pool[((u128::from(rng.next_u64()) * self.pool.len() as u128) >> 64) as usize];
+        let mut draw =
+            || self.pool[((u128::from(rng.next_u64()) * self.pool.len() as u128) >> 64) as usize];
         let half: Vec<u32> = (0..n).map(|_| draw()).collect();
-        self.bos.into_iter().chain(half.iter().copied()).chain(half.iter().copied()).collect()
+        self.bos
+            .into_iter()
+            .chain(half.iter().copied())
+            .chain(half.iter().copied())
+            .collect()
     }
 }
 
@@ -105,11 +122,19 @@ impl ProxyBatch {
         let length = first.len();
         for (index, sequence) in sequences.iter().enumerate() {
             let problem = if sequence.len() < 4 || !sequence.len().is_multiple_of(2) {
-                Some(format!("{} tokens: expected an even number, at least 4", sequence.len()))
+                Some(format!(
+                    "{} tokens: expected an even number, at least 4",
+                    sequence.len()
+                ))
             } else if sequence.len() != length {
-                Some(format!("{} tokens where the first has {length}", sequence.len()))
+                Some(format!(
+                    "{} tokens where the first has {length}",
+                    sequence.len()
+                ))
             } else if let Some(id) = sequence.iter().find(|&&id| id as usize >= vocab_size) {
-                Some(format!("token {id} is not in the vocabulary of {vocab_size}"))
+                Some(format!(
+                    "token {id} is not in the vocabulary of {vocab_size}"
+                ))
             } else if sequence[..length / 2] != sequence[length / 2..] {
                 Some("its two halves differ".into())
             } else {
@@ -119,7 +144,11 @@ impl ProxyBatch {
                 return Err(Error::ProxySequence { index, problem });
             }
         }
-        Ok(Self { sequences, n: length / 2, bos: false })
+        Ok(Self {
+            sequences,
+            n: length / 2,
+            bos: false,
+        })
     }
 
     /// The sequences, both halves, after the BOS if there is one.
@@ -154,7 +183,9 @@ impl ProxyBatch {
 
     /// The token that follows the probe position, of each sequence: `x_{n-1}`.
     pub fn targets(&self) -> impl Iterator<Item = u32> {
-        self.sequences.iter().map(|sequence| sequence[sequence.len() - 1])
+        self.sequences
+            .iter()
+            .map(|sequence| sequence[sequence.len() - 1])
     }
 
     /// The positions that predict the second half, `n − 1 ..= 2n − 2` (one more with a BOS): the terms of the loss.
@@ -179,7 +210,10 @@ impl ProxyBatch {
     }
 
     fn label_rows(&self) -> Vec<&[u32]> {
-        self.sequences.iter().map(|s| &s[s.len() - self.n..]).collect()
+        self.sequences
+            .iter()
+            .map(|s| &s[s.len() - self.n..])
+            .collect()
     }
 
     /// Part of the sequences.
@@ -188,6 +222,10 @@ impl ProxyBatch {
     /// If `range` is empty or reaches beyond the sequences.
     pub fn slice(&self, range: Range<usize>) -> Self {
         assert!(!range.is_empty(), "an empty batch");
-        Self { sequences: self.sequences[range].to_vec(), n: self.n, bos: self.bos }
+        Self {
+            sequences: self.sequences[range].to_vec(),
+            n: self.n,
+            bos: self.bos,
+        }
     }
 }

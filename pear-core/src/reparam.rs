@@ -71,7 +71,11 @@ impl<F: FnMut(&str) -> Option<usize>> HeadScaling<F> {
     /// `layer_of` tells, from a parameter's path such as `layers.3.attn.o_proj.weight`, the layer whose output projection it is.
     /// The weight must be `[heads * head_dim, hidden]`, as burn's `Linear` holds it.
     pub fn new(coefficients: HeadCoefficients, layer_of: F) -> Self {
-        Self { coefficients, layer_of, freeze: false }
+        Self {
+            coefficients,
+            layer_of,
+            freeze: false,
+        }
     }
 
     /// Also stops every parameter of the model from being trained, so that the coefficients alone are.
@@ -85,11 +89,20 @@ impl<F: FnMut(&str) -> Option<usize>> Reparameterizer for HeadScaling<F> {
     type Reparam = ScaledHeads;
 
     fn reparameterize<const D: usize>(
-        &mut self, path: &str, param: Param<Tensor<D>>,
+        &mut self,
+        path: &str,
+        param: Param<Tensor<D>>,
     ) -> (Param<Tensor<D>>, Option<Self::Reparam>) {
         let scaled = (D == 2).then(|| (self.layer_of)(path)).flatten();
         let scaled = scaled.and_then(|layer| self.coefficients.layer(layer).cloned());
-        let param = if self.freeze { param.set_require_grad(false) } else { param };
-        (param, scaled.map(|coefficients| ScaledHeads { coefficients }))
+        let param = if self.freeze {
+            param.set_require_grad(false)
+        } else {
+            param
+        };
+        (
+            param,
+            scaled.map(|coefficients| ScaledHeads { coefficients }),
+        )
     }
 }

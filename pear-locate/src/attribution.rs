@@ -25,7 +25,12 @@ pub(crate) struct Estimate {
 
 impl Estimate {
     /// Goes through the layer of `probe`; its heads would be replaced by `vectors`, `[samples or 1, heads, head_dim]`.
-    pub(crate) fn through<M: DecoderModel>(&mut self, probe: &Probe<'_, M>, vectors: Option<&Tensor<3>>, mode: Mode) {
+    pub(crate) fn through<M: DecoderModel>(
+        &mut self,
+        probe: &Probe<'_, M>,
+        vectors: Option<&Tensor<3>>,
+        mode: Mode,
+    ) {
         let rows = self.rows.take();
         if rows.is_none() && vectors.is_none() {
             return;
@@ -36,29 +41,48 @@ impl Estimate {
             _ => normal.clone(),
         };
         if let Some(vectors) = vectors {
-            let zeros = Tensor::<3>::zeros(normal.dims(), (&normal.device(), normal.dtype())).autodiff().require_grad();
+            let zeros = Tensor::<3>::zeros(normal.dims(), (&normal.device(), normal.dtype()))
+                .autodiff()
+                .require_grad();
             heads = heads + zeros.clone();
-            self.layers.push([zeros, vectors.clone().expand(normal.dims()) - normal]);
+            self.layers
+                .push([zeros, vectors.clone().expand(normal.dims()) - normal]);
         }
         self.rows = Some(probe.continued(rows, heads));
     }
 
     /// What every head replaced would be read as. `compared` gives the sum of the compared numbers of rows `[1, samples, hidden]`.
-    pub(crate) fn finish(self, base: &Reading, compared: impl FnOnce(Tensor<3>) -> Tensor<1>) -> Vec<Reading> {
-        let Some(rows) = self.rows else { return Vec::new() };
+    pub(crate) fn finish(
+        self,
+        base: &Reading,
+        compared: impl FnOnce(Tensor<3>) -> Tensor<1>,
+    ) -> Vec<Reading> {
+        let Some(rows) = self.rows else {
+            return Vec::new();
+        };
         let gradients = compared(rows).backward();
         let mut readings = Vec::new();
         for [zeros, change] in self.layers {
             let [samples, num_heads, _] = change.dims();
             // No gradient: nothing above looks at this layer's heads.
             let effects = match zeros.grad(&gradients) {
-                Some(gradient) => to_f32((gradient.cast(DType::F32) * change.cast(DType::F32)).sum_dim(2)),
+                Some(gradient) => {
+                    to_f32((gradient.cast(DType::F32) * change.cast(DType::F32)).sum_dim(2))
+                }
                 None => vec![0.0; samples * num_heads],
             };
             readings.extend((0..num_heads).map(|head| {
                 let effects = effects.iter().skip(head).step_by(num_heads);
-                let logits = base.logits.iter().zip(effects).map(|(logit, effect)| logit + effect).collect();
-                Reading { logits, references: base.references.clone() }
+                let logits = base
+                    .logits
+                    .iter()
+                    .zip(effects)
+                    .map(|(logit, effect)| logit + effect)
+                    .collect();
+                Reading {
+                    logits,
+                    references: base.references.clone(),
+                }
             }));
         }
         readings

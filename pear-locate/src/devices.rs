@@ -17,10 +17,16 @@ use crate::{LocateOptions, PatchedLogits, Result};
 
 /// As [`sweep`], with the sequences split evenly over `models`. `layer_done` is called on this thread.
 pub(crate) fn sweep_on<M: DecoderModel + Sync>(
-    models: &[&M], batch: &ProxyBatch, options: &LocateOptions, mut layer_done: impl FnMut(&ProxyBatch, usize),
+    models: &[&M],
+    batch: &ProxyBatch,
+    options: &LocateOptions,
+    mut layer_done: impl FnMut(&ProxyBatch, usize),
 ) -> Result<PatchedLogits> {
-    let shares: Vec<(&M, ProxyBatch)> =
-        models.iter().zip(shares(batch.len(), models.len())).map(|(m, r)| (*m, batch.slice(r))).collect();
+    let shares: Vec<(&M, ProxyBatch)> = models
+        .iter()
+        .zip(shares(batch.len(), models.len()))
+        .map(|(m, r)| (*m, batch.slice(r)))
+        .collect();
     if let [(model, batch)] = &shares[..] {
         return sweep(*model, batch, options, None, &mut layer_done);
     }
@@ -49,19 +55,34 @@ pub(crate) fn sweep_on<M: DecoderModel + Sync>(
 }
 
 /// The mean head outputs at the probe position over the sequences of all devices: `[1, heads, head_dim]` for each layer, f32.
-fn means_over_all<M: DecoderModel + Sync>(shares: &[(&M, ProxyBatch)], options: &LocateOptions) -> Result<Vec<TensorData>> {
+fn means_over_all<M: DecoderModel + Sync>(
+    shares: &[(&M, ProxyBatch)],
+    options: &LocateOptions,
+) -> Result<Vec<TensorData>> {
     let total: usize = shares.iter().map(|(_, share)| share.len()).sum();
     let host = |(model, share): &(&M, ProxyBatch)| -> Result<Vec<Tensor<3>>> {
-        let means = batch_means(*model, share, Plan::new(*model, share, options.memory_budget))?;
-        Ok(means.into_iter().map(|mean| mean * (share.len() as f64 / total as f64)).collect())
+        let means = batch_means(
+            *model,
+            share,
+            Plan::new(*model, share, options.memory_budget),
+        )?;
+        Ok(means
+            .into_iter()
+            .map(|mean| mean * (share.len() as f64 / total as f64))
+            .collect())
     };
     let parts = thread::scope(|scope| {
-        let threads: Vec<_> = shares.iter().map(|share| scope.spawn(move || host(share))).collect();
+        let threads: Vec<_> = shares
+            .iter()
+            .map(|share| scope.spawn(move || host(share)))
+            .collect();
         threads.into_iter().map(joined).collect::<Result<Vec<_>>>()
     })?;
     let device = shares[0].0.device();
     let sum = |layer: usize| {
-        let parts = parts.iter().map(|part| Tensor::<3>::from_data(part[layer].to_data(), &device));
+        let parts = parts
+            .iter()
+            .map(|part| Tensor::<3>::from_data(part[layer].to_data(), &device));
         parts.reduce(|a, b| a + b).map(Tensor::into_data)
     };
     Ok((0..parts[0].len()).filter_map(sum).collect())

@@ -36,7 +36,9 @@ pub enum Error {
         n: usize,
     },
     /// A model whose weights or coefficients are on the autodiff side of their device.
-    #[error("the model is on an autodiff device, where every run would be kept for a backward pass: call `valid()` on it first")]
+    #[error(
+        "the model is on an autodiff device, where every run would be kept for a backward pass: call `valid()` on it first"
+    )]
     Autodiff,
     /// The normal run gives no finite logit.
     #[error("n = {n}: the logit of sequence {sample} is {value} with no head replaced")]

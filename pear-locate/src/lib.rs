@@ -110,5 +110,8 @@ pub const PAPER_LENGTHS: [(usize, usize); 4] = [(50, 20), (25, 40), (15, 80), (1
 /// # Errors
 /// [`Error::Core`] for n below 2 or no sequences.
 pub fn proxy_batches(task: &ProxyTask, lengths: &[(usize, usize)]) -> Result<Vec<ProxyBatch>> {
-    lengths.iter().map(|&(n, samples)| Ok(task.batch(n, 0..samples)?)).collect()
+    lengths
+        .iter()
+        .map(|&(n, samples)| Ok(task.batch(n, 0..samples)?))
+        .collect()
 }

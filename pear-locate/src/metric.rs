@@ -20,7 +20,9 @@ type Grid<T> = Vec<Vec<T>>;
 /// If `metric` compares logits with [references](PatchedLogits::references) that `logits` were computed without.
 pub fn scores(metric: Metric, logits: &PatchedLogits) -> Result<Grid<f64>> {
     let scale = scale(metric, logits)?;
-    Ok(for_each_head(logits, |layer, head| mean(differences(metric, logits, layer, head).into_iter()) / scale))
+    Ok(for_each_head(logits, |layer, head| {
+        mean(differences(metric, logits, layer, head).into_iter()) / scale
+    }))
 }
 
 /// How far each sequence's part in a score is from the mean, `[layer][head][sample]`, in units of the score: the variance of a score is
@@ -40,15 +42,26 @@ pub fn deviations(metric: Metric, logits: &PatchedLogits) -> Result<Grid<Vec<f64
     Ok(for_each_head(logits, |layer, head| {
         let differences = differences(metric, logits, layer, head);
         let score = mean(differences.iter().copied()) / scale;
-        let expected = |base: f32| if metric == Metric::LogitRatio { score * f64::from(base) } else { score };
-        differences.iter().zip(&logits.base_logits).map(|(d, &base)| (d - expected(base)) / scale).collect()
+        let expected = |base: f32| {
+            if metric == Metric::LogitRatio {
+                score * f64::from(base)
+            } else {
+                score
+            }
+        };
+        differences
+            .iter()
+            .zip(&logits.base_logits)
+            .map(|(d, &base)| (d - expected(base)) / scale)
+            .collect()
     }))
 }
 
 /// The standard error of a mean from the deviations of its parts; `None` for a single one.
 pub fn standard_error(deviations: &[f64]) -> Option<f64> {
     let count = deviations.len() as f64;
-    (count > 1.0).then(|| (deviations.iter().map(|d| d * d).sum::<f64>() / (count * (count - 1.0))).sqrt())
+    (count > 1.0)
+        .then(|| (deviations.iter().map(|d| d * d).sum::<f64>() / (count * (count - 1.0))).sqrt())
 }
 
 /// What differences are divided by.
@@ -57,9 +70,15 @@ fn scale(metric: Metric, logits: &PatchedLogits) -> Result<f64> {
         return Ok(1.0);
     }
     let base_logit = logits.base_logit();
-    let largest = logits.base_logits.iter().fold(0.0, |largest, &logit| f64::from(logit).abs().max(largest));
+    let largest = logits
+        .base_logits
+        .iter()
+        .fold(0.0, |largest, &logit| f64::from(logit).abs().max(largest));
     if base_logit.abs() <= VANISHING * largest {
-        return Err(Error::RatioUndefined { n: logits.n, base_logit });
+        return Err(Error::RatioUndefined {
+            n: logits.n,
+            base_logit,
+        });
     }
     Ok(base_logit)
 }
@@ -67,16 +86,29 @@ fn scale(metric: Metric, logits: &PatchedLogits) -> Result<f64> {
 /// What replacing a head changed, for each sequence. For the ratio as well: mean(π̃) / mean(π) − 1 without the cancellation.
 fn differences(metric: Metric, logits: &PatchedLogits, layer: usize, head: usize) -> Vec<f64> {
     let difference = |(&patched, &base): (&f32, &f32)| f64::from(patched) - f64::from(base);
-    let reacted = logits.patched_logits[layer][head].iter().zip(&logits.base_logits).map(difference);
+    let reacted = logits.patched_logits[layer][head]
+        .iter()
+        .zip(&logits.base_logits)
+        .map(difference);
     if !metric.has_references() {
         return reacted.collect();
     }
-    let references = logits.references.as_ref().expect("computed for a metric without references");
-    let shifts = references.patched[layer][head].iter().zip(&references.base).map(difference);
-    reacted.zip(shifts).map(|(reacted, shift)| reacted - shift).collect()
+    let references = logits
+        .references
+        .as_ref()
+        .expect("computed for a metric without references");
+    let shifts = references.patched[layer][head]
+        .iter()
+        .zip(&references.base)
+        .map(difference);
+    reacted
+        .zip(shifts)
+        .map(|(reacted, shift)| reacted - shift)
+        .collect()
 }
 
 fn for_each_head<T>(logits: &PatchedLogits, of: impl Fn(usize, usize) -> T) -> Grid<T> {
     let grid = logits.patched_logits.iter().enumerate();
-    grid.map(|(layer, heads)| (0..heads.len()).map(|head| of(layer, head)).collect()).collect()
+    grid.map(|(layer, heads)| (0..heads.len()).map(|head| of(layer, head)).collect())
+        .collect()
 }

@@ -20,7 +20,11 @@ use crate::{LocateOptions, Result};
 ///
 /// # Errors
 /// As [`patched_logits`](crate::patched_logits).
-pub fn patched_logits<M: DecoderModel>(model: &M, batch: &ProxyBatch, options: &LocateOptions) -> Result<PatchedLogits> {
+pub fn patched_logits<M: DecoderModel>(
+    model: &M,
+    batch: &ProxyBatch,
+    options: &LocateOptions,
+) -> Result<PatchedLogits> {
     check(model, std::slice::from_ref(batch), options)?;
     let shape = model.shape();
     let tokens = batch.tokens(&model.device());
@@ -33,38 +37,69 @@ pub fn patched_logits<M: DecoderModel>(model: &M, batch: &ProxyBatch, options: &
     let mut patched = Vec::new();
     for head in shape.heads().filter(|head| options.replaces(head.layer)) {
         let with = replacement(options.ablation, &normal.outputs[head.layer], head, batch);
-        let mut replace = ReplaceHead { head, position: Some(batch.probe()), with };
+        let mut replace = ReplaceHead {
+            head,
+            position: Some(batch.probe()),
+            with,
+        };
         let last = match options.mode {
             Mode::Activation => residual(model, tokens.clone(), &mut replace),
             Mode::Path => {
                 // Every head keeps what it gave in the normal run, whatever it would give now.
-                let mut frozen = |layer: usize, _heads: Tensor<4>| replace.edit(layer, normal.outputs[layer].clone());
+                let mut frozen = |layer: usize, _heads: Tensor<4>| {
+                    replace.edit(layer, normal.outputs[layer].clone())
+                };
                 residual(model, tokens.clone(), &mut frozen)
             }
         };
         patched.push(read(model, last, batch, options.metric));
     }
-    PatchedLogits::collect(batch.n(), &shape, options, &[Part { base, patched }], performance)
+    PatchedLogits::collect(
+        batch.n(),
+        &shape,
+        options,
+        &[Part { base, patched }],
+        performance,
+    )
 }
 
 /// `heads`: the outputs of the head's layer in the normal run, `[batch, heads, seq, head_dim]`.
-fn replacement(ablation: Ablation, heads: &Tensor<4>, head: HeadId, batch: &ProxyBatch) -> Replacement {
+fn replacement(
+    ablation: Ablation,
+    heads: &Tensor<4>,
+    head: HeadId,
+    batch: &ProxyBatch,
+) -> Replacement {
     let [samples, _, seq, head_dim] = heads.dims();
     let place = |positions| [0..samples, head.head..head.head + 1, positions, 0..head_dim];
     let output = |positions| heads.clone().slice(place(positions)).cast(DType::F32);
     let vector = match ablation {
         Ablation::Zero => return Replacement::Zero,
         Ablation::SequenceMean => output(seq - 2 * batch.n()..seq).mean_dim(2),
-        Ablation::BatchMean => output(batch.probe()..batch.probe() + 1).mean_dim(0).expand([samples, 1, 1, head_dim]),
+        Ablation::BatchMean => output(batch.probe()..batch.probe() + 1)
+            .mean_dim(0)
+            .expand([samples, 1, 1, head_dim]),
     };
     Replacement::Vector(vector.reshape([samples, head_dim]).cast(heads.dtype()))
 }
 
 /// `last`: the residual stream after the last layer, `[batch, seq, hidden]`.
-fn read<M: DecoderModel>(model: &M, last: Tensor<3>, batch: &ProxyBatch, metric: Metric) -> Reading {
+fn read<M: DecoderModel>(
+    model: &M,
+    last: Tensor<3>,
+    batch: &ProxyBatch,
+    metric: Metric,
+) -> Reading {
     let [samples, _, hidden] = last.dims();
-    let logits = all_logits(model, last.narrow(1, batch.probe(), 1).reshape([1, samples, hidden]));
+    let logits = all_logits(
+        model,
+        last.narrow(1, batch.probe(), 1)
+            .reshape([1, samples, hidden]),
+    );
     let targets: Vec<i32> = batch.targets().map(|id| id as i32).collect();
     let targets = Tensor::<1, Int>::from_data(targets.as_slice(), &model.device());
-    Reading { logits: to_f32(at(logits.clone(), targets)), references: to_f32(reference(metric, logits)) }
+    Reading {
+        logits: to_f32(at(logits.clone(), targets)),
+        references: to_f32(reference(metric, logits)),
+    }
 }

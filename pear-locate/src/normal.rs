@@ -23,29 +23,50 @@ pub(crate) struct NormalLayer {
 
 impl NormalLayer {
     /// Attention of `layer` on the residual stream before it, `[batch, seq, hidden]`.
-    pub(crate) fn run<M: DecoderModel>(model: &M, layer: usize, residual: &Tensor<3>) -> Result<Self> {
+    pub(crate) fn run<M: DecoderModel>(
+        model: &M,
+        layer: usize,
+        residual: &Tensor<3>,
+    ) -> Result<Self> {
         let attention = model.attention(layer);
         let positions = Positions::first(residual.dims()[1]);
-        let projected = attention.project(model.attention_input(layer, residual.clone()), positions);
-        let heads = attend(attention, projected.query, projected.key.clone(), projected.value.clone());
-        let output = attention.merge_heads(heads.clone());
+        let projected =
+            attention.project_qkv(model.attention_input(layer, residual.clone()), positions);
+        let heads = attend(
+            attention,
+            projected.query,
+            projected.key.clone(),
+            projected.value.clone(),
+        );
+        let output = attention.output_projection(heads.clone());
         if output.is_autodiff() {
             return Err(Error::Autodiff);
         }
-        Ok(Self { key: projected.key, value: projected.value, heads, output })
+        Ok(Self {
+            key: projected.key,
+            value: projected.value,
+            heads,
+            output,
+        })
     }
 }
 
 /// Sequences before the first layer: `[batch, seq, hidden]`.
 pub(crate) fn embed<M: DecoderModel>(model: &M, batch: &ProxyBatch) -> Tensor<3> {
-    model.embed(batch.tokens(&model.device()), Positions::first(batch.seq_len()))
+    model.embed(
+        batch.tokens(&model.device()),
+        Positions::first(batch.seq_len()),
+    )
 }
 
 /// What stands in for each head of a layer at the probe position: `[batch, heads, head_dim]`, or `[1, heads, head_dim]` where
 /// it is the same for all sequences. `heads` is `[batch, heads, seq, head_dim]`; `batch_mean` has been computed over more
 /// sequences than these, if it is there.
 pub(crate) fn intervention(
-    ablation: Ablation, heads: &Tensor<4>, batch: &ProxyBatch, batch_mean: Option<&Tensor<3>>,
+    ablation: Ablation,
+    heads: &Tensor<4>,
+    batch: &ProxyBatch,
+    batch_mean: Option<&Tensor<3>>,
 ) -> Tensor<3> {
     let [samples, num_heads, _, head_dim] = heads.dims();
     let dtype = heads.dtype();
@@ -54,8 +75,14 @@ pub(crate) fn intervention(
         (Ablation::SequenceMean, _) => {
             // The 2n repeated tokens alone: a BOS before them does not count.
             let positions = 2 * batch.n();
-            let of_tokens = heads.clone().narrow(2, batch.seq_len() - positions, positions);
-            of_tokens.cast(DType::F32).mean_dim(2).reshape([samples, num_heads, head_dim]).cast(dtype)
+            let of_tokens = heads
+                .clone()
+                .narrow(2, batch.seq_len() - positions, positions);
+            of_tokens
+                .cast(DType::F32)
+                .mean_dim(2)
+                .reshape([samples, num_heads, head_dim])
+                .cast(dtype)
         }
         (Ablation::BatchMean, Some(mean)) => mean.clone().cast(dtype),
         (Ablation::BatchMean, None) => (sum_at_probe(heads, batch) / samples as f64).cast(dtype),
@@ -64,7 +91,11 @@ pub(crate) fn intervention(
 
 /// The mean head outputs at the probe position over all sequences of a batch that has to be run in several steps:
 /// `[1, heads, head_dim]` for each layer, f32.
-pub(crate) fn batch_means<M: DecoderModel>(model: &M, batch: &ProxyBatch, plan: Plan) -> Result<Vec<Tensor<3>>> {
+pub(crate) fn batch_means<M: DecoderModel>(
+    model: &M,
+    batch: &ProxyBatch,
+    plan: Plan,
+) -> Result<Vec<Tensor<3>>> {
     let num_layers = model.shape().num_layers;
     let mut sums: Vec<Tensor<3>> = Vec::with_capacity(num_layers);
     for range in plan.steps(batch) {
@@ -83,11 +114,19 @@ pub(crate) fn batch_means<M: DecoderModel>(model: &M, batch: &ProxyBatch, plan: 
             }
         }
     }
-    Ok(sums.into_iter().map(|sum| sum / batch.len() as f64).collect())
+    Ok(sums
+        .into_iter()
+        .map(|sum| sum / batch.len() as f64)
+        .collect())
 }
 
 /// `[batch, heads, seq, head_dim]` to `[1, heads, head_dim]`, f32.
 fn sum_at_probe(heads: &Tensor<4>, batch: &ProxyBatch) -> Tensor<3> {
     let [_, num_heads, _, head_dim] = heads.dims();
-    heads.clone().narrow(2, batch.probe(), 1).cast(DType::F32).sum_dim(0).reshape([1, num_heads, head_dim])
+    heads
+        .clone()
+        .narrow(2, batch.probe(), 1)
+        .cast(DType::F32)
+        .sum_dim(0)
+        .reshape([1, num_heads, head_dim])
 }

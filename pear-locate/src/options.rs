@@ -43,7 +43,12 @@ impl LocateOptions {
 
     /// What the paper's authors compute with their code: batch means, path patching, centred logits.
     pub fn as_published() -> Self {
-        Self { mode: Mode::Path, ablation: Ablation::BatchMean, metric: Metric::CentredLogitDiff, ..Self::default() }
+        Self {
+            mode: Mode::Path,
+            ablation: Ablation::BatchMean,
+            metric: Metric::CentredLogitDiff,
+            ..Self::default()
+        }
     }
 
     /// Whether the heads of `layer` are replaced.
@@ -53,13 +58,33 @@ impl LocateOptions {
 
     /// What a scores file says about them.
     pub fn settings(&self) -> ScoreSettings {
-        ScoreSettings { mode: self.mode, ablation: self.ablation, metric: self.metric, seed: self.seed, method: self.method }
+        ScoreSettings {
+            mode: self.mode,
+            ablation: self.ablation,
+            metric: self.metric,
+            seed: self.seed,
+            method: self.method,
+        }
     }
 }
 
 impl Default for LocateOptions {
     fn default() -> Self {
-        let ScoreSettings { mode, ablation, metric, seed, method } = ScoreSettings::default();
-        Self { mode, ablation, metric, method, seed, layers: None, memory_budget: Self::DEFAULT_MEMORY_BUDGET }
+        let ScoreSettings {
+            mode,
+            ablation,
+            metric,
+            seed,
+            method,
+        } = ScoreSettings::default();
+        Self {
+            mode,
+            ablation,
+            metric,
+            method,
+            seed,
+            layers: None,
+            memory_budget: Self::DEFAULT_MEMORY_BUDGET,
+        }
     }
 }

@@ -55,22 +55,58 @@ impl PatchedLogits {
 
     /// Every `step`-th sequence from `start`, with the accuracy of all.
     pub(crate) fn every(&self, step: usize, start: usize) -> Self {
-        let pick = |numbers: &Vec<f32>| numbers.iter().skip(start).step_by(step).copied().collect::<Vec<f32>>();
-        let grid = |grid: &Vec<Vec<Vec<f32>>>| grid.iter().map(|heads| heads.iter().map(pick).collect()).collect();
-        let references = self.references.as_ref().map(|r| References { base: pick(&r.base), patched: grid(&r.patched) });
-        Self { base_logits: pick(&self.base_logits), patched_logits: grid(&self.patched_logits), references, ..*self }
+        let pick = |numbers: &Vec<f32>| {
+            numbers
+                .iter()
+                .skip(start)
+                .step_by(step)
+                .copied()
+                .collect::<Vec<f32>>()
+        };
+        let grid = |grid: &Vec<Vec<Vec<f32>>>| {
+            grid.iter()
+                .map(|heads| heads.iter().map(pick).collect())
+                .collect()
+        };
+        let references = self.references.as_ref().map(|r| References {
+            base: pick(&r.base),
+            patched: grid(&r.patched),
+        });
+        Self {
+            base_logits: pick(&self.base_logits),
+            patched_logits: grid(&self.patched_logits),
+            references,
+            ..*self
+        }
     }
 
     /// The sequences of all parts, one part after the other.
     pub(crate) fn collect(
-        n: usize, shape: &ModelShape, options: &LocateOptions, parts: &[Part], performance: Performance,
+        n: usize,
+        shape: &ModelShape,
+        options: &LocateOptions,
+        parts: &[Part],
+        performance: Performance,
     ) -> Result<Self> {
-        let joined = |pick: &dyn Fn(&Part) -> Vec<f32>| parts.iter().flat_map(pick).collect::<Vec<f32>>();
+        let joined =
+            |pick: &dyn Fn(&Part) -> Vec<f32>| parts.iter().flat_map(pick).collect::<Vec<f32>>();
         let grid = |pick: &dyn Fn(&Reading) -> Vec<f32>| -> Vec<Vec<Vec<f32>>> {
-            let first = (0..shape.num_layers).find(|&layer| options.replaces(layer)).unwrap_or(0);
-            let head = |layer: usize, head: usize| joined(&|part| pick(&part.patched[(layer - first) * shape.num_heads + head]));
-            let heads = |layer| if options.replaces(layer) { 0..shape.num_heads } else { 0..0 };
-            (0..shape.num_layers).map(|l| heads(l).map(|h| head(l, h)).collect()).collect()
+            let first = (0..shape.num_layers)
+                .find(|&layer| options.replaces(layer))
+                .unwrap_or(0);
+            let head = |layer: usize, head: usize| {
+                joined(&|part| pick(&part.patched[(layer - first) * shape.num_heads + head]))
+            };
+            let heads = |layer| {
+                if options.replaces(layer) {
+                    0..shape.num_heads
+                } else {
+                    0..0
+                }
+            };
+            (0..shape.num_layers)
+                .map(|l| heads(l).map(|h| head(l, h)).collect())
+                .collect()
         };
         let collected = Self {
             n,
@@ -90,7 +126,10 @@ impl PatchedLogits {
     /// The sequences of all parts, one part after the other, for the same heads; there is at least one.
     pub(crate) fn join(parts: Vec<Self>) -> Self {
         let append = |mine: &mut Vec<Vec<Vec<f32>>>, theirs: Vec<Vec<Vec<f32>>>| {
-            mine.iter_mut().flatten().zip(theirs.into_iter().flatten()).for_each(|(mine, theirs)| mine.extend(theirs));
+            mine.iter_mut()
+                .flatten()
+                .zip(theirs.into_iter().flatten())
+                .for_each(|(mine, theirs)| mine.extend(theirs));
         };
         let add = |mut all: Self, part: Self| {
             let share = part.samples() as f64 / (all.samples() + part.samples()) as f64;
@@ -108,17 +147,31 @@ impl PatchedLogits {
     }
 
     /// Whether these are logits of this batch, as far as their number tells.
-    pub(crate) fn check_belongs(&self, batch: &ProxyBatch, shape: &ModelShape, options: &LocateOptions) -> Result<()> {
-        let heads = |layer| if options.replaces(layer) { shape.num_heads } else { 0 };
+    pub(crate) fn check_belongs(
+        &self,
+        batch: &ProxyBatch,
+        shape: &ModelShape,
+        options: &LocateOptions,
+    ) -> Result<()> {
+        let heads = |layer| {
+            if options.replaces(layer) {
+                shape.num_heads
+            } else {
+                0
+            }
+        };
         let is_grid = |grid: &[Vec<Vec<f32>>]| {
             let is_row = |(layer, row): (usize, &Vec<Vec<f32>>)| {
                 row.len() == heads(layer) && row.iter().all(|samples| samples.len() == batch.len())
             };
             grid.len() == shape.num_layers && grid.iter().enumerate().all(is_row)
         };
-        let belongs = |base: &[f32], patched: &[Vec<Vec<f32>>]| base.len() == batch.len() && is_grid(patched);
+        let belongs =
+            |base: &[f32], patched: &[Vec<Vec<f32>>]| base.len() == batch.len() && is_grid(patched);
         let references = match &self.references {
-            Some(references) => options.metric.has_references() && belongs(&references.base, &references.patched),
+            Some(references) => {
+                options.metric.has_references() && belongs(&references.base, &references.patched)
+            }
             None => !options.metric.has_references(),
         };
         if self.n == batch.n() && belongs(&self.base_logits, &self.patched_logits) && references {
@@ -128,17 +181,36 @@ impl PatchedLogits {
     }
 
     fn check_finite(&self) -> Result<()> {
-        let base = [Some(&self.base_logits), self.references.as_ref().map(|r| &r.base)];
+        let base = [
+            Some(&self.base_logits),
+            self.references.as_ref().map(|r| &r.base),
+        ];
         for numbers in base.into_iter().flatten() {
             if let Some((sample, value)) = first_not_finite(numbers) {
-                return Err(Error::BaseNotFinite { n: self.n, sample, value });
+                return Err(Error::BaseNotFinite {
+                    n: self.n,
+                    sample,
+                    value,
+                });
             }
         }
-        let patched = [Some(&self.patched_logits), self.references.as_ref().map(|r| &r.patched)];
-        for (layer, heads) in patched.into_iter().flatten().flat_map(|grid| grid.iter().enumerate()) {
+        let patched = [
+            Some(&self.patched_logits),
+            self.references.as_ref().map(|r| &r.patched),
+        ];
+        for (layer, heads) in patched
+            .into_iter()
+            .flatten()
+            .flat_map(|grid| grid.iter().enumerate())
+        {
             for (head, numbers) in heads.iter().enumerate() {
                 if let Some((sample, value)) = first_not_finite(numbers) {
-                    return Err(Error::NotFinite { n: self.n, head: HeadId::new(layer, head), sample, value });
+                    return Err(Error::NotFinite {
+                        n: self.n,
+                        head: HeadId::new(layer, head),
+                        sample,
+                        value,
+                    });
                 }
             }
         }
@@ -147,7 +219,11 @@ impl PatchedLogits {
 }
 
 fn first_not_finite(numbers: &[f32]) -> Option<(usize, f32)> {
-    numbers.iter().copied().enumerate().find(|(_, value)| !value.is_finite())
+    numbers
+        .iter()
+        .copied()
+        .enumerate()
+        .find(|(_, value)| !value.is_finite())
 }
 
 pub(crate) fn mean(numbers: impl ExactSizeIterator<Item = f64>) -> f64 {

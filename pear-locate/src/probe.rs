@@ -6,7 +6,7 @@
 use burn::prelude::*;
 use burn::tensor::activation::softmax;
 use burn::tensor::{Bool, DType};
-use pear_core::{DecoderModel, HeadAttention, Positions, Projected};
+use pear_core::{DecoderModel, HeadAttention, Positions, Qkv};
 
 use crate::normal::NormalLayer;
 
@@ -32,19 +32,33 @@ pub(crate) struct Probe<'a, M: DecoderModel> {
 
 impl<'a, M: DecoderModel> Probe<'a, M> {
     /// `residual`: the normal run before `layer`, `[samples, seq, hidden]`; the probe stands at `position`.
-    pub(crate) fn new(model: &'a M, layer: usize, position: usize, residual: &Tensor<3>, normal: &NormalLayer) -> Self {
+    pub(crate) fn new(
+        model: &'a M,
+        layer: usize,
+        position: usize,
+        residual: &Tensor<3>,
+        normal: &NormalLayer,
+    ) -> Self {
         let [samples, num_heads, _, head_dim] = normal.heads.dims();
-        let window = model.attention(layer).score_options().window;
+        let window = model.attention(layer).score_config().window;
         let first = window.map_or(0, |window| (position + 1).saturating_sub(window));
         let seen = |x: &Tensor<4>| x.clone().narrow(2, first, position + 1 - first);
         Self {
             model,
             layer,
-            positions: Positions { start: position, total: residual.dims()[1], padding: &[] },
+            positions: Positions {
+                start: position,
+                total: residual.dims()[1],
+                padding: &[],
+            },
             first,
             key: seen(&normal.key),
             value: seen(&normal.value),
-            heads: normal.heads.clone().narrow(2, position, 1).reshape([samples, num_heads, head_dim]),
+            heads: normal
+                .heads
+                .clone()
+                .narrow(2, position, 1)
+                .reshape([samples, num_heads, head_dim]),
             residual: residual.clone().narrow(1, position, 1),
             output: normal.output.clone().narrow(1, position, 1),
         }
@@ -59,7 +73,8 @@ impl<'a, M: DecoderModel> Probe<'a, M> {
     /// Path patching: `rows` go through the layer with the normal run's attention output.
     pub(crate) fn pass(&self, rows: Tensor<3>) -> Tensor<3> {
         let variants = rows.dims()[1] / self.output.dims()[0];
-        self.model.block_output(self.layer, rows, repeat(&self.output, variants))
+        self.model
+            .block_output(self.layer, rows, repeat(&self.output, variants))
     }
 
     /// New variants above this layer: one for each head of `from .. from + count`, replaced by its own of `vectors`,
@@ -68,13 +83,16 @@ impl<'a, M: DecoderModel> Probe<'a, M> {
         let [samples, num_heads, head_dim] = self.heads.dims();
         let shape = [count, samples, num_heads, head_dim];
         let device = self.heads.device();
-        let replaced = Tensor::<1, Int>::arange(from as i64..(from + count) as i64, &device).reshape([count, 1, 1, 1]);
-        let head = Tensor::<1, Int>::arange(0..num_heads as i64, &device).reshape([1, 1, num_heads, 1]);
+        let replaced = Tensor::<1, Int>::arange(from as i64..(from + count) as i64, &device)
+            .reshape([count, 1, 1, 1]);
+        let head =
+            Tensor::<1, Int>::arange(0..num_heads as i64, &device).reshape([1, 1, num_heads, 1]);
         let here: Tensor<4, Bool> = (replaced - head).equal_elem(0).expand(shape);
         let heads = self.heads.clone().unsqueeze::<4>().expand(shape);
         let heads = heads.mask_where(here, vectors.clone().unsqueeze::<4>().expand(shape));
         let output = self.merge(heads.reshape([count * samples, num_heads, head_dim]));
-        self.model.block_output(self.layer, repeat(&self.residual, count), output)
+        self.model
+            .block_output(self.layer, repeat(&self.residual, count), output)
     }
 
     /// The normal run's heads, `[samples, heads, head_dim]`.
@@ -96,7 +114,9 @@ impl<'a, M: DecoderModel> Probe<'a, M> {
     /// `[rows, heads, head_dim]` to the attention's output `[1, rows, hidden]`.
     fn merge(&self, heads: Tensor<3>) -> Tensor<3> {
         // Rows along the sequence: a plain matrix product, however the model writes it.
-        self.model.attention(self.layer).merge_heads(heads.unsqueeze::<4>().swap_dims(1, 2))
+        self.model
+            .attention(self.layer)
+            .output_projection(heads.unsqueeze::<4>().swap_dims(1, 2))
     }
 
     /// Attention at the probe position, `[1, rows, hidden]` to heads `[rows, heads, head_dim]`: keys and values of earlier positions are
@@ -104,9 +124,11 @@ impl<'a, M: DecoderModel> Probe<'a, M> {
     fn attend(&self, input: Tensor<3>) -> Tensor<3> {
         let attention = self.model.attention(self.layer);
         let [_, rows, hidden] = input.dims();
-        // All rows stand at the same position, and so go to `project` as a batch.
-        let Projected { query, key, value } = attention.project(input.reshape([rows, 1, hidden]), self.positions);
-        let ([_, num_heads, _, head_dim], [samples, kv_heads, seen, _]) = (query.dims(), self.key.dims());
+        // All rows stand at the same position, and so go to `project_qkv` as a batch.
+        let Qkv { query, key, value } =
+            attention.project_qkv(input.reshape([rows, 1, hidden]), self.positions);
+        let ([_, num_heads, _, head_dim], [samples, kv_heads, seen, _]) =
+            (query.dims(), self.key.dims());
         let (variants, group) = (rows / samples, num_heads / kv_heads);
         let query = query.reshape([variants, samples, kv_heads, group, head_dim]);
         let key = key.reshape([variants, samples, kv_heads, 1, head_dim]);
@@ -114,25 +136,39 @@ impl<'a, M: DecoderModel> Probe<'a, M> {
         let shared = |x: &Tensor<4>| x.clone().unsqueeze_dim::<5>(2);
 
         // [samples, kv_heads, group, variants, seen]; the last column is the normal run's own position, and is overwritten.
-        let scores = to_queries(query.clone()).matmul(shared(&self.key).swap_dims(3, 4)).cast(DType::F32);
+        let scores = to_queries(query.clone())
+            .matmul(shared(&self.key).swap_dims(3, 4))
+            .cast(DType::F32);
         let own = to_queries((query.cast(DType::F32) * key.cast(DType::F32)).sum_dim(4));
-        let last = [0..samples, 0..kv_heads, 0..group, 0..variants, seen - 1..seen];
+        let last = [
+            0..samples,
+            0..kv_heads,
+            0..group,
+            0..variants,
+            seen - 1..seen,
+        ];
         let weights = softmax(self.finish(scores.slice_assign(last.clone(), own)), 4);
 
         // The same trick: the normal run's own value, counted in by the product, is exchanged for the variant's.
         let own = to_rows(weights.clone().slice(last)).cast(value.dtype());
-        let exchanged = value - shared(&self.value.clone().narrow(2, seen - 1, 1)).reshape([1, samples, kv_heads, 1, head_dim]);
-        let heads = to_rows(weights.cast(exchanged.dtype()).matmul(shared(&self.value))) + own * exchanged;
+        let exchanged = value
+            - shared(&self.value.clone().narrow(2, seen - 1, 1))
+                .reshape([1, samples, kv_heads, 1, head_dim]);
+        let heads =
+            to_rows(weights.cast(exchanged.dtype()).matmul(shared(&self.value))) + own * exchanged;
         heads.reshape([rows, num_heads, head_dim])
     }
 
     /// Scale, soft cap and bias, as [`attend`](pear_core::attend) has them; the window has already been cut out.
     fn finish(&self, scores: Tensor<5>) -> Tensor<5> {
         let attention = self.model.attention(self.layer);
-        let options = attention.score_options();
+        let options = attention.score_config();
         let [_, kv_heads, group, _, seen] = scores.dims();
         let head_dim = self.key.dims()[3];
-        let mut scores = scores * options.scale.unwrap_or_else(|| (head_dim as f64).sqrt().recip());
+        let mut scores = scores
+            * options
+                .scale
+                .unwrap_or_else(|| (head_dim as f64).sqrt().recip());
         if let Some(cap) = options.soft_cap {
             scores = (scores / cap).tanh() * cap;
         }
@@ -160,5 +196,7 @@ fn to_rows(x: Tensor<5>) -> Tensor<5> {
 /// `[samples, 1, hidden]` once for each variant: `[1, variants * samples, hidden]`.
 fn repeat(x: &Tensor<3>, variants: usize) -> Tensor<3> {
     let [samples, _, hidden] = x.dims();
-    x.clone().reshape([1, samples, hidden]).repeat_dim(1, variants)
+    x.clone()
+        .reshape([1, samples, hidden])
+        .repeat_dim(1, variants)
 }

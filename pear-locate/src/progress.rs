@@ -28,9 +28,18 @@ pub(crate) struct Meter<'a> {
 
 impl<'a> Meter<'a> {
     pub(crate) fn new(
-        shape: ModelShape, options: &LocateOptions, batches: &[ProxyBatch], report: &'a mut dyn FnMut(Progress),
+        shape: ModelShape,
+        options: &LocateOptions,
+        batches: &[ProxyBatch],
+        report: &'a mut dyn FnMut(Progress),
     ) -> Self {
-        let mut meter = Self { shape, layers: options.layers, done: 0, total: 0, report };
+        let mut meter = Self {
+            shape,
+            layers: options.layers,
+            done: 0,
+            total: 0,
+            report,
+        };
         meter.total = batches.iter().map(|batch| meter.all(batch)).sum();
         meter
     }
@@ -47,11 +56,17 @@ impl<'a> Meter<'a> {
 
     fn add(&mut self, batch: &ProxyBatch, work: u64) {
         self.done += work;
-        (self.report)(Progress { n: batch.n(), done: self.done, total: self.total });
+        (self.report)(Progress {
+            n: batch.n(),
+            done: self.done,
+            total: self.total,
+        });
     }
 
     fn all(&self, batch: &ProxyBatch) -> u64 {
-        (0..self.shape.num_layers).map(|layer| self.work(batch, layer)).sum()
+        (0..self.shape.num_layers)
+            .map(|layer| self.work(batch, layer))
+            .sum()
     }
 
     /// Positions that go through `layer`: those of the normal run, and one for each head replaced up to this layer.

@@ -16,20 +16,36 @@ pub(crate) struct Reading {
 impl Reading {
     /// Cut into pieces of `samples` rows.
     pub(crate) fn split(&self, samples: usize) -> impl Iterator<Item = Reading> {
-        let piece = move |numbers: &[f32], i: usize| numbers.iter().skip(i * samples).take(samples).copied().collect();
-        (0..self.logits.len() / samples)
-            .map(move |i| Reading { logits: piece(&self.logits, i), references: piece(&self.references, i) })
+        let piece = move |numbers: &[f32], i: usize| {
+            numbers
+                .iter()
+                .skip(i * samples)
+                .take(samples)
+                .copied()
+                .collect()
+        };
+        (0..self.logits.len() / samples).map(move |i| Reading {
+            logits: piece(&self.logits, i),
+            references: piece(&self.references, i),
+        })
     }
 }
 
 /// Reads `rows`, `[1, rows, hidden]`, at their targets, `[rows]`. All logits are computed only where the metric needs them.
 pub(crate) fn read<M: DecoderModel>(
-    model: &M, rows: Tensor<3>, targets: Tensor<1, Int>, metric: Metric, logit_rows: usize,
+    model: &M,
+    rows: Tensor<3>,
+    targets: Tensor<1, Int>,
+    metric: Metric,
+    logit_rows: usize,
 ) -> Reading {
     let [_, count, hidden] = rows.dims();
     if !metric.has_references() {
         let logits = model.target_logits(rows.reshape([count, hidden]), targets);
-        return Reading { logits: to_f32(logits), references: Vec::new() };
+        return Reading {
+            logits: to_f32(logits),
+            references: Vec::new(),
+        };
     }
     let mut reading = Reading::default();
     for (rows, targets) in pieces(rows, targets, logit_rows) {
@@ -42,11 +58,17 @@ pub(crate) fn read<M: DecoderModel>(
 
 /// What [`read`] gives, the subtracted numbers taken off, summed over the rows: `[1]`, tracked where `rows` are.
 pub(crate) fn compared_sum<M: DecoderModel>(
-    model: &M, rows: Tensor<3>, targets: Tensor<1, Int>, metric: Metric, logit_rows: usize,
+    model: &M,
+    rows: Tensor<3>,
+    targets: Tensor<1, Int>,
+    metric: Metric,
+    logit_rows: usize,
 ) -> Tensor<1> {
     let [_, count, hidden] = rows.dims();
     if !metric.has_references() {
-        return model.target_logits(rows.reshape([count, hidden]), targets).sum();
+        return model
+            .target_logits(rows.reshape([count, hidden]), targets)
+            .sum();
     }
     let one = |(rows, targets)| {
         let logits = all_logits(model, rows);
@@ -74,16 +96,33 @@ pub(crate) struct Performance {
 
 impl Performance {
     /// Adds the sequences of `batch`, whose residual stream after the last layer is `[batch, seq, hidden]`.
-    pub(crate) fn add<M: DecoderModel>(&mut self, model: &M, residual: Tensor<3>, batch: &ProxyBatch, logit_rows: usize) {
+    pub(crate) fn add<M: DecoderModel>(
+        &mut self,
+        model: &M,
+        residual: Tensor<3>,
+        batch: &ProxyBatch,
+        logit_rows: usize,
+    ) {
         let [samples, _, hidden] = residual.dims();
         // The first repeated token cannot be predicted: what counts is the rest of the second half.
         let (start, count) = (batch.predicting().start + 1, batch.n() - 1);
-        let rows = residual.narrow(1, start, count).reshape([1, samples * count, hidden]);
-        let labels = batch.labels(&model.device()).narrow(1, 1, count).reshape([samples * count]);
+        let rows = residual
+            .narrow(1, start, count)
+            .reshape([1, samples * count, hidden]);
+        let labels = batch
+            .labels(&model.device())
+            .narrow(1, 1, count)
+            .reshape([samples * count]);
         for (rows, labels) in pieces(rows, labels, logit_rows) {
             let logits = all_logits(model, rows);
             let [count, _] = logits.dims();
-            let hits = logits.clone().argmax(1).reshape([count]).equal(labels.clone()).int().sum();
+            let hits = logits
+                .clone()
+                .argmax(1)
+                .reshape([count])
+                .equal(labels.clone())
+                .int()
+                .sum();
             let entropy = (log_sum_exp(logits.clone()) - at(logits, labels)).sum();
             self.hits += hits.into_scalar::<i64>() as usize;
             self.cross_entropy += f64::from(entropy.into_scalar::<f32>());
@@ -118,11 +157,18 @@ fn log_sum_exp(logits: Tensor<2>) -> Tensor<2> {
 }
 
 /// At most `at_once` rows, with their targets, at a time.
-fn pieces(rows: Tensor<3>, targets: Tensor<1, Int>, at_once: usize) -> impl Iterator<Item = (Tensor<3>, Tensor<1, Int>)> {
+fn pieces(
+    rows: Tensor<3>,
+    targets: Tensor<1, Int>,
+    at_once: usize,
+) -> impl Iterator<Item = (Tensor<3>, Tensor<1, Int>)> {
     let [_, count, _] = rows.dims();
     (0..count).step_by(at_once).map(move |start| {
         let len = at_once.min(count - start);
-        (rows.clone().narrow(1, start, len), targets.clone().narrow(0, start, len))
+        (
+            rows.clone().narrow(1, start, len),
+            targets.clone().narrow(0, start, len),
+        )
     })
 }
 

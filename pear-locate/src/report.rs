@@ -28,7 +28,9 @@ pub struct Report {
 impl Report {
     /// The warnings of all lengths.
     pub fn warnings(&self) -> impl Iterator<Item = Warning> {
-        self.by_length.iter().flat_map(|length| length.warnings.iter().copied())
+        self.by_length
+            .iter()
+            .flat_map(|length| length.warnings.iter().copied())
     }
 }
 
@@ -53,7 +55,10 @@ pub struct LengthReport {
 /// - a logit that is not finite, with the head that was replaced;
 /// - a mean logit of zero where the metric divides by it.
 pub fn locate<M: DecoderModel>(
-    model: &M, batches: &[ProxyBatch], options: &LocateOptions, progress: impl FnMut(Progress),
+    model: &M,
+    batches: &[ProxyBatch],
+    options: &LocateOptions,
+    progress: impl FnMut(Progress),
 ) -> Result<Report> {
     resume(model, batches, options, Vec::new(), |_| Ok(()), progress)
 }
@@ -66,11 +71,17 @@ pub fn locate<M: DecoderModel>(
 /// # Errors
 /// As [`locate`]; [`Error::Unresumable`]; what `keep` returns.
 pub fn resume<M: DecoderModel>(
-    model: &M, batches: &[ProxyBatch], options: &LocateOptions, finished: Vec<LengthReport>,
-    keep: impl FnMut(&[LengthReport]) -> Result<()>, progress: impl FnMut(Progress),
+    model: &M,
+    batches: &[ProxyBatch],
+    options: &LocateOptions,
+    finished: Vec<LengthReport>,
+    keep: impl FnMut(&[LengthReport]) -> Result<()>,
+    progress: impl FnMut(Progress),
 ) -> Result<Report> {
     let run = |batch: &ProxyBatch, meter: &mut Meter<'_>| {
-        sweep(model, batch, options, None, &mut |batch, layer| meter.layer_done(batch, layer))
+        sweep(model, batch, options, None, &mut |batch, layer| {
+            meter.layer_done(batch, layer)
+        })
     };
     resume_with(run, model, batches, options, finished, keep, progress)
 }
@@ -82,35 +93,54 @@ pub fn resume<M: DecoderModel>(
 /// # Errors
 /// As [`resume`]; [`Error::Models`] for no model or models of different shapes.
 pub fn resume_on<M: DecoderModel + Sync>(
-    models: &[&M], batches: &[ProxyBatch], options: &LocateOptions, finished: Vec<LengthReport>,
-    keep: impl FnMut(&[LengthReport]) -> Result<()>, progress: impl FnMut(Progress),
+    models: &[&M],
+    batches: &[ProxyBatch],
+    options: &LocateOptions,
+    finished: Vec<LengthReport>,
+    keep: impl FnMut(&[LengthReport]) -> Result<()>,
+    progress: impl FnMut(Progress),
 ) -> Result<Report> {
-    let Some((first, others)) = models.split_first() else { return Err(Error::Models) };
-    if others.iter().any(|other| other.shape() != first.shape() || other.vocab_size() != first.vocab_size()) {
+    let Some((first, others)) = models.split_first() else {
+        return Err(Error::Models);
+    };
+    if others
+        .iter()
+        .any(|other| other.shape() != first.shape() || other.vocab_size() != first.vocab_size())
+    {
         return Err(Error::Models);
     }
     if others.iter().any(|other| other.device().is_autodiff()) {
         return Err(Error::Autodiff);
     }
     let run = |batch: &ProxyBatch, meter: &mut Meter<'_>| {
-        sweep_on(models, batch, options, |batch, layer| meter.layer_done(batch, layer))
+        sweep_on(models, batch, options, |batch, layer| {
+            meter.layer_done(batch, layer)
+        })
     };
     resume_with(run, *first, batches, options, finished, keep, progress)
 }
 
 fn resume_with<M: DecoderModel>(
-    run: impl Fn(&ProxyBatch, &mut Meter<'_>) -> Result<PatchedLogits>, model: &M, batches: &[ProxyBatch],
-    options: &LocateOptions, finished: Vec<LengthReport>, mut keep: impl FnMut(&[LengthReport]) -> Result<()>,
+    run: impl Fn(&ProxyBatch, &mut Meter<'_>) -> Result<PatchedLogits>,
+    model: &M,
+    batches: &[ProxyBatch],
+    options: &LocateOptions,
+    finished: Vec<LengthReport>,
+    mut keep: impl FnMut(&[LengthReport]) -> Result<()>,
     mut progress: impl FnMut(Progress),
 ) -> Result<Report> {
     check(model, batches, options)?;
     let mut meter = Meter::new(model.shape(), options, batches, &mut progress);
     let mut reports = finished;
     if reports.len() > batches.len() {
-        return Err(Error::Unresumable { n: reports[batches.len()].logits.n });
+        return Err(Error::Unresumable {
+            n: reports[batches.len()].logits.n,
+        });
     }
     for (report, batch) in reports.iter().zip(batches) {
-        report.logits.check_belongs(batch, &model.shape(), options)?;
+        report
+            .logits
+            .check_belongs(batch, &model.shape(), options)?;
         meter.batch_done(batch);
     }
     for batch in &batches[reports.len()..] {
@@ -124,15 +154,23 @@ fn resume_with<M: DecoderModel>(
         reports.push(LengthReport { logits, warnings });
         keep(&reports)?;
     }
-    let by_length = reports.iter().map(|report| length_scores(options.metric, &report.logits)).collect::<Result<_>>()?;
+    let by_length = reports
+        .iter()
+        .map(|report| length_scores(options.metric, &report.logits))
+        .collect::<Result<_>>()?;
     let scores = Scores::new(model.shape(), options.settings(), by_length)?;
-    Ok(Report { scores, by_length: reports })
+    Ok(Report {
+        scores,
+        by_length: reports,
+    })
 }
 
 /// The scores of one length with their standard errors.
 pub(crate) fn length_scores(metric: Metric, logits: &PatchedLogits) -> Result<LengthScores> {
     let errors = deviations(metric, logits)?;
-    let errors = errors.iter().map(|heads| heads.iter().map(|head| standard_error(head)).collect());
+    let errors = errors
+        .iter()
+        .map(|heads| heads.iter().map(|head| standard_error(head)).collect());
     Ok(LengthScores {
         n: logits.n,
         samples: logits.samples(),
@@ -148,21 +186,33 @@ pub(crate) fn length_scores(metric: Metric, logits: &PatchedLogits) -> Result<Le
 /// # Errors
 /// As [`locate`], but for the last.
 pub fn patched_logits<M: DecoderModel>(
-    model: &M, batch: &ProxyBatch, options: &LocateOptions, mut progress: impl FnMut(Progress),
+    model: &M,
+    batch: &ProxyBatch,
+    options: &LocateOptions,
+    mut progress: impl FnMut(Progress),
 ) -> Result<PatchedLogits> {
     let batches = std::slice::from_ref(batch);
     check(model, batches, options)?;
     let mut meter = Meter::new(model.shape(), options, batches, &mut progress);
-    sweep(model, batch, options, None, &mut |batch, layer| meter.layer_done(batch, layer))
+    sweep(model, batch, options, None, &mut |batch, layer| {
+        meter.layer_done(batch, layer)
+    })
 }
 
 /// Whether `model` can read `batches`.
-pub(crate) fn check<M: DecoderModel>(model: &M, batches: &[ProxyBatch], options: &LocateOptions) -> Result<()> {
+pub(crate) fn check<M: DecoderModel>(
+    model: &M,
+    batches: &[ProxyBatch],
+    options: &LocateOptions,
+) -> Result<()> {
     let (shape, vocab_size) = (model.shape(), model.vocab_size());
     if shape.num_layers == 0 || shape.num_heads == 0 {
         return Err(Error::NoHeads(shape));
     }
-    if let Some(layers) = options.layers.filter(|layers| layers.first > layers.last || layers.last >= shape.num_layers) {
+    if let Some(layers) = options
+        .layers
+        .filter(|layers| layers.first > layers.last || layers.last >= shape.num_layers)
+    {
         return Err(Error::NoSuchLayers { layers, shape });
     }
     if model.device().is_autodiff() {

@@ -27,7 +27,10 @@ use crate::{Ablation, LocateOptions, Result};
 /// All heads over all sequences of a batch. `means` are those of a batch that this one is part of, `[1, heads, head_dim]` for each layer;
 /// `layer_done` is called with the sequences that have been through a layer.
 pub(crate) fn sweep<M: DecoderModel>(
-    model: &M, batch: &ProxyBatch, options: &LocateOptions, means: Option<Vec<Tensor<3>>>,
+    model: &M,
+    batch: &ProxyBatch,
+    options: &LocateOptions,
+    means: Option<Vec<Tensor<3>>>,
     layer_done: &mut dyn FnMut(&ProxyBatch, usize),
 ) -> Result<PatchedLogits> {
     let shape = model.shape();
@@ -41,7 +44,14 @@ pub(crate) fn sweep<M: DecoderModel>(
     let mut performance = Performance::default();
     let mut parts = Vec::new();
     for range in plan.steps(batch) {
-        let step = Step { model, shape: &shape, batch: batch.slice(range), options, plan, means: means.as_deref() };
+        let step = Step {
+            model,
+            shape: &shape,
+            batch: batch.slice(range),
+            options,
+            plan,
+            means: means.as_deref(),
+        };
         parts.push(step.run(layer_done, &mut performance)?);
     }
     PatchedLogits::collect(batch.n(), &shape, options, &parts, performance)
@@ -59,7 +69,11 @@ struct Step<'a, M> {
 }
 
 impl<M: DecoderModel> Step<'_, M> {
-    fn run(&self, layer_done: &mut dyn FnMut(&ProxyBatch, usize), performance: &mut Performance) -> Result<Part> {
+    fn run(
+        &self,
+        layer_done: &mut dyn FnMut(&ProxyBatch, usize),
+        performance: &mut Performance,
+    ) -> Result<Part> {
         let (model, batch) = (self.model, &self.batch);
         let mut residual = embed(model, batch);
         let (mut variants, mut estimate) = (Variants::new(batch), Estimate::default());
@@ -89,21 +103,40 @@ impl<M: DecoderModel> Step<'_, M> {
         }
         performance.add(model, residual.clone(), batch, self.plan.logit_rows);
         let [samples, _, hidden] = residual.dims();
-        let at_probe = residual.narrow(1, batch.probe(), 1).reshape([1, samples, hidden]);
+        let at_probe = residual
+            .narrow(1, batch.probe(), 1)
+            .reshape([1, samples, hidden]);
         let base = self.read(at_probe);
         if self.options.method == Method::Attribution {
-            let patched = estimate
-                .finish(&base, |rows| compared_sum(model, rows, self.targets(1), self.options.metric, self.plan.logit_rows));
+            let patched = estimate.finish(&base, |rows| {
+                compared_sum(
+                    model,
+                    rows,
+                    self.targets(1),
+                    self.options.metric,
+                    self.plan.logit_rows,
+                )
+            });
             return Ok(Part { base, patched });
         }
-        let patched = variants.chunks.into_iter().flat_map(|rows| self.read(rows).split(samples).collect::<Vec<_>>()).collect();
+        let patched = variants
+            .chunks
+            .into_iter()
+            .flat_map(|rows| self.read(rows).split(samples).collect::<Vec<_>>())
+            .collect();
         Ok(Part { base, patched })
     }
 
     /// `[1, variants * samples, hidden]`.
     fn read(&self, rows: Tensor<3>) -> Reading {
         let variants = rows.dims()[1] / self.batch.len();
-        read(self.model, rows, self.targets(variants), self.options.metric, self.plan.logit_rows)
+        read(
+            self.model,
+            rows,
+            self.targets(variants),
+            self.options.metric,
+            self.plan.logit_rows,
+        )
     }
 
     /// `[variants * samples]`.
@@ -123,7 +156,11 @@ struct Variants {
 
 impl Variants {
     fn new(batch: &ProxyBatch) -> Self {
-        Self { chunks: Vec::new(), samples: batch.len(), limit: batch.seq_len() }
+        Self {
+            chunks: Vec::new(),
+            samples: batch.len(),
+            limit: batch.seq_len(),
+        }
     }
 
     /// Variants that still go into the last chunk, or into a new one.
@@ -136,13 +173,18 @@ impl Variants {
 
     fn push(&mut self, rows: Tensor<3>) {
         match self.chunks.pop() {
-            Some(last) if last.dims()[1] < self.limit * self.samples => self.chunks.push(Tensor::cat(vec![last, rows], 1)),
+            Some(last) if last.dims()[1] < self.limit * self.samples => {
+                self.chunks.push(Tensor::cat(vec![last, rows], 1))
+            }
             full => self.chunks.extend(full.into_iter().chain([rows])),
         }
     }
 
     fn map(&mut self, through: impl Fn(Tensor<3>) -> Tensor<3>) {
         // By value, so that a chunk's old rows are freed before the next one moves.
-        self.chunks = std::mem::take(&mut self.chunks).into_iter().map(through).collect();
+        self.chunks = std::mem::take(&mut self.chunks)
+            .into_iter()
+            .map(through)
+            .collect();
     }
 }

@@ -63,15 +63,31 @@ impl fmt::Display for Warning {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::NegativeBaseLogit { n, base_logit } => {
-                write!(f, "n = {n}: the mean logit of the right token is {base_logit:.4}, and a ratio to a negative number ")?;
-                write!(f, "ranks heads the wrong way round: use the metric logit-diff")
+                write!(
+                    f,
+                    "n = {n}: the mean logit of the right token is {base_logit:.4}, and a ratio to a negative number "
+                )?;
+                write!(
+                    f,
+                    "ranks heads the wrong way round: use the metric logit-diff"
+                )
             }
             Self::SmallBaseLogit { n, base_logit } => {
-                write!(f, "n = {n}: the mean logit of the right token is only {base_logit:.4}, and a ratio to it ")?;
-                write!(f, "says more about the denominator than about heads: use the metric logit-diff")
+                write!(
+                    f,
+                    "n = {n}: the mean logit of the right token is only {base_logit:.4}, and a ratio to it "
+                )?;
+                write!(
+                    f,
+                    "says more about the denominator than about heads: use the metric logit-diff"
+                )
             }
             Self::NearChance { n, accuracy } => {
-                write!(f, "n = {n}: the model predicts {:.1} % of the repeated tokens, close to chance: ", accuracy * 100.0)?;
+                write!(
+                    f,
+                    "n = {n}: the model predicts {:.1} % of the repeated tokens, close to chance: ",
+                    accuracy * 100.0
+                )?;
                 write!(f, "which heads keep it from its context cannot be told")
             }
         }

@@ -24,7 +24,10 @@ pub struct Message {
 impl Message {
     /// What a user says.
     pub fn user(content: impl Into<String>) -> Self {
-        Self { role: "user".into(), content: content.into() }
+        Self {
+            role: "user".into(),
+            content: content.into(),
+        }
     }
 }
 
@@ -61,9 +64,8 @@ impl ChatTemplate {
     pub fn open(directory: &Path) -> Result<Self, Error> {
         let config_path = directory.join("tokenizer_config.json");
         let config: Value = match read(&config_path)? {
-            Some(text) => {
-                serde_json::from_str(&text).map_err(|e| Error::malformed(&config_path, format!("not valid JSON: {e}")))?
-            }
+            Some(text) => serde_json::from_str(&text)
+                .map_err(|e| Error::malformed(&config_path, format!("not valid JSON: {e}")))?,
             None => Value::Null,
         };
         let file = directory.join("chat_template.jinja");
@@ -77,13 +79,23 @@ impl ChatTemplate {
                 }
             },
         };
-        let special = config.as_object().into_iter().flatten().filter(|(key, _)| key.ends_with("_token"));
-        let special = special.filter_map(|(key, token)| Some((key.clone(), content(token)?))).collect();
+        let special = config
+            .as_object()
+            .into_iter()
+            .flatten()
+            .filter(|(key, _)| key.ends_with("_token"));
+        let special = special
+            .filter_map(|(key, token)| Some((key.clone(), content(token)?)))
+            .collect();
         let mut environment = environment();
         environment
             .add_template_owned(NAME, source)
             .map_err(|e| Error::malformed(&path, format!("not a chat template: {e:#}")))?;
-        Ok(Self { path, environment, special })
+        Ok(Self {
+            path,
+            environment,
+            special,
+        })
     }
 
     /// The text of a conversation, special tokens and all: to be encoded as it is (`Tokenizer::encode_rendered`). With
@@ -91,16 +103,28 @@ impl ChatTemplate {
     ///
     /// # Errors
     /// [`Error::Malformed`] with what the template says of a conversation that it does not take, such as one with a system message.
-    pub fn render(&self, messages: &[Message], add_generation_prompt: bool) -> Result<String, Error> {
-        let fail = |e: minijinja::Error| Error::malformed(&self.path, format!("the chat template: {e:#}"));
-        let mut context: BTreeMap<&str, Jinja> =
-            self.special.iter().map(|(name, token)| (name.as_str(), Jinja::from(token.as_str()))).collect();
+    pub fn render(
+        &self,
+        messages: &[Message],
+        add_generation_prompt: bool,
+    ) -> Result<String, Error> {
+        let fail =
+            |e: minijinja::Error| Error::malformed(&self.path, format!("the chat template: {e:#}"));
+        let mut context: BTreeMap<&str, Jinja> = self
+            .special
+            .iter()
+            .map(|(name, token)| (name.as_str(), Jinja::from(token.as_str())))
+            .collect();
         context.insert("messages", Jinja::from(Serde(messages)));
         context.insert("add_generation_prompt", add_generation_prompt.into());
         // Templates ask for these whether there are any or not.
         context.insert("tools", ().into());
         context.insert("documents", ().into());
-        self.environment.get_template(NAME).map_err(fail)?.render(context).map_err(fail)
+        self.environment
+            .get_template(NAME)
+            .map_err(fail)?
+            .render(context)
+            .map_err(fail)
     }
 }
 
@@ -116,34 +140,53 @@ fn read(path: &Path) -> Result<Option<String>, Error> {
 fn chosen(template: &Value) -> Option<String> {
     match template {
         Value::String(template) => Some(template.clone()),
-        Value::Array(several) => several.iter().find(|one| one["name"] == "default")?["template"].as_str().map(str::to_owned),
+        Value::Array(several) => several.iter().find(|one| one["name"] == "default")?["template"]
+            .as_str()
+            .map(str::to_owned),
         _ => None,
     }
 }
 
 /// A token, written plainly or with its properties.
 fn content(token: &Value) -> Option<String> {
-    token.as_str().or_else(|| token["content"].as_str()).map(str::to_owned)
+    token
+        .as_str()
+        .or_else(|| token["content"].as_str())
+        .map(str::to_owned)
 }
 
 /// What transformers gives templates beside Jinja itself.
 fn environment() -> Environment<'static> {
     let mut environment = Environment::new();
-    environment
-        .set_syntax(SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build().expect("Jinja's own delimiters"));
+    environment.set_syntax(
+        SyntaxConfig::builder()
+            .trim_blocks(true)
+            .lstrip_blocks(true)
+            .build()
+            .expect("Jinja's own delimiters"),
+    );
     environment.set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
     environment.add_filter("tojson", to_json);
-    environment.add_function("raise_exception", |message: String| -> Result<Jinja, minijinja::Error> {
-        Err(minijinja::Error::new(ErrorKind::InvalidOperation, message))
-    });
-    environment.add_function("strftime_now", |format: String| -> Result<String, minijinja::Error> {
-        use std::fmt::Write;
-        let mut text = String::new();
-        match write!(text, "{}", chrono::Local::now().format(&format)) {
-            Ok(()) => Ok(text),
-            Err(_) => Err(minijinja::Error::new(ErrorKind::InvalidOperation, format!("strftime_now: `{format}` is no format"))),
-        }
-    });
+    environment.add_function(
+        "raise_exception",
+        |message: String| -> Result<Jinja, minijinja::Error> {
+            Err(minijinja::Error::new(ErrorKind::InvalidOperation, message))
+        },
+    );
+    environment.add_function(
+        "strftime_now",
+        |format: String| -> Result<String, minijinja::Error> {
+            use std::fmt::Write;
+            let mut text = String::new();
+            match write!(text, "{}", chrono::Local::now().format(&format)) {
+                Ok(()) => Ok(text),
+                Err(_) => Err(minijinja::Error::new(
+                    ErrorKind::InvalidOperation,
+                    format!("strftime_now: `{format}` is no format"),
+                )),
+            }
+        },
+    );
     environment
 }
 
@@ -158,7 +201,12 @@ fn to_json(value: Jinja, options: Kwargs) -> Result<String, minijinja::Error> {
     Ok(text)
 }
 
-fn write_json(value: &Jinja, indent: Option<usize>, depth: usize, text: &mut String) -> Result<(), minijinja::Error> {
+fn write_json(
+    value: &Jinja,
+    indent: Option<usize>,
+    depth: usize,
+    text: &mut String,
+) -> Result<(), minijinja::Error> {
     let line = |depth: usize| indent.map(|indent| format!("\n{}", " ".repeat(indent * depth)));
     let between = |index: usize| match (line(depth + 1), index) {
         (Some(line), 0) => line,
@@ -169,7 +217,9 @@ fn write_json(value: &Jinja, indent: Option<usize>, depth: usize, text: &mut Str
     let is_map = value.kind() == ValueKind::Map;
     if !is_map && !matches!(value.kind(), ValueKind::Seq | ValueKind::Iterable) {
         let number_or_text = serde_json::to_string(value);
-        *text += &number_or_text.map_err(|e| minijinja::Error::new(ErrorKind::BadSerialization, format!("tojson: {e}")))?;
+        *text += &number_or_text.map_err(|e| {
+            minijinja::Error::new(ErrorKind::BadSerialization, format!("tojson: {e}"))
+        })?;
         return Ok(());
     }
     text.push(if is_map { '{' } else { '[' });

@@ -3,7 +3,7 @@
 use burn::prelude::*;
 use pear_core::kernels::Activation;
 use pear_core::position::PositionEmbeddingConfig;
-use pear_core::{AttentionConfig, ModelShape, QkNorm, ScoreOptions};
+use pear_core::{AttentionConfig, AttentionScoreConfig, ModelShape, QkNorm};
 
 /// The kind of norm.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -46,9 +46,12 @@ impl Residual {
         match self {
             Self::ParallelOneNorm => &["input_layernorm"],
             Self::NormedBranches => &["post_attention_layernorm", "post_feedforward_layernorm"],
-            Self::Sandwich => {
-                &["input_layernorm", "post_attention_layernorm", "pre_feedforward_layernorm", "post_feedforward_layernorm"]
-            }
+            Self::Sandwich => &[
+                "input_layernorm",
+                "post_attention_layernorm",
+                "pre_feedforward_layernorm",
+                "post_feedforward_layernorm",
+            ],
             Self::Serial | Self::SerialFromNorm | Self::Parallel | Self::PostNorm => {
                 &["input_layernorm", "post_attention_layernorm"]
             }
@@ -119,7 +122,11 @@ pub struct DecoderConfig {
 impl DecoderConfig {
     /// A Llama-shaped decoder with rotary positions of base 10000, RMS norms, a gated SiLU MLP and an unembedding of its own.
     pub fn llama(
-        vocab_size: usize, hidden_size: usize, intermediate_size: usize, num_hidden_layers: usize, num_attention_heads: usize,
+        vocab_size: usize,
+        hidden_size: usize,
+        intermediate_size: usize,
+        num_hidden_layers: usize,
+        num_attention_heads: usize,
     ) -> Self {
         let attention = AttentionConfig::new(hidden_size, num_attention_heads);
         let rotary = pear_core::position::RotaryConfig::new(attention.head_dim, 10000.0);
@@ -161,16 +168,21 @@ impl DecoderConfig {
 
     /// The grid of heads.
     pub fn shape(&self) -> ModelShape {
-        ModelShape::new(&self.architecture, self.num_hidden_layers, self.attention.num_attention_heads)
+        ModelShape::new(
+            &self.architecture,
+            self.num_hidden_layers,
+            self.attention.num_attention_heads,
+        )
     }
 
     /// The attention of layer `layer`: with its window and scale, and only those positions that act within attention.
     pub fn layer_attention(&self, layer: usize) -> AttentionConfig {
         let mut attention = self.attention.clone();
-        if attention.position_embedding.is_absolute() || self.unpositioned.get(layer) == Some(&true) {
+        if attention.position_embedding.is_absolute() || self.unpositioned.get(layer) == Some(&true)
+        {
             attention.position_embedding = PositionEmbeddingConfig::None;
         }
-        let ScoreOptions { scale, window, .. } = &mut attention.scores;
+        let AttentionScoreConfig { scale, window, .. } = &mut attention.scores;
         if let Some(own) = self.windows.get(layer) {
             *window = *own;
         }
@@ -183,10 +195,16 @@ impl DecoderConfig {
 
     /// Path and shape of every parameter of the [`Decoder`](crate::Decoder), without making it.
     pub(crate) fn parameters(&self) -> Vec<(String, Vec<usize>)> {
-        let (hidden, embedding, inner) = (self.hidden_size(), self.embedding_size, self.intermediate_size);
+        let (hidden, embedding, inner) = (
+            self.hidden_size(),
+            self.embedding_size,
+            self.intermediate_size,
+        );
         let attention = &self.attention;
-        let (query, key_value) =
-            (attention.num_attention_heads * attention.head_dim, attention.num_key_value_heads * attention.head_dim);
+        let (query, key_value) = (
+            attention.num_attention_heads * attention.head_dim,
+            attention.num_key_value_heads * attention.head_dim,
+        );
         let mut all = Vec::new();
         let mut add = |path: String, shape: &[usize]| all.push((path, shape.to_vec()));
         add("embed_tokens".into(), &[self.vocab_size, embedding]);
@@ -194,12 +212,25 @@ impl DecoderConfig {
             add("project_in.weight".into(), &[embedding, hidden]);
             add("project_out.weight".into(), &[hidden, embedding]);
         }
-        if let PositionEmbeddingConfig::Learned { num_positions, width } = attention.position_embedding {
+        if let PositionEmbeddingConfig::Learned {
+            num_positions,
+            width,
+        } = attention.position_embedding
+        {
             add("positions.weight".into(), &[num_positions, width]);
         }
         let norm_bias = matches!(self.norm, NormKind::Layer { bias: true });
-        let vectors = |bias: bool| if bias { &["weight", "bias"][..] } else { &["weight"] };
-        for (name, present) in [("embed_norm", self.embedding_norm), ("norm", self.final_norm)] {
+        let vectors = |bias: bool| {
+            if bias {
+                &["weight", "bias"][..]
+            } else {
+                &["weight"]
+            }
+        };
+        for (name, present) in [
+            ("embed_norm", self.embedding_norm),
+            ("norm", self.final_norm),
+        ] {
             for kind in vectors(norm_bias).iter().filter(|_| present) {
                 add(format!("{name}.{kind}"), &[hidden]);
             }
@@ -210,7 +241,9 @@ impl DecoderConfig {
         if self.lm_head_bias {
             add("lm_head_bias".into(), &[self.vocab_size]);
         }
-        let gate = self.gated_mlp.then_some(("mlp.gate_proj", hidden, inner, self.mlp_bias));
+        let gate = self
+            .gated_mlp
+            .then_some(("mlp.gate_proj", hidden, inner, self.mlp_bias));
         let linears = [
             ("self_attn.q_proj", hidden, query, attention.qkv_bias),
             ("self_attn.k_proj", hidden, key_value, attention.qkv_bias),
@@ -233,7 +266,11 @@ impl DecoderConfig {
             }
             if let Some(kind) = attention.qk_norm {
                 for (name, width) in [("q_norm", query), ("k_norm", key_value)] {
-                    let width = if matches!(kind, QkNorm::Head { .. }) { attention.head_dim } else { width };
+                    let width = if matches!(kind, QkNorm::Head { .. }) {
+                        attention.head_dim
+                    } else {
+                        width
+                    };
                     add(format!("layers.{layer}.self_attn.{name}.weight"), &[width]);
                 }
             }
@@ -278,8 +315,16 @@ mod tests {
         let mut full = DecoderConfig::llama(11, 12, 20, 2, 3);
         full.embedding_size = 6;
         full.norm = NormKind::Layer { bias: true };
-        (full.gated_mlp, full.mlp_bias, full.embedding_norm, full.tie_word_embeddings) = (false, true, true, true);
-        full.attention.position_embedding = PositionEmbeddingConfig::Learned { num_positions: 9, width: 12 };
+        (
+            full.gated_mlp,
+            full.mlp_bias,
+            full.embedding_norm,
+            full.tie_word_embeddings,
+        ) = (false, true, true, true);
+        full.attention.position_embedding = PositionEmbeddingConfig::Learned {
+            num_positions: 9,
+            width: 12,
+        };
         full.attention.qk_norm = Some(QkNorm::Head { eps: 1e-6 });
         full.lm_head_bias = true;
         (full.attention.qkv_bias, full.attention.output_bias) = (true, true);

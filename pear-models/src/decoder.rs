@@ -38,26 +38,55 @@ impl Decoder {
     pub(crate) fn init(config: &DecoderConfig, device: &Device) -> pear_core::Result<Self> {
         config.attention.validate()?;
         let absolute = config.attention.position_embedding.is_absolute();
-        let at_embedding = if absolute { &config.attention.position_embedding } else { &PositionEmbeddingConfig::None };
+        let at_embedding = if absolute {
+            &config.attention.position_embedding
+        } else {
+            &PositionEmbeddingConfig::None
+        };
         // Layers share one position embedding, and so one rotary table.
-        let within = if absolute { &PositionEmbeddingConfig::None } else { &config.attention.position_embedding };
-        let (in_attention, none) = (within.init(device)?, PositionEmbeddingConfig::None.init(device)?);
-        let positions = |layer: usize| if config.unpositioned.get(layer) == Some(&true) { &none } else { &in_attention };
+        let within = if absolute {
+            &PositionEmbeddingConfig::None
+        } else {
+            &config.attention.position_embedding
+        };
+        let (in_attention, none) = (
+            within.init(device)?,
+            PositionEmbeddingConfig::None.init(device)?,
+        );
+        let positions = |layer: usize| {
+            if config.unpositioned.get(layer) == Some(&true) {
+                &none
+            } else {
+                &in_attention
+            }
+        };
         let projected = config.embedding_size != config.hidden_size();
         let project = |from, to| LinearConfig::new(from, to).with_bias(false).init(device);
-        let table = || Initializer::Normal { mean: 0.0, std: 0.02 }.init([config.vocab_size, config.embedding_size], device);
+        let table = || {
+            Initializer::Normal {
+                mean: 0.0,
+                std: 0.02,
+            }
+            .init([config.vocab_size, config.embedding_size], device)
+        };
         Ok(Self {
             embed_tokens: table(),
             project_in: projected.then(|| project(config.embedding_size, config.hidden_size())),
             positions: at_embedding.init(device)?,
-            embed_norm: config.embedding_norm.then(|| Norm::new(config, config.hidden_size(), device)),
+            embed_norm: config
+                .embedding_norm
+                .then(|| Norm::new(config, config.hidden_size(), device)),
             layers: (0..config.num_hidden_layers)
                 .map(|layer| Layer::new(config, layer, positions(layer).clone(), device))
                 .collect::<Result<_, _>>()?,
-            norm: config.final_norm.then(|| Norm::new(config, config.hidden_size(), device)),
+            norm: config
+                .final_norm
+                .then(|| Norm::new(config, config.hidden_size(), device)),
             project_out: projected.then(|| project(config.hidden_size(), config.embedding_size)),
             lm_head: (!config.tie_word_embeddings).then(table),
-            lm_head_bias: config.lm_head_bias.then(|| Initializer::Zeros.init([config.vocab_size], device)),
+            lm_head_bias: config
+                .lm_head_bias
+                .then(|| Initializer::Zeros.init([config.vocab_size], device)),
             config: config.clone(),
         })
     }
@@ -79,7 +108,10 @@ impl Decoder {
     pub fn with_coefficients(mut self, coefficients: &HeadCoefficients) -> pear_core::Result<Self> {
         self.shape().check_heads(coefficients.heads())?;
         for (index, layer) in self.layers.iter_mut().enumerate() {
-            layer.self_attn = layer.self_attn.clone().with_coefficients(coefficients.layer(index).cloned());
+            layer.self_attn = layer
+                .self_attn
+                .clone()
+                .with_coefficients(coefficients.layer(index).cloned());
         }
         Ok(self)
     }
@@ -173,21 +205,35 @@ impl DecoderModel for Decoder {
         self.layers[layer].attention_input(residual)
     }
 
-    fn block_output(&self, layer: usize, residual: Tensor<3>, attention_output: Tensor<3>) -> Tensor<3> {
+    fn block_output(
+        &self,
+        layer: usize,
+        residual: Tensor<3>,
+        attention_output: Tensor<3>,
+    ) -> Tensor<3> {
         self.layers[layer].output(residual, attention_output)
     }
 
     fn logits(&self, residual: Tensor<3>) -> Tensor<3> {
         let bias = self.lm_head_bias.as_ref().map(|bias| bias.val());
-        let logits = linear(self.before_unembedding(residual), self.unembedding().transpose(), bias);
+        let logits = linear(
+            self.before_unembedding(residual),
+            self.unembedding().transpose(),
+            bias,
+        );
         self.shape_logits(logits.cast(DType::F32))
     }
 
     fn target_logits(&self, residual: Tensor<2>, targets: Tensor<1, Int>) -> Tensor<1> {
         let x = self.before_unembedding(residual.unsqueeze_dim(1));
         let [rows, _, width] = x.dims();
-        let chosen = self.unembedding().select(0, targets.clone()).cast(DType::F32);
-        let logits = (x.reshape([rows, width]).cast(DType::F32) * chosen).sum_dim(1).reshape([rows]);
+        let chosen = self
+            .unembedding()
+            .select(0, targets.clone())
+            .cast(DType::F32);
+        let logits = (x.reshape([rows, width]).cast(DType::F32) * chosen)
+            .sum_dim(1)
+            .reshape([rows]);
         self.shape_logits(match &self.lm_head_bias {
             Some(bias) => logits + bias.val().select(0, targets).cast(DType::F32),
             None => logits,

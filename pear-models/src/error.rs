@@ -69,18 +69,30 @@ pub enum Error {
 
 impl Error {
     pub(crate) fn io(action: &'static str, path: &Path) -> impl FnOnce(std::io::Error) -> Self {
-        move |source| Self::Io { action, path: path.into(), source }
+        move |source| Self::Io {
+            action,
+            path: path.into(),
+            source,
+        }
     }
 
     pub(crate) fn malformed(path: &Path, problem: impl fmt::Display) -> Self {
-        Self::Malformed { path: path.into(), problem: problem.to_string() }
+        Self::Malformed {
+            path: path.into(),
+            problem: problem.to_string(),
+        }
     }
 }
 
 /// The first few lines of a long list, on one line.
 fn list(problems: &[String]) -> String {
     const SHOWN: usize = 6;
-    let mut text = problems.iter().take(SHOWN).map(String::as_str).collect::<Vec<_>>().join("; ");
+    let mut text = problems
+        .iter()
+        .take(SHOWN)
+        .map(String::as_str)
+        .collect::<Vec<_>>()
+        .join("; ");
     if problems.len() > SHOWN {
         text += &format!("; and {} more", problems.len() - SHOWN);
     }

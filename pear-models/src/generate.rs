@@ -53,16 +53,26 @@ impl GenerateOptions {
     /// # Errors
     /// [`Error::Input`] naming the option that is out of range.
     pub fn validate(&self) -> Result<(), Error> {
-        let Self { temperature, repetition_penalty, .. } = *self;
+        let Self {
+            temperature,
+            repetition_penalty,
+            ..
+        } = *self;
         let share = |name: &str, value: Option<f64>| match value {
-            Some(p) if !(p > 0.0 && p <= 1.0) => Err(Error::Input(format!("a {name} of {p}: expected more than 0, at most 1"))),
+            Some(p) if !(p > 0.0 && p <= 1.0) => Err(Error::Input(format!(
+                "a {name} of {p}: expected more than 0, at most 1"
+            ))),
             _ => Ok(()),
         };
         if !(temperature.is_finite() && temperature >= 0.0) {
-            return Err(Error::Input(format!("a temperature of {temperature}: expected 0 or more")));
+            return Err(Error::Input(format!(
+                "a temperature of {temperature}: expected 0 or more"
+            )));
         }
         if !(repetition_penalty.is_finite() && repetition_penalty > 0.0) {
-            return Err(Error::Input(format!("a repetition penalty of {repetition_penalty}: expected more than 0")));
+            return Err(Error::Input(format!(
+                "a repetition penalty of {repetition_penalty}: expected more than 0"
+            )));
         }
         if self.top_k == Some(0) {
             return Err(Error::Input("a top-k of 0: expected at least 1".into()));
@@ -80,7 +90,10 @@ impl GenerateOptions {
 /// [`Error::Input`] for an empty prompt, ids outside the vocabulary, options out of range or logits that are no numbers; too long a text
 /// for the model's positions.
 pub fn generate<M: DecoderModel>(
-    model: &M, prompt: &[u32], options: &GenerateOptions, mut each: impl FnMut(u32) -> ControlFlow<()>,
+    model: &M,
+    prompt: &[u32],
+    options: &GenerateOptions,
+    mut each: impl FnMut(u32) -> ControlFlow<()>,
 ) -> Result<Vec<u32>, Error> {
     let mut rows = generate_batch(model, &[prompt], options, |_, token| each(token))?;
     Ok(rows.pop().unwrap_or_default())
@@ -95,30 +108,54 @@ pub fn generate<M: DecoderModel>(
 /// # Errors
 /// As [`generate`].
 pub fn generate_batch<M: DecoderModel>(
-    model: &M, prompts: &[impl AsRef<[u32]>], options: &GenerateOptions, mut each: impl FnMut(usize, u32) -> ControlFlow<()>,
+    model: &M,
+    prompts: &[impl AsRef<[u32]>],
+    options: &GenerateOptions,
+    mut each: impl FnMut(usize, u32) -> ControlFlow<()>,
 ) -> Result<Vec<Vec<u32>>, Error> {
     options.validate()?;
     for prompt in prompts {
         crate::score::check_tokens(model, prompt.as_ref())?;
     }
-    let longest = prompts.iter().map(|prompt| prompt.as_ref().len()).max().unwrap_or(0);
+    let longest = prompts
+        .iter()
+        .map(|prompt| prompt.as_ref().len())
+        .max()
+        .unwrap_or(0);
     // The last new token is never read.
     check_length(model, longest + options.max_new_tokens.saturating_sub(1))?;
-    let mut rows: Vec<Row> =
-        prompts.iter().enumerate().map(|(index, prompt)| Row::new(index, prompt.as_ref(), options)).collect();
+    let mut rows: Vec<Row> = prompts
+        .iter()
+        .enumerate()
+        .map(|(index, prompt)| Row::new(index, prompt.as_ref(), options))
+        .collect();
     let mut done = vec![Vec::new(); prompts.len()];
     let device = model.device();
     let padding: Vec<usize> = rows.iter().map(|row| longest - row.prompt_len).collect();
-    let cache = KvCache::new(model.shape().num_layers, longest + options.max_new_tokens.min(MOST_RESERVED));
-    let mut cache = if padding.iter().any(|&empty| empty > 0) { cache.padded(padding) } else { cache };
+    let cache = KvCache::new(
+        model.shape().num_layers,
+        longest + options.max_new_tokens.min(MOST_RESERVED),
+    );
+    let mut cache = if padding.iter().any(|&empty| empty > 0) {
+        cache.padded(padding)
+    } else {
+        cache
+    };
     // An empty column holds some token or other.
-    let mut unread: Vec<Vec<u32>> =
-        rows.iter().map(|row| [vec![0; longest - row.prompt_len], row.tokens.clone()].concat()).collect();
+    let mut unread: Vec<Vec<u32>> = rows
+        .iter()
+        .map(|row| [vec![0; longest - row.prompt_len], row.tokens.clone()].concat())
+        .collect();
     for _ in 0..options.max_new_tokens {
         if rows.is_empty() {
             break;
         }
-        let residual = residual_cached(model, token_tensor(&unread, &device), &mut cache, &mut NoEdit);
+        let residual = residual_cached(
+            model,
+            token_tensor(&unread, &device),
+            &mut cache,
+            &mut NoEdit,
+        );
         let last = residual.narrow(1, unread[0].len() - 1, 1);
         let logits: Vec<f32> = model.logits(last).into_data().iter::<f32>().collect();
         for (row, logits) in rows.iter_mut().zip(logits.chunks_exact(model.vocab_size())) {
@@ -127,7 +164,9 @@ pub fn generate_batch<M: DecoderModel>(
             }
             if let Some(id) = logits.iter().position(|logit| logit.is_nan()) {
                 let after = cache.len();
-                return Err(Error::Input(format!("the model gave no number as the logit of token {id}, after {after} tokens")));
+                return Err(Error::Input(format!(
+                    "the model gave no number as the logit of token {id}, after {after} tokens"
+                )));
             }
             let token = choose(logits, &row.tokens, options, &mut row.random);
             row.tokens.push(token);
@@ -143,7 +182,10 @@ pub fn generate_batch<M: DecoderModel>(
             rows = kept;
             finish(ended, &mut done);
         }
-        unread = rows.iter().filter_map(|row| Some(vec![*row.tokens.last()?])).collect();
+        unread = rows
+            .iter()
+            .filter_map(|row| Some(vec![*row.tokens.last()?]))
+            .collect();
     }
     finish(rows, &mut done);
     Ok(done)
@@ -166,7 +208,13 @@ impl Row {
     fn new(index: usize, prompt: &[u32], options: &GenerateOptions) -> Self {
         let mut random = ChaCha8Rng::seed_from_u64(options.seed);
         random.set_stream(index as u64);
-        Self { index, tokens: prompt.to_vec(), prompt_len: prompt.len(), random, ended: false }
+        Self {
+            index,
+            tokens: prompt.to_vec(),
+            prompt_len: prompt.len(),
+            random,
+            ended: false,
+        }
     }
 }
 

@@ -29,10 +29,17 @@ const FILES: [&str; 8] = [
 ///
 /// # Errors
 /// [`Error::Hub`] for an id that is none, a repository that is not there or not open to this token, and a cache that lacks something, naming it.
-pub fn download(id: &str, progress: impl Fn(u64, u64) + Send + Sync + 'static) -> Result<PathBuf, Error> {
-    let offline =
-        std::env::var("HF_HUB_OFFLINE").is_ok_and(|value| ["1", "on", "yes", "true"].contains(&value.to_lowercase().as_str()));
-    Hub { client: HFClientBuilder::default(), offline }.download(id, progress)
+pub fn download(
+    id: &str,
+    progress: impl Fn(u64, u64) + Send + Sync + 'static,
+) -> Result<PathBuf, Error> {
+    let offline = std::env::var("HF_HUB_OFFLINE")
+        .is_ok_and(|value| ["1", "on", "yes", "true"].contains(&value.to_lowercase().as_str()));
+    Hub {
+        client: HFClientBuilder::default(),
+        offline,
+    }
+    .download(id, progress)
 }
 
 /// Whether a text could be the name of a model on the hub: `owner/name`, perhaps with `@revision`.
@@ -42,10 +49,14 @@ pub fn is_id(text: &str) -> bool {
 
 /// Owner, name and revision.
 fn split(id: &str) -> Option<(&str, &str, Option<&str>)> {
-    let (path, revision) = id.split_once('@').map_or((id, None), |(path, revision)| (path, Some(revision)));
+    let (path, revision) = id
+        .split_once('@')
+        .map_or((id, None), |(path, revision)| (path, Some(revision)));
     let (owner, name) = path.split_once('/')?;
     let legal = |part: &str| {
-        let all = part.chars().all(|c| c.is_ascii_alphanumeric() || "-_.".contains(c));
+        let all = part
+            .chars()
+            .all(|c| c.is_ascii_alphanumeric() || "-_.".contains(c));
         all && part.chars().any(|c| c.is_ascii_alphanumeric())
     };
     (legal(owner) && legal(name) && revision != Some("")).then_some((owner, name, revision))
@@ -57,34 +68,57 @@ struct Hub {
 }
 
 impl Hub {
-    fn download(self, id: &str, progress: impl Fn(u64, u64) + Send + Sync + 'static) -> Result<PathBuf, Error> {
-        let fail = |problem: String| Error::Hub { id: id.into(), problem };
+    fn download(
+        self,
+        id: &str,
+        progress: impl Fn(u64, u64) + Send + Sync + 'static,
+    ) -> Result<PathBuf, Error> {
+        let fail = |problem: String| Error::Hub {
+            id: id.into(),
+            problem,
+        };
         let Some((owner, name, revision)) = split(id) else {
             return Err(fail("is no model's name: expected owner/name".into()));
         };
-        let client = self.client.build().and_then(HFClientSync::from_inner).map_err(|e| fail(e.to_string()))?;
+        let client = self
+            .client
+            .build()
+            .and_then(HFClientSync::from_inner)
+            .map_err(|e| fail(e.to_string()))?;
         let repository = client.model(owner, name);
         let cached = || {
-            let cached = repository.snapshot_download().maybe_revision(revision.map(str::to_owned)).local_files_only(true).send();
-            let missing = cached.as_ref().map_or_else(|_| vec!["all of it".into()], |path| missing(path));
+            let cached = repository
+                .snapshot_download()
+                .maybe_revision(revision.map(str::to_owned))
+                .local_files_only(true)
+                .send();
+            let missing = cached
+                .as_ref()
+                .map_or_else(|_| vec!["all of it".into()], |path| missing(path));
             match cached {
                 Ok(path) if missing.is_empty() => Ok(path),
                 _ => Err(format!("the cache lacks {}", missing.join(", "))),
             }
         };
         if self.offline {
-            return cached().map_err(|problem| fail(format!("{problem}, and HF_HUB_OFFLINE is set")));
+            return cached()
+                .map_err(|problem| fail(format!("{problem}, and HF_HUB_OFFLINE is set")));
         }
         let fresh = repository
             .snapshot_download()
             .maybe_revision(revision.map(str::to_owned))
             .allow_patterns(FILES.map(str::to_owned).to_vec())
-            .progress(Report { progress, done: Default::default() })
+            .progress(Report {
+                progress,
+                done: Default::default(),
+            })
             .send();
         let path = match fresh {
             Ok(path) => path,
             Err(HFError::Request { source, .. }) if source.is_connect() || source.is_timeout() => {
-                let path = cached().map_err(|problem| fail(format!("cannot reach the hub ({source}), and {problem}")))?;
+                let path = cached().map_err(|problem| {
+                    fail(format!("cannot reach the hub ({source}), and {problem}"))
+                })?;
                 log::warn!("{id}: the hub cannot be reached; the cache has it");
                 path
             }
@@ -104,7 +138,10 @@ fn missing(directory: &Path) -> Vec<String> {
     if !is_there("model.safetensors") {
         let index = std::fs::read(directory.join("model.safetensors.index.json")).ok();
         let index: Option<Value> = index.and_then(|text| serde_json::from_slice(&text).ok());
-        match index.as_ref().and_then(|index| index["weight_map"].as_object()) {
+        match index
+            .as_ref()
+            .and_then(|index| index["weight_map"].as_object())
+        {
             Some(map) => needed.extend(map.values().filter_map(Value::as_str).map(str::to_owned)),
             None => drop(needed.insert("model.safetensors".into())),
         }
@@ -121,19 +158,30 @@ struct Report<F> {
 
 impl<F: Fn(u64, u64) + Send + Sync> ProgressHandler for Report<F> {
     fn on_progress(&self, event: &ProgressEvent) {
-        let ProgressEvent::Download(event) = event else { return };
-        let mut done = self.done.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let ProgressEvent::Download(event) = event else {
+            return;
+        };
+        let mut done = self
+            .done
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner);
         match event {
             DownloadEvent::Start { total_bytes, .. } => done.0 = *total_bytes,
             DownloadEvent::Progress { files } => {
-                done.1.extend(files.iter().map(|file| (file.filename.clone(), file.bytes_completed)));
+                done.1.extend(
+                    files
+                        .iter()
+                        .map(|file| (file.filename.clone(), file.bytes_completed)),
+                );
                 // Small files are counted before the sum is known.
                 let completed = done.1.values().sum();
                 (self.progress)(completed, done.0.max(completed));
             }
-            DownloadEvent::AggregateProgress { bytes_completed, total_bytes, .. } => {
-                (self.progress)(*bytes_completed, *total_bytes)
-            }
+            DownloadEvent::AggregateProgress {
+                bytes_completed,
+                total_bytes,
+                ..
+            } => (self.progress)(*bytes_completed, *total_bytes),
             DownloadEvent::Complete => (self.progress)(done.0, done.0),
         }
     }
@@ -152,12 +200,19 @@ mod tests {
     const COMMIT: &str = "0123456789abcdef0123456789abcdef01234567";
 
     fn fixture(name: &str) -> Vec<u8> {
-        fs::read(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/llama-2").join(name)).unwrap()
+        fs::read(
+            Path::new(env!("CARGO_MANIFEST_DIR"))
+                .join("tests/fixtures/llama-2")
+                .join(name),
+        )
+        .unwrap()
     }
 
     /// Answers one request as the hub does.
     fn answer(mut stream: TcpStream, names: &[&str]) {
-        let mut lines = BufReader::new(stream.try_clone().unwrap()).lines().map_while(Result::ok);
+        let mut lines = BufReader::new(stream.try_clone().unwrap())
+            .lines()
+            .map_while(Result::ok);
         let request = lines.next().unwrap_or_default();
         lines.take_while(|line| !line.is_empty()).for_each(drop);
         let (method, path) = request.split_once(' ').unwrap_or_default();
@@ -165,9 +220,17 @@ mod tests {
         let mut extra = String::new();
         let (status, body) = if path.starts_with("/api/models/someone/small/tree/") {
             let file = |name: &&str| serde_json::json!({"type": "file", "path": name, "size": fixture(name).len(), "oid": "0".repeat(40)});
-            ("200 OK", serde_json::to_vec(&names.iter().map(file).collect::<Vec<_>>()).unwrap())
+            (
+                "200 OK",
+                serde_json::to_vec(&names.iter().map(file).collect::<Vec<_>>()).unwrap(),
+            )
         } else if path.starts_with("/api/models/someone/small") {
-            ("200 OK", serde_json::json!({"sha": COMMIT, "id": "someone/small"}).to_string().into_bytes())
+            (
+                "200 OK",
+                serde_json::json!({"sha": COMMIT, "id": "someone/small"})
+                    .to_string()
+                    .into_bytes(),
+            )
         } else if let Some(name) = path.strip_prefix(&format!("/someone/small/resolve/{COMMIT}/")) {
             extra = format!("ETag: \"{name}\"\r\nX-Repo-Commit: {COMMIT}\r\n");
             ("200 OK", fixture(name))
@@ -175,7 +238,9 @@ mod tests {
             ("404 Not Found", b"{}".to_vec())
         };
         let length = body.len();
-        let head = format!("HTTP/1.1 {status}\r\nContent-Length: {length}\r\n{extra}Connection: close\r\n\r\n");
+        let head = format!(
+            "HTTP/1.1 {status}\r\nContent-Length: {length}\r\n{extra}Connection: close\r\n\r\n"
+        );
         let _ = stream.write_all(head.as_bytes());
         if method != "HEAD" {
             let _ = stream.write_all(&body);
@@ -195,48 +260,78 @@ mod tests {
     }
 
     fn hub(endpoint: &str, cache: &Path, offline: bool) -> Hub {
-        let client = HFClientBuilder::default().endpoint(endpoint).cache_dir(cache).retry_max_attempts(0);
+        let client = HFClientBuilder::default()
+            .endpoint(endpoint)
+            .cache_dir(cache)
+            .retry_max_attempts(0);
         Hub { client, offline }
     }
 
     #[test]
     fn a_model_is_downloaded_once_and_then_found_in_the_cache() {
         let cache = tempfile::tempdir().unwrap();
-        let endpoint = serve(&["config.json", "model.safetensors", "tokenizer.json", "expected.json"]);
+        let endpoint = serve(&[
+            "config.json",
+            "model.safetensors",
+            "tokenizer.json",
+            "expected.json",
+        ]);
         let seen = Arc::new(AtomicU64::new(0));
         let counted = seen.clone();
         let count = move |done, total| {
             assert!(done <= total);
             counted.fetch_max(done, Ordering::Relaxed);
         };
-        let path = hub(&endpoint, cache.path(), false).download("someone/small", count).unwrap();
+        let path = hub(&endpoint, cache.path(), false)
+            .download("someone/small", count)
+            .unwrap();
         assert!(crate::ModelDirectory::open(&path).is_ok());
         assert!(path.join("tokenizer.json").exists() && !path.join("expected.json").exists());
         assert!(seen.load(Ordering::Relaxed) >= fixture("model.safetensors").len() as u64);
         // Nobody listens at port 9.
         for (endpoint, offline) in [("http://127.0.0.1:9", true), ("http://127.0.0.1:9", false)] {
-            assert_eq!(hub(endpoint, cache.path(), offline).download("someone/small", |_, _| {}).unwrap(), path);
+            assert_eq!(
+                hub(endpoint, cache.path(), offline)
+                    .download("someone/small", |_, _| {})
+                    .unwrap(),
+                path
+            );
         }
     }
 
     #[test]
     fn what_is_missing_is_named() {
         let cache = tempfile::tempdir().unwrap();
-        let fails =
-            |endpoint: &str, offline, id| hub(endpoint, cache.path(), offline).download(id, |_, _| {}).unwrap_err().to_string();
+        let fails = |endpoint: &str, offline, id| {
+            hub(endpoint, cache.path(), offline)
+                .download(id, |_, _| {})
+                .unwrap_err()
+                .to_string()
+        };
         let error = fails("http://127.0.0.1:9", true, "someone/small");
         assert!(
-            error.contains("someone/small") && error.contains("the cache lacks all of it") && error.contains("HF_HUB_OFFLINE"),
+            error.contains("someone/small")
+                && error.contains("the cache lacks all of it")
+                && error.contains("HF_HUB_OFFLINE"),
             "{error}"
         );
         let error = fails("http://127.0.0.1:9", false, "someone/small");
-        assert!(error.contains("cannot reach the hub") && error.contains("the cache lacks all of it"), "{error}");
+        assert!(
+            error.contains("cannot reach the hub") && error.contains("the cache lacks all of it"),
+            "{error}"
+        );
         let error = fails(&serve(&["config.json"]), false, "someone/small");
-        assert!(error.contains("the repository lacks model.safetensors"), "{error}");
+        assert!(
+            error.contains("the repository lacks model.safetensors"),
+            "{error}"
+        );
         let error = fails(&serve(&[]), false, "someone/else");
         assert!(error.contains("someone/else"), "{error}");
         for id in ["small", "a/b/c", "../x", "a/..", "a/b@", "/b"] {
-            assert!(fails("http://127.0.0.1:9", true, id).contains("expected owner/name"), "{id}");
+            assert!(
+                fails("http://127.0.0.1:9", true, id).contains("expected owner/name"),
+                "{id}"
+            );
             assert!(!is_id(id));
         }
         assert!(is_id("Qwen/Qwen2.5-0.5B-Instruct@main"));

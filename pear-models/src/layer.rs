@@ -6,7 +6,9 @@ use burn::prelude::*;
 use burn::tensor::DType;
 use burn::tensor::module::layer_norm;
 use pear_core::Attention;
-use pear_core::kernels::{Activation, activate, activate_gated, project, rms_norm, rms_norm_rounded_once};
+use pear_core::kernels::{
+    Activation, activate, activate_gated, linear_forward, rms_norm, rms_norm_rounded_once,
+};
 use pear_core::position::PositionEmbedding;
 
 use crate::config::{DecoderConfig, NormKind, Residual};
@@ -39,7 +41,9 @@ impl Norm {
             NormKind::Rms => rms_norm(x, self.weight.val(), self.eps),
             NormKind::RmsRoundedOnce => rms_norm_rounded_once(x, self.weight.val(), self.eps),
             // `1 + weight` has no room in half precision.
-            NormKind::RmsPlusOne => rms_norm_rounded_once(x, self.weight.val().cast(DType::F32) + 1.0, self.eps),
+            NormKind::RmsPlusOne => {
+                rms_norm_rounded_once(x, self.weight.val().cast(DType::F32) + 1.0, self.eps)
+            }
             NormKind::Layer { .. } => {
                 let dtype = x.dtype();
                 let weight = self.weight.val().cast(DType::F32);
@@ -62,7 +66,11 @@ pub(crate) struct Mlp {
 
 impl Mlp {
     fn new(config: &DecoderConfig, device: &Device) -> Self {
-        let linear = |from, to| LinearConfig::new(from, to).with_bias(config.mlp_bias).init(device);
+        let linear = |from, to| {
+            LinearConfig::new(from, to)
+                .with_bias(config.mlp_bias)
+                .init(device)
+        };
         let (hidden, inner) = (config.hidden_size(), config.intermediate_size);
         Self {
             gate_proj: config.gated_mlp.then(|| linear(hidden, inner)),
@@ -73,12 +81,12 @@ impl Mlp {
     }
 
     fn forward(&self, x: Tensor<3>) -> Tensor<3> {
-        let up = project(&self.up_proj, x.clone());
+        let up = linear_forward(&self.up_proj, x.clone());
         let inner = match &self.gate_proj {
-            Some(gate) => activate_gated(self.activation, project(gate, x), up),
+            Some(gate) => activate_gated(self.activation, linear_forward(gate, x), up),
             None => activate(self.activation, up),
         };
-        project(&self.down_proj, inner)
+        linear_forward(&self.down_proj, inner)
     }
 }
 
@@ -99,10 +107,17 @@ pub(crate) struct Layer {
 
 impl Layer {
     pub(crate) fn new(
-        config: &DecoderConfig, layer: usize, positions: PositionEmbedding, device: &Device,
+        config: &DecoderConfig,
+        layer: usize,
+        positions: PositionEmbedding,
+        device: &Device,
     ) -> pear_core::Result<Self> {
         let names = config.residual.norms();
-        let norm = |name| names.contains(&name).then(|| Norm::new(config, config.hidden_size(), device));
+        let norm = |name| {
+            names
+                .contains(&name)
+                .then(|| Norm::new(config, config.hidden_size(), device))
+        };
         Ok(Self {
             input_layernorm: norm("input_layernorm"),
             self_attn: config.layer_attention(layer).init_with(positions, device)?,
@@ -130,7 +145,11 @@ impl Layer {
         match self.residual {
             Residual::Serial => {
                 let residual = residual + scaled(attention);
-                residual.clone() + scaled(self.mlp.forward(normed(&self.post_attention_layernorm, residual)))
+                residual.clone()
+                    + scaled(
+                        self.mlp
+                            .forward(normed(&self.post_attention_layernorm, residual)),
+                    )
             }
             Residual::SerialFromNorm => {
                 let residual = normed(&self.input_layernorm, residual) + scaled(attention);
@@ -138,20 +157,29 @@ impl Layer {
                 normed.clone() + scaled(self.mlp.forward(normed))
             }
             Residual::Parallel => {
-                let mlp = self.mlp.forward(normed(&self.post_attention_layernorm, residual.clone()));
+                let mlp = self
+                    .mlp
+                    .forward(normed(&self.post_attention_layernorm, residual.clone()));
                 residual + scaled(attention) + scaled(mlp)
             }
             Residual::ParallelOneNorm => {
-                let mlp = self.mlp.forward(normed(&self.input_layernorm, residual.clone()));
+                let mlp = self
+                    .mlp
+                    .forward(normed(&self.input_layernorm, residual.clone()));
                 residual + scaled(attention) + scaled(mlp)
             }
             Residual::PostNorm => {
                 let residual = normed(&self.input_layernorm, residual + scaled(attention));
-                normed(&self.post_attention_layernorm, residual.clone() + scaled(self.mlp.forward(residual)))
+                normed(
+                    &self.post_attention_layernorm,
+                    residual.clone() + scaled(self.mlp.forward(residual)),
+                )
             }
             Residual::NormedBranches | Residual::Sandwich => {
                 let residual = residual + scaled(normed(&self.post_attention_layernorm, attention));
-                let mlp = self.mlp.forward(normed(&self.pre_feedforward_layernorm, residual.clone()));
+                let mlp = self
+                    .mlp
+                    .forward(normed(&self.pre_feedforward_layernorm, residual.clone()));
                 residual + scaled(normed(&self.post_feedforward_layernorm, mlp))
             }
         }

@@ -6,12 +6,18 @@ use rand_chacha::rand_core::Rng;
 use crate::generate::GenerateOptions;
 
 /// One of the tokens, by their logits; `seen` are those before it.
-pub(crate) fn choose(logits: &[f32], seen: &[u32], options: &GenerateOptions, random: &mut ChaCha8Rng) -> u32 {
+pub(crate) fn choose(
+    logits: &[f32],
+    seen: &[u32],
+    options: &GenerateOptions,
+    random: &mut ChaCha8Rng,
+) -> u32 {
     let penalized = penalize(logits, seen, options.repetition_penalty);
     let logits = penalized.as_deref().unwrap_or(logits);
     if options.temperature == 0.0 {
         // The first of equal logits wins, as in PyTorch and NumPy.
-        return (1..logits.len()).fold(0, |best, i| if logits[i] > logits[best] { i } else { best }) as u32;
+        return (1..logits.len()).fold(0, |best, i| if logits[i] > logits[best] { i } else { best })
+            as u32;
     }
     let candidates = candidates(logits, options);
     let total: f64 = candidates.iter().map(|(_, weight)| weight).sum();
@@ -35,7 +41,11 @@ fn penalize(logits: &[f32], seen: &[u32], penalty: f64) -> Option<Vec<f32>> {
     // From what they were: a token that was seen twice is not punished twice.
     for &token in seen {
         let logit = logits[token as usize];
-        penalized[token as usize] = if logit < 0.0 { logit * penalty } else { logit / penalty };
+        penalized[token as usize] = if logit < 0.0 {
+            logit * penalty
+        } else {
+            logit / penalty
+        };
     }
     Some(penalized)
 }
@@ -44,7 +54,9 @@ fn penalize(logits: &[f32], seen: &[u32], penalty: f64) -> Option<Vec<f32>> {
 fn candidates(logits: &[f32], options: &GenerateOptions) -> Vec<(u32, f64)> {
     let highest = f64::from(logits.iter().copied().fold(f32::NEG_INFINITY, f32::max));
     let weight = |logit: f32| ((f64::from(logit) - highest) / options.temperature).exp();
-    let mut all: Vec<(u32, f64)> = (0..).zip(logits.iter().map(|&logit| weight(logit))).collect();
+    let mut all: Vec<(u32, f64)> = (0..)
+        .zip(logits.iter().map(|&logit| weight(logit)))
+        .collect();
     if let Some(k) = options.top_k.filter(|&k| k < all.len()) {
         let mut sorted: Vec<f32> = logits.to_vec();
         let (_, &mut least, _) = sorted.select_nth_unstable_by(k - 1, |a, b| b.total_cmp(a));
@@ -99,7 +111,8 @@ mod tests {
 
     #[test]
     fn tokens_are_drawn_with_the_probabilities_of_transformers() {
-        let table: Table = serde_json::from_str(include_str!("../tests/fixtures/sampling/sampling.json")).unwrap();
+        let table: Table =
+            serde_json::from_str(include_str!("../tests/fixtures/sampling/sampling.json")).unwrap();
         assert!(table.cases.len() >= 60);
         for (number, case) in table.cases.iter().enumerate() {
             let options = GenerateOptions {
@@ -115,9 +128,13 @@ mod tests {
             let kept = candidates(penalized.as_ref().unwrap_or(logits), &options);
             let total: f64 = kept.iter().map(|(_, weight)| weight).sum();
             let mut ours = vec![0.0; logits.len()];
-            kept.iter().for_each(|&(token, weight)| ours[token as usize] = weight / total);
+            kept.iter()
+                .for_each(|&(token, weight)| ours[token as usize] = weight / total);
             for (token, (ours, theirs)) in ours.iter().zip(&case.probabilities).enumerate() {
-                assert!((ours - theirs).abs() < 1e-6, "case {number}, token {token}: {ours}, expected {theirs}");
+                assert!(
+                    (ours - theirs).abs() < 1e-6,
+                    "case {number}, token {token}: {ours}, expected {theirs}"
+                );
             }
         }
     }
@@ -125,7 +142,10 @@ mod tests {
     #[test]
     fn draws_follow_the_probabilities() {
         let logits = [0.0, 1.0, f32::NEG_INFINITY, 2.0];
-        let options = GenerateOptions { temperature: 1.0, ..GenerateOptions::default() };
+        let options = GenerateOptions {
+            temperature: 1.0,
+            ..GenerateOptions::default()
+        };
         let mut random = ChaCha8Rng::seed_from_u64(1);
         let mut counts = [0usize; 4];
         (0..20_000).for_each(|_| counts[choose(&logits, &[], &options, &mut random) as usize] += 1);

@@ -15,7 +15,9 @@ const LOGITS_IN_MEMORY: usize = 1 << 24;
 pub fn log_probs<M: DecoderModel>(model: &M, tokens: &[u32]) -> Result<Vec<f64>, Error> {
     check_tokens(model, tokens)?;
     if tokens.len() < 2 {
-        return Err(Error::Input("a sequence of 1 token: at least 2 are needed for one to be predicted".into()));
+        return Err(Error::Input(
+            "a sequence of 1 token: at least 2 are needed for one to be predicted".into(),
+        ));
     }
     check_length(model, tokens.len())?;
     let device = model.device();
@@ -47,7 +49,10 @@ pub(crate) fn check_tokens<M: DecoderModel>(model: &M, tokens: &[u32]) -> Result
         return Err(Error::Input("no tokens given".into()));
     }
     match tokens.iter().find(|&&id| id as usize >= model.vocab_size()) {
-        Some(id) => Err(Error::Input(format!("token {id} is not in the vocabulary of {}", model.vocab_size()))),
+        Some(id) => Err(Error::Input(format!(
+            "token {id} is not in the vocabulary of {}",
+            model.vocab_size()
+        ))),
         None => Ok(()),
     }
 }

@@ -1,5 +1,8 @@
 //! Which tensor of a checkpoint, or which part of one, a parameter is.
-#![allow(clippy::single_range_in_vec_init, reason = "lists of ranges, some of which hold one")]
+#![allow(
+    clippy::single_range_in_vec_init,
+    reason = "lists of ranges, some of which hold one"
+)]
 
 use std::ops::Range;
 
@@ -43,27 +46,43 @@ pub(crate) struct Channels {
 impl Source {
     /// A tensor that stands as burn wants it: embeddings, norms, GPT-2's `Conv1D`.
     pub fn as_is(name: impl Into<String>) -> Self {
-        Self { name: name.into(), transposed: false, part: Part::Whole }
+        Self {
+            name: name.into(),
+            transposed: false,
+            part: Part::Whole,
+        }
     }
 
     /// The weight or bias of a PyTorch `Linear`, or a norm.
     pub fn linear(name: impl Into<String>) -> Self {
-        Self { transposed: true, ..Self::as_is(name) }
+        Self {
+            transposed: true,
+            ..Self::as_is(name)
+        }
     }
 
     /// Without its first `rows`.
     pub fn skipping(self, rows: usize) -> Self {
-        Self { part: Part::Skipping(rows), ..self }
+        Self {
+            part: Part::Skipping(rows),
+            ..self
+        }
     }
 
     /// Block `index` of `of` equal blocks of output channels.
     pub fn block(self, index: usize, of: usize) -> Self {
-        Self { part: Part::Block { index, of }, ..self }
+        Self {
+            part: Part::Block { index, of },
+            ..self
+        }
     }
 
     /// `len` output channels from `first` on, and so again every `stride`, which divides the whole.
     pub fn strided(self, first: usize, len: usize, stride: usize) -> Self {
-        Self { part: Part::Strided { first, len, stride }, ..self }
+        Self {
+            part: Part::Strided { first, len, stride },
+            ..self
+        }
     }
 
     /// Part `index` of three that stand in every group of heads after one another: the queries of a group of query heads, its key head, its
@@ -84,13 +103,27 @@ impl Source {
     /// The channels of a parameter that has `wanted` of them.
     pub(crate) fn channels(&self, wanted: usize) -> Channels {
         match self.part {
-            Part::Whole => Channels { total: wanted, ranges: vec![0..wanted] },
-            Part::Skipping(rows) => Channels { total: rows + wanted, ranges: vec![rows..rows + wanted] },
-            Part::Block { index, of } => Channels { total: of * wanted, ranges: vec![index * wanted..(index + 1) * wanted] },
+            Part::Whole => Channels {
+                total: wanted,
+                ranges: vec![0..wanted],
+            },
+            Part::Skipping(rows) => Channels {
+                total: rows + wanted,
+                ranges: vec![rows..rows + wanted],
+            },
+            Part::Block { index, of } => Channels {
+                total: of * wanted,
+                ranges: vec![index * wanted..(index + 1) * wanted],
+            },
             Part::Strided { first, len, stride } => {
                 let pieces = wanted / len.max(1);
                 let start = |piece: usize| piece * stride + first;
-                Channels { total: pieces * stride, ranges: (0..pieces).map(|piece| start(piece)..start(piece) + len).collect() }
+                Channels {
+                    total: pieces * stride,
+                    ranges: (0..pieces)
+                        .map(|piece| start(piece)..start(piece) + len)
+                        .collect(),
+                }
             }
         }
     }
@@ -99,7 +132,9 @@ impl Source {
     pub(crate) fn file_shape(&self, shape: &[usize]) -> Vec<usize> {
         match *shape {
             [channels] => vec![self.channels(channels).total],
-            [rows, width] if matches!(self.part, Part::Skipping(_)) => vec![self.channels(rows).total, width],
+            [rows, width] if matches!(self.part, Part::Skipping(_)) => {
+                vec![self.channels(rows).total, width]
+            }
             [input, output] if self.transposed => vec![self.channels(output).total, input],
             [input, output] => vec![input, self.channels(output).total],
             _ => shape.to_vec(),
@@ -114,16 +149,46 @@ mod tests {
     #[test]
     fn packed_projections_are_taken_apart_by_block_and_by_head() {
         let block = Source::as_is("c_attn").block(1, 3);
-        assert_eq!(block.channels(8), Channels { total: 24, ranges: vec![8..16] });
+        assert_eq!(
+            block.channels(8),
+            Channels {
+                total: 24,
+                ranges: vec![8..16]
+            }
+        );
         assert_eq!(block.file_shape(&[5, 8]), [5, 24]);
         let by_head = Source::linear("query_key_value").grouped(1, 1, 4);
-        assert_eq!(by_head.channels(8), Channels { total: 24, ranges: vec![4..8, 16..20] });
+        assert_eq!(
+            by_head.channels(8),
+            Channels {
+                total: 24,
+                ranges: vec![4..8, 16..20]
+            }
+        );
         assert_eq!(by_head.file_shape(&[5, 8]), [24, 5]);
         assert_eq!(by_head.file_shape(&[8]), [24]);
         let by_group = |index| Source::linear("query_key_value").grouped(index, 2, 4);
-        assert_eq!(by_group(0).channels(16), Channels { total: 32, ranges: vec![0..8, 16..24] });
-        assert_eq!(by_group(2).channels(8), Channels { total: 32, ranges: vec![12..16, 28..32] });
+        assert_eq!(
+            by_group(0).channels(16),
+            Channels {
+                total: 32,
+                ranges: vec![0..8, 16..24]
+            }
+        );
+        assert_eq!(
+            by_group(2).channels(8),
+            Channels {
+                total: 32,
+                ranges: vec![12..16, 28..32]
+            }
+        );
         let unequal = Source::linear("qkv_proj").strided(16, 4, 24);
-        assert_eq!(unequal.channels(4), Channels { total: 24, ranges: vec![16..20] });
+        assert_eq!(
+            unequal.channels(4),
+            Channels {
+                total: 24,
+                ranges: vec![16..20]
+            }
+        );
     }
 }

@@ -39,8 +39,14 @@ pub enum Tiny {
 macro_rules! files {
     ($folder:literal) => {
         [
-            ("config.json", include_bytes!(concat!("../tiny/", $folder, "/config.json"))),
-            ("model.safetensors", include_bytes!(concat!("../tiny/", $folder, "/model.safetensors"))),
+            (
+                "config.json",
+                include_bytes!(concat!("../tiny/", $folder, "/config.json")),
+            ),
+            (
+                "model.safetensors",
+                include_bytes!(concat!("../tiny/", $folder, "/model.safetensors")),
+            ),
         ]
     };
 }
@@ -49,9 +55,15 @@ const ROPE: [(&str, &[u8]); 2] = files!("rope");
 const ALIBI: [(&str, &[u8]); 2] = files!("alibi");
 /// The same for all.
 const TOKENIZER: [(&str, &[u8]); 3] = [
-    ("generation_config.json", include_bytes!("../tiny/generation_config.json")),
+    (
+        "generation_config.json",
+        include_bytes!("../tiny/generation_config.json"),
+    ),
     ("tokenizer.json", include_bytes!("../tiny/tokenizer.json")),
-    ("tokenizer_config.json", include_bytes!("../tiny/tokenizer_config.json")),
+    (
+        "tokenizer_config.json",
+        include_bytes!("../tiny/tokenizer_config.json"),
+    ),
 ];
 
 impl Tiny {
@@ -61,7 +73,9 @@ impl Tiny {
     /// What made it, within this repository.
     pub fn command(self) -> &'static str {
         match self {
-            Self::Rope => "cargo run --release --example pretrain -- --seed 0 --dtype bf16 --out rope",
+            Self::Rope => {
+                "cargo run --release --example pretrain -- --seed 0 --dtype bf16 --out rope"
+            }
             Self::Alibi => {
                 "cargo run --release --example pretrain -- --positions alibi --copying-steps 3000 --clean-steps 1200 --seed 0 --dtype bf16 \
                  --out alibi"

@@ -19,8 +19,10 @@ impl Tokenizer {
     /// [`Error::Tokenizer`] if it is missing or none.
     pub fn open(directory: &Path) -> Result<Self, Error> {
         let path = directory.join("tokenizer.json");
-        let inner = tokenizers::Tokenizer::from_file(&path)
-            .map_err(|e| Error::Tokenizer { path: path.clone(), problem: e.to_string() })?;
+        let inner = tokenizers::Tokenizer::from_file(&path).map_err(|e| Error::Tokenizer {
+            path: path.clone(),
+            problem: e.to_string(),
+        })?;
         Ok(Self { path, inner })
     }
 
@@ -52,6 +54,9 @@ impl Tokenizer {
     }
 
     fn error(&self, problem: tokenizers::Error) -> Error {
-        Error::Tokenizer { path: self.path.clone(), problem: problem.to_string() }
+        Error::Tokenizer {
+            path: self.path.clone(),
+            problem: problem.to_string(),
+        }
     }
 }

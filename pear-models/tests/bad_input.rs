@@ -16,7 +16,10 @@ struct Copy(TempDir);
 impl Copy {
     fn of(name: &str) -> Self {
         let folder = tempfile::tempdir().unwrap();
-        for file in fs::read_dir(fixtures().join(name)).unwrap().map(|file| file.unwrap()) {
+        for file in fs::read_dir(fixtures().join(name))
+            .unwrap()
+            .map(|file| file.unwrap())
+        {
             fs::copy(file.path(), folder.path().join(file.file_name())).unwrap();
         }
         Self(folder)
@@ -45,7 +48,12 @@ impl Copy {
         let mut header = serde_json::from_slice(&bytes[8..8 + length]).unwrap();
         change(&mut header);
         let header = header.to_string();
-        let file = [&(header.len() as u64).to_le_bytes()[..], header.as_bytes(), &bytes[8 + length..]].concat();
+        let file = [
+            &(header.len() as u64).to_le_bytes()[..],
+            header.as_bytes(),
+            &bytes[8 + length..],
+        ]
+        .concat();
         fs::write(&path, file).unwrap();
         self
     }
@@ -56,7 +64,9 @@ impl Copy {
     }
 
     fn refused(&self, expected: &[&str]) {
-        let error = ModelDirectory::open(self.0.path()).expect_err("opened").to_string();
+        let error = ModelDirectory::open(self.0.path())
+            .expect_err("opened")
+            .to_string();
         assert!(!error.contains('\n'), "{error}");
         assert!(error.len() < 1000, "{} bytes of message", error.len());
         for part in expected {
@@ -78,14 +88,25 @@ fn a_config_that_is_no_config() {
         llama().write("config.json", text).refused(&["config.json"]);
     }
     let deep = "[".repeat(200_000);
-    llama().write("config.json", deep).refused(&["config.json", "recursion limit"]);
-    assert!(ModelDirectory::open(Path::new("/nonexistent/model")).unwrap_err().to_string().contains("/nonexistent/model"));
+    llama()
+        .write("config.json", deep)
+        .refused(&["config.json", "recursion limit"]);
+    assert!(
+        ModelDirectory::open(Path::new("/nonexistent/model"))
+            .unwrap_err()
+            .to_string()
+            .contains("/nonexistent/model")
+    );
 }
 
 #[test]
 fn an_architecture_that_is_not_known_lists_those_that_are() {
-    llama().config(|c| c["model_type"] = "mamba".into()).refused(&["`model_type`", "mamba", "llama", "bloom"]);
-    llama().config(|c| c["model_type"] = Value::Null).refused(&["`model_type`: is missing"]);
+    llama()
+        .config(|c| c["model_type"] = "mamba".into())
+        .refused(&["`model_type`", "mamba", "llama", "bloom"]);
+    llama()
+        .config(|c| c["model_type"] = Value::Null)
+        .refused(&["`model_type`: is missing"]);
 }
 
 #[test]
@@ -118,25 +139,50 @@ fn sizes_that_cannot_be_name_their_key() {
         ("is_encoder_decoder", json!(true)),
     ];
     for (key, value) in cases {
-        llama().config(|c| c[key] = value.clone()).refused(&["config.json", &format!("`{key}`")]);
+        llama()
+            .config(|c| c[key] = value.clone())
+            .refused(&["config.json", &format!("`{key}`")]);
     }
-    llama().config(|c| c["num_hidden_layers"] = 4000.into()).refused(&["4000 layers, but only"]);
-    llama().config(|c| c["rope_scaling"] = json!({"type": "warp", "factor": 2.0})).refused(&["rope_scaling.type", "warp"]);
-    llama().config(|c| c["rope_scaling"] = json!({"type": "linear", "factor": 0.0})).refused(&["rope_scaling.factor"]);
-    llama().config(|c| c["rope_scaling"] = json!({"type": "linear"})).refused(&["rope_scaling.factor", "missing"]);
-    llama().config(|c| c["rope_scaling"] = json!({"type": "yarn", "factor": 2.0, "warp": 1})).refused(&["rope_scaling.warp"]);
-    Copy::of("gpt-neox").config(|c| c["rotary_pct"] = json!(0.2)).refused(&["rotary_pct", "even"]);
+    llama()
+        .config(|c| c["num_hidden_layers"] = 4000.into())
+        .refused(&["4000 layers, but only"]);
+    llama()
+        .config(|c| c["rope_scaling"] = json!({"type": "warp", "factor": 2.0}))
+        .refused(&["rope_scaling.type", "warp"]);
+    llama()
+        .config(|c| c["rope_scaling"] = json!({"type": "linear", "factor": 0.0}))
+        .refused(&["rope_scaling.factor"]);
+    llama()
+        .config(|c| c["rope_scaling"] = json!({"type": "linear"}))
+        .refused(&["rope_scaling.factor", "missing"]);
+    llama()
+        .config(|c| c["rope_scaling"] = json!({"type": "yarn", "factor": 2.0, "warp": 1}))
+        .refused(&["rope_scaling.warp"]);
+    Copy::of("gpt-neox")
+        .config(|c| c["rotary_pct"] = json!(0.2))
+        .refused(&["rotary_pct", "even"]);
 }
 
 #[test]
 fn sizes_that_do_not_fit_the_weights_list_the_tensors() {
+    llama().config(|c| c["vocab_size"] = 98.into()).refused(&[
+        "`model.embed_tokens.weight` is [97, 48], expected [98, 48]",
+        "lm_head",
+    ]);
     llama()
-        .config(|c| c["vocab_size"] = 98.into())
-        .refused(&["`model.embed_tokens.weight` is [97, 48], expected [98, 48]", "lm_head"]);
-    llama().config(|c| c["num_hidden_layers"] = 9.into()).refused(&["`model.layers.", "is missing"]);
-    llama().config(|c| c["num_hidden_layers"] = 1.into()).refused(&["`model.layers.1.", "has no place"]);
-    llama().config(|c| c["attention_bias"] = true.into()).refused(&["q_proj.bias` is missing"]);
-    llama().config(|c| c["hidden_size"] = 96.into()).refused(&["expected [97, 96]", "and ", " more"]);
+        .config(|c| c["num_hidden_layers"] = 9.into())
+        .refused(&["`model.layers.", "is missing"]);
+    llama()
+        .config(|c| c["num_hidden_layers"] = 1.into())
+        .refused(&["`model.layers.1.", "has no place"]);
+    llama()
+        .config(|c| c["attention_bias"] = true.into())
+        .refused(&["q_proj.bias` is missing"]);
+    llama().config(|c| c["hidden_size"] = 96.into()).refused(&[
+        "expected [97, 96]",
+        "and ",
+        " more",
+    ]);
 }
 
 #[test]
@@ -151,31 +197,56 @@ fn weights_that_are_missing_cut_short_or_lie_about_their_length() {
 
     let whole = fs::read(fixtures().join("llama-2/model.safetensors")).unwrap();
     for length in [0, 1, 7, 8, 9, 100, whole.len() / 2, whole.len() - 1] {
-        llama().write("model.safetensors", &whole[..length]).refused(&["model.safetensors"]);
+        llama()
+            .write("model.safetensors", &whole[..length])
+            .refused(&["model.safetensors"]);
     }
-    llama().write("model.safetensors", [&whole[..], b"tail"].concat()).refused(&["model.safetensors"]);
+    llama()
+        .write("model.safetensors", [&whole[..], b"tail"].concat())
+        .refused(&["model.safetensors"]);
     for claimed in [u64::MAX, 1 << 40, whole.len() as u64, 3] {
         let lying = [&claimed.to_le_bytes()[..], &whole[8..]].concat();
-        llama().write("model.safetensors", lying).refused(&["model.safetensors"]);
+        llama()
+            .write("model.safetensors", lying)
+            .refused(&["model.safetensors"]);
     }
 }
 
 #[test]
 fn headers_with_wrong_offsets_shapes_or_dtypes() {
     const TENSOR: &str = "model.norm.weight";
-    llama().header(|h| h[TENSOR]["data_offsets"] = json!([0, 1u64 << 60])).refused(&["model.safetensors"]);
-    llama().header(|h| h[TENSOR]["data_offsets"] = json!([8, 4])).refused(&["model.safetensors"]);
-    llama().header(|h| h[TENSOR]["data_offsets"] = json!([-4, 4])).refused(&["model.safetensors"]);
-    llama().header(|h| h[TENSOR]["shape"] = json!([24])).refused(&["model.safetensors"]);
-    llama().header(|h| h[TENSOR]["shape"] = json!([1u64 << 40, 1u64 << 40])).refused(&["model.safetensors"]);
-    llama().header(|h| h[TENSOR]["shape"] = json!([6, 8])).refused(&["`model.norm.weight` is [6, 8], expected [48]"]);
-    llama().header(|h| h[TENSOR]["dtype"] = json!("I32")).refused(&["`model.norm.weight` is I32, expected F32, F16 or BF16"]);
-    llama().header(|h| h[TENSOR]["dtype"] = json!("Q4")).refused(&["model.safetensors"]);
+    llama()
+        .header(|h| h[TENSOR]["data_offsets"] = json!([0, 1u64 << 60]))
+        .refused(&["model.safetensors"]);
+    llama()
+        .header(|h| h[TENSOR]["data_offsets"] = json!([8, 4]))
+        .refused(&["model.safetensors"]);
+    llama()
+        .header(|h| h[TENSOR]["data_offsets"] = json!([-4, 4]))
+        .refused(&["model.safetensors"]);
+    llama()
+        .header(|h| h[TENSOR]["shape"] = json!([24]))
+        .refused(&["model.safetensors"]);
+    llama()
+        .header(|h| h[TENSOR]["shape"] = json!([1u64 << 40, 1u64 << 40]))
+        .refused(&["model.safetensors"]);
+    llama()
+        .header(|h| h[TENSOR]["shape"] = json!([6, 8]))
+        .refused(&["`model.norm.weight` is [6, 8], expected [48]"]);
+    llama()
+        .header(|h| h[TENSOR]["dtype"] = json!("I32"))
+        .refused(&["`model.norm.weight` is I32, expected F32, F16 or BF16"]);
+    llama()
+        .header(|h| h[TENSOR]["dtype"] = json!("Q4"))
+        .refused(&["model.safetensors"]);
     let renamed = llama().header(|h| {
         let info = h.as_object_mut().unwrap().remove(TENSOR).unwrap();
         h["model.norm.wait"] = info;
     });
-    renamed.refused(&["`model.norm.weight` is missing", "`model.norm.wait` has no place"]);
+    renamed.refused(&[
+        "`model.norm.weight` is missing",
+        "`model.norm.wait` has no place",
+    ]);
 }
 
 #[test]
@@ -183,16 +254,33 @@ fn shards_that_are_missing_or_stand_outside_the_directory() {
     const INDEX: &str = "model.safetensors.index.json";
     let sharded = || Copy::of("llama-rope-parameters");
     let first = "model.embed_tokens.weight";
-    for outside in ["../model.safetensors", "/etc/passwd", "sub/model.safetensors", "..", ".", ""] {
-        sharded().json(INDEX, |i| i["weight_map"][first] = outside.into()).refused(&[INDEX, "not a file in the same directory"]);
+    for outside in [
+        "../model.safetensors",
+        "/etc/passwd",
+        "sub/model.safetensors",
+        "..",
+        ".",
+        "",
+    ] {
+        sharded()
+            .json(INDEX, |i| i["weight_map"][first] = outside.into())
+            .refused(&[INDEX, "not a file in the same directory"]);
     }
     sharded()
-        .json(INDEX, |i| i["weight_map"][first] = "absent.safetensors".into())
+        .json(INDEX, |i| {
+            i["weight_map"][first] = "absent.safetensors".into()
+        })
         .refused(&["absent.safetensors", "cannot open"]);
     sharded()
-        .json(INDEX, |i| i["weight_map"]["model.extra.weight"] = i["weight_map"][first].clone())
+        .json(INDEX, |i| {
+            i["weight_map"]["model.extra.weight"] = i["weight_map"][first].clone()
+        })
         .refused(&["lacks tensor `model.extra.weight`"]);
-    sharded().json(INDEX, |i| *i = json!({})).refused(&[INDEX, "weight_map"]);
-    sharded().json(INDEX, |i| i["weight_map"] = json!({})).refused(&[INDEX, "names no shard"]);
+    sharded()
+        .json(INDEX, |i| *i = json!({}))
+        .refused(&[INDEX, "weight_map"]);
+    sharded()
+        .json(INDEX, |i| i["weight_map"] = json!({}))
+        .refused(&[INDEX, "names no shard"]);
     sharded().write(INDEX, "{").refused(&[INDEX]);
 }

@@ -13,14 +13,21 @@ use pear_models::{ModelDirectory, log_probs};
 use safetensors::SafeTensors;
 
 fn export(directory: &ModelDirectory, pairs: &[(HeadId, f32)], out: &Path) {
-    let coefficients = HeadCoefficients::new(pairs, directory.shape().num_heads, &Device::flex()).unwrap();
+    let coefficients =
+        HeadCoefficients::new(pairs, directory.shape().num_heads, &Device::flex()).unwrap();
     directory.export(&coefficients, out).unwrap();
 }
 
 fn is_output_projection(name: &str) -> bool {
-    ["o_proj.weight", "out_proj.weight", "attn.c_proj.weight", "attention.dense.weight", "attn.dense.weight"]
-        .iter()
-        .any(|end| name.ends_with(end))
+    [
+        "o_proj.weight",
+        "out_proj.weight",
+        "attn.c_proj.weight",
+        "attention.dense.weight",
+        "attn.dense.weight",
+    ]
+    .iter()
+    .any(|end| name.ends_with(end))
 }
 
 #[test]
@@ -30,9 +37,15 @@ fn folded_directories_compute_what_the_re_weighted_model_does() {
         let folder = tempfile::tempdir().unwrap();
         let out = folder.path().join("folded");
         export(&directory, &expected.reweighted.pairs(), &out);
-        let folded = ModelDirectory::open(&out).unwrap().load(&Device::flex(), DType::F32).unwrap();
+        let folded = ModelDirectory::open(&out)
+            .unwrap()
+            .load(&Device::flex(), DType::F32)
+            .unwrap();
         let prompt = expected.prompts.iter().find(|p| p.len() == 33).unwrap();
-        let error = distance(&log_probs(&folded, prompt).unwrap(), &expected.reweighted.log_probs);
+        let error = distance(
+            &log_probs(&folded, prompt).unwrap(),
+            &expected.reweighted.log_probs,
+        );
         // Half-precision checkpoints round the folded weights once more; f32 ones do not.
         let in_f32 = ["llama-2", "gpt2", "bloom"].contains(&name.as_str());
         assert!(error < if in_f32 { 1e-4 } else { 0.03 }, "{name}: {error}");
@@ -46,22 +59,42 @@ fn every_other_tensor_and_file_stays_byte_for_byte() {
         let folder = tempfile::tempdir().unwrap();
         let out = folder.path().join("folded");
         export(&directory, &expected.reweighted.pairs(), &out);
-        let touched: Vec<usize> = expected.reweighted.pairs().iter().map(|(head, _)| head.layer).collect();
+        let touched: Vec<usize> = expected
+            .reweighted
+            .pairs()
+            .iter()
+            .map(|(head, _)| head.layer)
+            .collect();
         let mut changed = 0;
-        for file in fs::read_dir(directory.path()).unwrap().map(|file| file.unwrap().file_name()) {
-            let (before, after) = (fs::read(directory.path().join(&file)).unwrap(), fs::read(out.join(&file)).unwrap());
+        for file in fs::read_dir(directory.path())
+            .unwrap()
+            .map(|file| file.unwrap().file_name())
+        {
+            let (before, after) = (
+                fs::read(directory.path().join(&file)).unwrap(),
+                fs::read(out.join(&file)).unwrap(),
+            );
             if !file.to_string_lossy().ends_with(".safetensors") {
                 assert_eq!(before, after, "{name}/{file:?}");
                 continue;
             }
             assert_eq!(before.len(), after.len());
-            let (before, after) = (SafeTensors::deserialize(&before).unwrap(), SafeTensors::deserialize(&after).unwrap());
+            let (before, after) = (
+                SafeTensors::deserialize(&before).unwrap(),
+                SafeTensors::deserialize(&after).unwrap(),
+            );
             for (tensor, was) in before.iter() {
                 let is = after.tensor(tensor).unwrap();
                 assert_eq!((was.dtype(), was.shape()), (is.dtype(), is.shape()));
                 if was.data() != is.data() {
-                    let layer = tensor.split('.').find_map(|part| part.parse::<usize>().ok()).unwrap();
-                    assert!(is_output_projection(tensor) && touched.contains(&layer), "{name}: `{tensor}` changed");
+                    let layer = tensor
+                        .split('.')
+                        .find_map(|part| part.parse::<usize>().ok())
+                        .unwrap();
+                    assert!(
+                        is_output_projection(tensor) && touched.contains(&layer),
+                        "{name}: `{tensor}` changed"
+                    );
                     changed += 1;
                 }
             }
@@ -73,9 +106,10 @@ fn every_other_tensor_and_file_stays_byte_for_byte() {
 
 #[test]
 fn only_the_channels_of_the_re_weighted_head_change_in_either_layout() {
-    for (name, tensor, transposed) in
-        [("gpt2", "transformer.h.1.attn.c_proj.weight", false), ("llama-2", "model.layers.1.self_attn.o_proj.weight", true)]
-    {
+    for (name, tensor, transposed) in [
+        ("gpt2", "transformer.h.1.attn.c_proj.weight", false),
+        ("llama-2", "model.layers.1.self_attn.o_proj.weight", true),
+    ] {
         let directory = open(name);
         let folder = tempfile::tempdir().unwrap();
         let out = folder.path().join("folded");
@@ -84,12 +118,18 @@ fn only_the_channels_of_the_re_weighted_head_change_in_either_layout() {
             let bytes = fs::read(path.join("model.safetensors")).unwrap();
             let tensors = SafeTensors::deserialize(&bytes).unwrap();
             let data = tensors.tensor(tensor).unwrap().data().to_vec();
-            data.chunks(4).map(|b| f32::from_le_bytes(b.try_into().unwrap())).collect::<Vec<_>>()
+            data.chunks(4)
+                .map(|b| f32::from_le_bytes(b.try_into().unwrap()))
+                .collect::<Vec<_>>()
         };
         let (before, after) = (read(directory.path()), read(&out));
         let (width, head_dim) = (48, directory.config().attention.head_dim);
         for (index, (was, is)) in before.iter().zip(&after).enumerate() {
-            let input = if transposed { index % width } else { index / width };
+            let input = if transposed {
+                index % width
+            } else {
+                index / width
+            };
             let factor = if input / head_dim == 4 { 0.25 } else { 1.0 };
             assert_eq!(was * factor, *is, "{name}, {index}");
         }
@@ -102,20 +142,39 @@ fn nothing_is_written_where_something_stands_or_heads_do_not_exist() {
     let folder = tempfile::tempdir().unwrap();
     let one = |head| HeadCoefficients::new(&[(head, 0.5)], 64, &Device::flex()).unwrap();
     let out = folder.path().join("absent");
-    let error = directory.export(&one(HeadId::new(0, 6)), &out).unwrap_err().to_string();
+    let error = directory
+        .export(&one(HeadId::new(0, 6)), &out)
+        .unwrap_err()
+        .to_string();
     assert!(error.contains("head 0.6 does not exist"), "{error}");
     assert!(!out.exists());
 
-    for within in [directory.path().to_path_buf(), directory.path().join("new/folded")] {
-        assert!(directory.export(&one(HeadId::new(0, 1)), &within).is_err(), "{within:?}");
+    for within in [
+        directory.path().to_path_buf(),
+        directory.path().join("new/folded"),
+    ] {
+        assert!(
+            directory.export(&one(HeadId::new(0, 1)), &within).is_err(),
+            "{within:?}"
+        );
     }
     assert!(!directory.path().join("new").exists());
 
     let taken = folder.path().join("taken");
     fs::create_dir(&taken).unwrap();
     fs::write(taken.join("config.json"), "mine").unwrap();
-    let error = directory.export(&one(HeadId::new(0, 1)), &taken).unwrap_err().to_string();
+    let error = directory
+        .export(&one(HeadId::new(0, 1)), &taken)
+        .unwrap_err()
+        .to_string();
     assert!(error.contains("taken: exists already"), "{error}");
-    assert_eq!(fs::read_to_string(taken.join("config.json")).unwrap(), "mine");
-    assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1, "something was left behind");
+    assert_eq!(
+        fs::read_to_string(taken.join("config.json")).unwrap(),
+        "mine"
+    );
+    assert_eq!(
+        fs::read_dir(folder.path()).unwrap().count(),
+        1,
+        "something was left behind"
+    );
 }

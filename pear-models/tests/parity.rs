@@ -33,7 +33,11 @@ fn log_probabilities_are_those_of_transformers_at_every_length() {
         for (prompt, reference) in expected.prompts.iter().zip(&expected.log_probs) {
             let ours = log_probs(&model, prompt).unwrap();
             let error = distance(&ours, reference);
-            assert!(error < TOLERANCE, "{name}, {} tokens: {error}", prompt.len());
+            assert!(
+                error < TOLERANCE,
+                "{name}, {} tokens: {error}",
+                prompt.len()
+            );
         }
     }
 }
@@ -43,16 +47,32 @@ fn logits_are_those_of_transformers() {
     for name in names() {
         let (model, expected) = (load(&name), expected(&name));
         let prompt = expected.prompts.iter().find(|p| p.len() == 9).unwrap();
-        let logits = forward::logits(&model, token_tensor(&[prompt], &model.device()), &mut NoEdit);
+        let logits = forward::logits(
+            &model,
+            token_tensor(&[prompt], &model.device()),
+            &mut NoEdit,
+        );
         let last: Vec<f64> = logits.narrow(1, 8, 1).into_data().iter::<f64>().collect();
         let error = distance(&last, &expected.last_logits);
         assert!(error < TOLERANCE, "{name}: {error}");
 
-        let residual = forward::residual(&model, token_tensor(&[prompt], &model.device()), &mut NoEdit);
+        let residual = forward::residual(
+            &model,
+            token_tensor(&[prompt], &model.device()),
+            &mut NoEdit,
+        );
         let row = residual.narrow(1, 8, 1).squeeze_dim::<2>(1);
         let target = Tensor::<1, Int>::from_ints([41], &model.device());
-        let alone: f64 = model.target_logits(row, target).into_data().iter::<f64>().next().unwrap();
-        assert!((alone - expected.last_logits[41]).abs() < TOLERANCE, "{name}: one logit alone");
+        let alone: f64 = model
+            .target_logits(row, target)
+            .into_data()
+            .iter::<f64>()
+            .next()
+            .unwrap();
+        assert!(
+            (alone - expected.last_logits[41]).abs() < TOLERANCE,
+            "{name}: one logit alone"
+        );
     }
 }
 
@@ -60,8 +80,14 @@ fn logits_are_those_of_transformers() {
 fn greedy_tokens_with_the_cache_are_those_of_transformers() {
     for name in names() {
         let (model, greedy) = (load(&name), expected(&name).greedy);
-        let options = GenerateOptions { max_new_tokens: greedy.tokens.len(), ..GenerateOptions::default() };
-        let ours = generate(&model, &greedy.prompt, &options, |_| ControlFlow::Continue(())).unwrap();
+        let options = GenerateOptions {
+            max_new_tokens: greedy.tokens.len(),
+            ..GenerateOptions::default()
+        };
+        let ours = generate(&model, &greedy.prompt, &options, |_| {
+            ControlFlow::Continue(())
+        })
+        .unwrap();
         assert_eq!(ours, greedy.tokens, "{name}");
         assert_eq!(ours.len(), 40, "{name}");
     }
@@ -70,19 +96,39 @@ fn greedy_tokens_with_the_cache_are_those_of_transformers() {
 #[test]
 fn a_prompt_in_chunks_or_token_by_token_gives_what_it_gives_at_once() {
     // Dynamic NTK and LongRoPE turn keys by the length known when they were read: there the two differ by design, as in transformers.
-    for name in names().into_iter().filter(|name| !["llama-dynamic", "phi3-longrope"].contains(&name.as_str())) {
+    for name in names()
+        .into_iter()
+        .filter(|name| !["llama-dynamic", "phi3-longrope"].contains(&name.as_str()))
+    {
         let (model, expected) = (load(&name), expected(&name));
         let prompt = expected.prompts.iter().find(|p| p.len() == 33).unwrap();
-        let whole = forward::residual(&model, token_tensor(&[prompt], &model.device()), &mut NoEdit);
+        let whole = forward::residual(
+            &model,
+            token_tensor(&[prompt], &model.device()),
+            &mut NoEdit,
+        );
         for chunk in [1, 7, 32] {
             let mut cache = KvCache::new(model.shape().num_layers, 4);
             let parts = prompt
                 .chunks(chunk)
-                .map(|part| residual_cached(&model, token_tensor(&[part], &model.device()), &mut cache, &mut NoEdit))
+                .map(|part| {
+                    residual_cached(
+                        &model,
+                        token_tensor(&[part], &model.device()),
+                        &mut cache,
+                        &mut NoEdit,
+                    )
+                })
                 .collect();
-            let error: f32 = (Tensor::cat(parts, 1) - whole.clone()).abs().max().into_scalar();
+            let error: f32 = (Tensor::cat(parts, 1) - whole.clone())
+                .abs()
+                .max()
+                .into_scalar();
             let largest: f32 = whole.clone().abs().max().into_scalar();
-            assert!(error < 1e-5 * largest, "{name}, chunks of {chunk}: {error} of {largest}");
+            assert!(
+                error < 1e-5 * largest,
+                "{name}, chunks of {chunk}: {error} of {largest}"
+            );
         }
     }
 }
@@ -92,12 +138,26 @@ fn rows_of_a_batch_are_what_they_are_alone() {
     for name in names() {
         let (model, expected) = (load(&name), expected(&name));
         let sequences = &expected.locate.sequences;
-        let batch = forward::residual(&model, token_tensor(sequences, &model.device()), &mut NoEdit);
+        let batch = forward::residual(
+            &model,
+            token_tensor(sequences, &model.device()),
+            &mut NoEdit,
+        );
         for (row, sequence) in sequences.iter().enumerate() {
-            let alone = forward::residual(&model, token_tensor(&[sequence], &model.device()), &mut NoEdit);
-            let error: f32 = (batch.clone().narrow(0, row, 1) - alone.clone()).abs().max().into_scalar();
+            let alone = forward::residual(
+                &model,
+                token_tensor(&[sequence], &model.device()),
+                &mut NoEdit,
+            );
+            let error: f32 = (batch.clone().narrow(0, row, 1) - alone.clone())
+                .abs()
+                .max()
+                .into_scalar();
             let largest: f32 = alone.abs().max().into_scalar();
-            assert!(error < 1e-5 * largest, "{name}, row {row}: {error} of {largest}");
+            assert!(
+                error < 1e-5 * largest,
+                "{name}, row {row}: {error} of {largest}"
+            );
         }
     }
 }
@@ -105,27 +165,49 @@ fn rows_of_a_batch_are_what_they_are_alone() {
 #[test]
 fn prompts_of_different_lengths_are_continued_as_each_is_alone() {
     // The longest text decides the frequencies of dynamic NTK and LongRoPE, for all.
-    for name in names().into_iter().filter(|name| !["llama-dynamic", "phi3-longrope"].contains(&name.as_str())) {
+    for name in names()
+        .into_iter()
+        .filter(|name| !["llama-dynamic", "phi3-longrope"].contains(&name.as_str()))
+    {
         let (model, prompts) = (load(&name), expected(&name).prompts);
-        let options = GenerateOptions { max_new_tokens: 12, ..GenerateOptions::default() };
-        let alone: Vec<Vec<u32>> =
-            prompts.iter().map(|p| generate(&model, p, &options, |_| ControlFlow::Continue(())).unwrap()).collect();
-        assert_eq!(generate_batch(&model, &prompts, &options, |_, _| ControlFlow::Continue(())).unwrap(), alone, "{name}");
+        let options = GenerateOptions {
+            max_new_tokens: 12,
+            ..GenerateOptions::default()
+        };
+        let alone: Vec<Vec<u32>> = prompts
+            .iter()
+            .map(|p| generate(&model, p, &options, |_| ControlFlow::Continue(())).unwrap())
+            .collect();
+        assert_eq!(
+            generate_batch(&model, &prompts, &options, |_, _| ControlFlow::Continue(())).unwrap(),
+            alone,
+            "{name}"
+        );
 
         // Some end early, at a token of their own or because they are told to; the others go on.
-        let ending = GenerateOptions { eos_tokens: vec![alone[0][3], alone[3][1]], ..options };
+        let ending = GenerateOptions {
+            eos_tokens: vec![alone[0][3], alone[3][1]],
+            ..options
+        };
         let until = |row: usize, told: usize| {
-            let ends = |(at, token): (usize, &u32)| (at + 1 == told || ending.eos_tokens.contains(token)).then_some(at + 1);
+            let ends = |(at, token): (usize, &u32)| {
+                (at + 1 == told || ending.eos_tokens.contains(token)).then_some(at + 1)
+            };
             let end = alone[row].iter().enumerate().find_map(ends).unwrap_or(12);
             alone[row][..end].to_vec()
         };
         let mut counts = vec![0; prompts.len()];
         let rows = generate_batch(&model, &prompts, &ending, |row, _| {
             counts[row] += 1;
-            if row % 2 == 1 && counts[row] == 2 * row { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+            if row % 2 == 1 && counts[row] == 2 * row {
+                ControlFlow::Break(())
+            } else {
+                ControlFlow::Continue(())
+            }
         });
-        let expected: Vec<Vec<u32>> =
-            (0..prompts.len()).map(|row| until(row, if row % 2 == 1 { 2 * row } else { usize::MAX })).collect();
+        let expected: Vec<Vec<u32>> = (0..prompts.len())
+            .map(|row| until(row, if row % 2 == 1 { 2 * row } else { usize::MAX }))
+            .collect();
         assert_eq!(rows.unwrap(), expected, "{name}");
     }
 }
@@ -136,15 +218,27 @@ fn head_outputs_are_those_before_the_output_projection() {
         let (model, expected) = (load(&name), expected(&name));
         let prompt = expected.prompts.iter().find(|p| p.len() == 9).unwrap();
         let mut capture = CaptureHeads::default();
-        forward::residual(&model, token_tensor(&[prompt], &model.device()), &mut capture);
+        forward::residual(
+            &model,
+            token_tensor(&[prompt], &model.device()),
+            &mut capture,
+        );
         assert_eq!(capture.outputs.len(), expected.head_outputs.len(), "{name}");
-        for (layer, (ours, reference)) in capture.outputs.into_iter().zip(&expected.head_outputs).enumerate() {
+        for (layer, (ours, reference)) in capture
+            .outputs
+            .into_iter()
+            .zip(&expected.head_outputs)
+            .enumerate()
+        {
             let ours: Vec<f64> = ours.into_data().iter::<f64>().collect();
             let error = distance(&ours, reference.iter().flatten().flatten());
             assert!(error < TOLERANCE, "{name}, layer {layer}: {error}");
         }
         let error = forward::additivity_error(&model, token_tensor(&[prompt], &model.device()));
-        assert!(error < 1e-5, "{name}: contributions of heads and bias miss the attention's output by {error}");
+        assert!(
+            error < 1e-5,
+            "{name}: contributions of heads and bias miss the attention's output by {error}"
+        );
     }
 }
 
@@ -154,11 +248,19 @@ fn re_weighted_and_folded_models_follow_the_reference() {
         let (model, expected) = (load(&name), expected(&name));
         let prompt = expected.prompts.iter().find(|p| p.len() == 33).unwrap();
         let num_heads = model.shape().num_heads;
-        let coefficients = HeadCoefficients::new(&expected.reweighted.pairs(), num_heads, &model.device()).unwrap();
+        let coefficients =
+            HeadCoefficients::new(&expected.reweighted.pairs(), num_heads, &model.device())
+                .unwrap();
         let reweighted = model.with_coefficients(&coefficients).unwrap();
-        let error = distance(&log_probs(&reweighted, prompt).unwrap(), &expected.reweighted.log_probs);
+        let error = distance(
+            &log_probs(&reweighted, prompt).unwrap(),
+            &expected.reweighted.log_probs,
+        );
         assert!(error < TOLERANCE, "{name}: {error}");
-        let error = distance(&log_probs(&reweighted.fold(), prompt).unwrap(), &expected.reweighted.log_probs);
+        let error = distance(
+            &log_probs(&reweighted.fold(), prompt).unwrap(),
+            &expected.reweighted.log_probs,
+        );
         assert!(error < TOLERANCE, "{name}, folded: {error}");
     }
 }
@@ -169,14 +271,28 @@ fn half_precision_errs_no_more_than_transformers_does_in_half_precision() {
     let half: BTreeMap<String, Half> = serde_json::from_slice(&text).unwrap();
     for name in names() {
         let (expected, half) = (expected(&name), &half[&name]);
-        let exact: Vec<f64> = half.prompts.iter().flat_map(|&prompt| expected.log_probs[prompt].clone()).collect();
+        let exact: Vec<f64> = half
+            .prompts
+            .iter()
+            .flat_map(|&prompt| expected.log_probs[prompt].clone())
+            .collect();
         for (dtype, theirs) in [(DType::BF16, &half.bf16), (DType::F16, &half.f16)] {
             let model = open(&name).load(&Device::flex(), dtype).unwrap();
             assert_eq!(model.dtype(), dtype);
-            let ours: Vec<f64> = half.prompts.iter().flat_map(|&p| log_probs(&model, &expected.prompts[p]).unwrap()).collect();
-            let (error, floor) = (root_mean_square(&ours, &exact), root_mean_square(&theirs.concat(), &exact));
+            let ours: Vec<f64> = half
+                .prompts
+                .iter()
+                .flat_map(|&p| log_probs(&model, &expected.prompts[p]).unwrap())
+                .collect();
+            let (error, floor) = (
+                root_mean_square(&ours, &exact),
+                root_mean_square(&theirs.concat(), &exact),
+            );
             println!("| `{name}` | {dtype:?} | {floor:.4} | {error:.4} |");
-            assert!(error < WORSE * floor, "{name} in {dtype:?}: {error}, transformers {floor}");
+            assert!(
+                error < WORSE * floor,
+                "{name} in {dtype:?}: {error}, transformers {floor}"
+            );
         }
     }
 }

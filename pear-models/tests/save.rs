@@ -22,14 +22,22 @@ fn what_is_saved_is_what_was_loaded_for_every_family() {
         let (directory, folder) = (open(&name), tempfile::tempdir().unwrap());
         let model = directory.load(&Device::flex(), DType::F32).unwrap();
         let out = folder.path().join("deep/saved");
-        model.save(&config_json(&directory), DType::F32, &out).unwrap();
+        model
+            .save(&config_json(&directory), DType::F32, &out)
+            .unwrap();
         let saved = ModelDirectory::open(&out).unwrap();
         assert_eq!(saved.config(), directory.config(), "{name}");
         let again = saved.load(&Device::flex(), DType::F32).unwrap();
         for prompt in expected(&name).prompts {
-            let error = distance(&log_probs(&again, &prompt).unwrap(), &log_probs(&model, &prompt).unwrap());
+            let error = distance(
+                &log_probs(&again, &prompt).unwrap(),
+                &log_probs(&model, &prompt).unwrap(),
+            );
             // Rows of Baichuan 2's unembedding are scaled to length 1 once more.
-            assert!(error <= if name.contains("baichuan") { 1e-5 } else { 0.0 }, "{name}: {error}");
+            assert!(
+                error <= if name.contains("baichuan") { 1e-5 } else { 0.0 },
+                "{name}: {error}"
+            );
         }
     }
 }
@@ -37,7 +45,15 @@ fn what_is_saved_is_what_was_loaded_for_every_family() {
 #[test]
 fn tensors_have_the_names_shapes_and_numbers_that_transformers_wrote() {
     // With packed projections by block and by head, turned and as they are, and a table that begins with unused rows.
-    for name in ["llama-2", "gpt2", "mpt", "bloom-prefixed", "gpt-neox-serial", "opt", "xglm"] {
+    for name in [
+        "llama-2",
+        "gpt2",
+        "mpt",
+        "bloom-prefixed",
+        "gpt-neox-serial",
+        "opt",
+        "xglm",
+    ] {
         let (directory, folder) = (open(name), tempfile::tempdir().unwrap());
         let bytes = fs::read(directory.path().join("model.safetensors")).unwrap();
         let there = SafeTensors::deserialize(&bytes).unwrap();
@@ -48,18 +64,35 @@ fn tensors_have_the_names_shapes_and_numbers_that_transformers_wrote() {
             _ => DType::BF16,
         };
         let model = directory.load(&Device::flex(), dtype).unwrap();
-        model.save(&config_json(&directory), dtype, folder.path()).unwrap();
+        model
+            .save(&config_json(&directory), dtype, folder.path())
+            .unwrap();
         let bytes = fs::read(folder.path().join("model.safetensors")).unwrap();
         let here = SafeTensors::deserialize(&bytes).unwrap();
         for (tensor, written) in here.iter() {
             let wanted = there.tensor(tensor).unwrap();
-            assert_eq!((written.shape(), written.dtype()), (wanted.shape(), wanted.dtype()), "{name}: {tensor}");
-            let unused =
-                if tensor.ends_with("embed_positions.weight") { 2 * written.data().len() / written.shape()[0] } else { 0 };
-            assert!(written.data()[unused..] == wanted.data()[unused..], "{name}: {tensor}");
+            assert_eq!(
+                (written.shape(), written.dtype()),
+                (wanted.shape(), wanted.dtype()),
+                "{name}: {tensor}"
+            );
+            let unused = if tensor.ends_with("embed_positions.weight") {
+                2 * written.data().len() / written.shape()[0]
+            } else {
+                0
+            };
+            assert!(
+                written.data()[unused..] == wanted.data()[unused..],
+                "{name}: {tensor}"
+            );
         }
-        let missing = there.names().into_iter().filter(|tensor| here.tensor(tensor).is_err());
-        let missing: Vec<_> = missing.filter(|tensor| !tensor.contains("lm_head") && !tensor.contains("bias")).collect();
+        let missing = there
+            .names()
+            .into_iter()
+            .filter(|tensor| here.tensor(tensor).is_err());
+        let missing: Vec<_> = missing
+            .filter(|tensor| !tensor.contains("lm_head") && !tensor.contains("bias"))
+            .collect();
         assert!(missing.is_empty(), "{name}: {missing:?}");
     }
 }
@@ -70,14 +103,35 @@ fn a_config_of_another_model_and_open_coefficients_are_refused() {
     let model = directory.load(&Device::flex(), DType::F32).unwrap();
     let mut other = config_json(&directory);
     other["rms_norm_eps"] = 0.5.into();
-    let error = model.save(&other, DType::F32, folder.path()).unwrap_err().to_string();
+    let error = model
+        .save(&other, DType::F32, folder.path())
+        .unwrap_err()
+        .to_string();
     assert!(error.contains("config.json of another model"), "{error}");
-    assert!(model.save(&config_json(&directory), DType::I32, folder.path()).is_err());
-    let coefficients = HeadCoefficients::new(&[(HeadId::new(0, 1), 0.5)], directory.shape().num_heads, &Device::flex()).unwrap();
+    assert!(
+        model
+            .save(&config_json(&directory), DType::I32, folder.path())
+            .is_err()
+    );
+    let coefficients = HeadCoefficients::new(
+        &[(HeadId::new(0, 1), 0.5)],
+        directory.shape().num_heads,
+        &Device::flex(),
+    )
+    .unwrap();
     let reweighted = model.with_coefficients(&coefficients).unwrap();
-    let error = reweighted.save(&config_json(&directory), DType::F32, folder.path()).unwrap_err().to_string();
-    assert!(error.contains("coefficients") && error.contains("fold"), "{error}");
+    let error = reweighted
+        .save(&config_json(&directory), DType::F32, folder.path())
+        .unwrap_err()
+        .to_string();
+    assert!(
+        error.contains("coefficients") && error.contains("fold"),
+        "{error}"
+    );
     assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0);
-    reweighted.fold().save(&config_json(&directory), DType::F32, folder.path()).unwrap();
+    reweighted
+        .fold()
+        .save(&config_json(&directory), DType::F32, folder.path())
+        .unwrap();
     assert!(DecoderConfig::from_json(&serde_json::json!({"model_type": "none"})).is_err());
 }

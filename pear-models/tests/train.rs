@@ -17,16 +17,30 @@ const TOLERANCE: f64 = 1e-4;
 fn twelve_steps_follow_pytorch() {
     let mut compared = 0;
     for name in names() {
-        let Some(train) = expected(&name).train else { continue };
+        let Some(train) = expected(&name).train else {
+            continue;
+        };
         let model = load(&name);
-        let heads: Vec<HeadId> = train.heads.iter().map(|&[layer, head]| HeadId::new(layer, head)).collect();
-        let batches: Vec<ProxyBatch> =
-            train.sequences.iter().map(|batch| ProxyBatch::from_sequences(batch.clone(), model.vocab_size()).unwrap()).collect();
+        let heads: Vec<HeadId> = train
+            .heads
+            .iter()
+            .map(|&[layer, head]| HeadId::new(layer, head))
+            .collect();
+        let batches: Vec<ProxyBatch> = train
+            .sequences
+            .iter()
+            .map(|batch| ProxyBatch::from_sequences(batch.clone(), model.vocab_size()).unwrap())
+            .collect();
 
-        let ones = HeadCoefficients::ones(&heads, model.shape().num_heads, &model.device()).unwrap();
+        let ones =
+            HeadCoefficients::ones(&heads, model.shape().num_heads, &model.device()).unwrap();
         let place = |head: &HeadId| ones.heads().iter().position(|h| h == head).unwrap();
         let gradients = gradients(&model, &heads, &batches[0]);
-        assert!(distance(&gradients, &train.gradient) < TOLERANCE, "{name}: {gradients:?}, expected {:?}", train.gradient);
+        assert!(
+            distance(&gradients, &train.gradient) < TOLERANCE,
+            "{name}: {gradients:?}, expected {:?}",
+            train.gradient
+        );
 
         let options = TrainOptions {
             steps: batches.len(),
@@ -39,9 +53,18 @@ fn twelve_steps_follow_pytorch() {
         let mut trainer = Trainer::new(&model, &heads, options).unwrap();
         for (step, batch) in batches.iter().enumerate() {
             let report = trainer.step(batch).unwrap();
-            assert!((report.loss - train.losses[step]).abs() < TOLERANCE, "{name}, step {step}: {report:?}");
-            let ours: Vec<f64> = heads.iter().map(|head| f64::from(report.coefficients[place(head)])).collect();
-            assert!(distance(&ours, &train.coefficients[step]) < TOLERANCE, "{name}, step {step}: {ours:?}");
+            assert!(
+                (report.loss - train.losses[step]).abs() < TOLERANCE,
+                "{name}, step {step}: {report:?}"
+            );
+            let ours: Vec<f64> = heads
+                .iter()
+                .map(|head| f64::from(report.coefficients[place(head)]))
+                .collect();
+            assert!(
+                distance(&ours, &train.coefficients[step]) < TOLERANCE,
+                "{name}, step {step}: {ours:?}"
+            );
         }
         compared += 1;
     }
@@ -50,10 +73,15 @@ fn twelve_steps_follow_pytorch() {
 
 /// That of each head's coefficient where all are 1.
 fn gradients(model: &Decoder, heads: &[HeadId], batch: &ProxyBatch) -> Vec<f64> {
-    let ones = HeadCoefficients::ones(heads, model.shape().num_heads, &model.device()).unwrap().trainable();
+    let ones = HeadCoefficients::ones(heads, model.shape().num_heads, &model.device())
+        .unwrap()
+        .trainable();
     let gradients = ones.gradients(&proxy_loss(model, batch, &ones).unwrap().backward());
     let place = |head: &HeadId| ones.heads().iter().position(|h| h == head).unwrap();
-    heads.iter().map(|head| f64::from(gradients[place(head)])).collect()
+    heads
+        .iter()
+        .map(|head| f64::from(gradients[place(head)]))
+        .collect()
 }
 
 #[test]
@@ -62,13 +90,26 @@ fn gradients_over_a_half_precision_model_are_those_of_f32_up_to_its_rounding() {
     for (dtype, typical, worst) in [(DType::BF16, 0.05, 0.5), (DType::F16, 0.005, 0.1)] {
         let mut errors = Vec::new();
         for name in names() {
-            let Some(train) = expected(&name).train else { continue };
-            let heads: Vec<HeadId> = train.heads.iter().map(|&[layer, head]| HeadId::new(layer, head)).collect();
+            let Some(train) = expected(&name).train else {
+                continue;
+            };
+            let heads: Vec<HeadId> = train
+                .heads
+                .iter()
+                .map(|&[layer, head]| HeadId::new(layer, head))
+                .collect();
             let model = open(&name).load(&Device::flex(), dtype).unwrap();
-            let batch = ProxyBatch::from_sequences(train.sequences[0].clone(), model.vocab_size()).unwrap();
-            let largest = train.gradient.iter().fold(0.0, |largest: f64, g| largest.max(g.abs()));
+            let batch =
+                ProxyBatch::from_sequences(train.sequences[0].clone(), model.vocab_size()).unwrap();
+            let largest = train
+                .gradient
+                .iter()
+                .fold(0.0, |largest: f64, g| largest.max(g.abs()));
             let error = distance(&gradients(&model, &heads, &batch), &train.gradient) / largest;
-            assert!(error < worst, "{name} in {dtype:?}: off by {error} of the largest");
+            assert!(
+                error < worst,
+                "{name} in {dtype:?}: off by {error} of the largest"
+            );
             errors.push(error);
         }
         errors.sort_by(f64::total_cmp);

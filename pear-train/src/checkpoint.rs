@@ -47,7 +47,12 @@ pub(crate) struct State {
 
 impl State {
     pub(crate) fn new(heads: usize) -> Self {
-        Self { values: vec![1.0; heads], optimizer: AdamW::new(heads), losses: Vec::new(), held_out: HeldOut::default() }
+        Self {
+            values: vec![1.0; heads],
+            optimizer: AdamW::new(heads),
+            losses: Vec::new(),
+            held_out: HeldOut::default(),
+        }
     }
 
     /// Whether a run of these heads and options can have come to it.
@@ -55,7 +60,9 @@ impl State {
         let (heads, steps) = (run.heads.len(), self.losses.len());
         // As f32, which is what the model sees of them.
         let finite = self.values.iter().all(|&value| (value as f32).is_finite());
-        let whole = self.values.len() == heads && self.optimizer.fits(heads, steps) && self.held_out.fits(heads, steps);
+        let whole = self.values.len() == heads
+            && self.optimizer.fits(heads, steps)
+            && self.held_out.fits(heads, steps);
         finite && whole && steps <= run.options.steps
     }
 }
@@ -68,15 +75,27 @@ impl Run {
             differences.push("other heads".into());
         }
         let options = [&self.options, &other.options].map(|options| serde_json::json!(options));
-        for (option, value) in options[0].as_object().into_iter().flatten().filter(|(name, value)| options[1][*name] != **value) {
-            differences.push(format!("`{option}` was {value} and is {}", options[1][option]));
+        for (option, value) in options[0]
+            .as_object()
+            .into_iter()
+            .flatten()
+            .filter(|(name, value)| options[1][*name] != **value)
+        {
+            differences.push(format!(
+                "`{option}` was {value} and is {}",
+                options[1][option]
+            ));
         }
-        let (weights, tokenizer) = (other.provenance.weights.as_deref(), other.provenance.tokenizer.as_deref());
+        let (weights, tokenizer) = (
+            other.provenance.weights.as_deref(),
+            other.provenance.tokenizer.as_deref(),
+        );
         let files = self.provenance.mismatches(weights, tokenizer);
         differences.extend(files.into_iter().map(|name| format!("other {name}")));
         if self.provenance.dtype != other.provenance.dtype {
             let name = |dtype: &Option<String>| dtype.clone().unwrap_or_else(|| "not known".into());
-            let [was, is] = [&self.provenance, &other.provenance].map(|provenance| name(&provenance.dtype));
+            let [was, is] =
+                [&self.provenance, &other.provenance].map(|provenance| name(&provenance.dtype));
             differences.push(format!("the dtype was {was} and is {is}"));
         }
         if self.provenance.sequences != other.provenance.sequences {
@@ -88,12 +107,22 @@ impl Run {
 
 impl Checkpoint {
     pub(crate) fn new(run: Run, state: State) -> Self {
-        Self { format: FORMAT.into(), version: 1, run, state }
+        Self {
+            format: FORMAT.into(),
+            version: 1,
+            run,
+            state,
+        }
     }
 
     /// The state that `run` has come to by a file.
     pub(crate) fn read(path: &Path, run: &Run) -> Result<State> {
-        let fail = |problem: String| Err(Error::Checkpoint { path: path.into(), problem });
+        let fail = |problem: String| {
+            Err(Error::Checkpoint {
+                path: path.into(),
+                problem,
+            })
+        };
         let size = std::fs::metadata(path).map_or(0, |metadata| metadata.len());
         if size > MAX_BYTES {
             return fail(format!("{size} bytes: not a checkpoint"));
@@ -107,15 +136,26 @@ impl Checkpoint {
             Err(e) => return fail(format!("not a checkpoint: {e}")),
         };
         if checkpoint.format != FORMAT || checkpoint.version != 1 {
-            return fail(format!("`{}` version {}: expected {FORMAT} version 1", checkpoint.format, checkpoint.version));
+            return fail(format!(
+                "`{}` version {}: expected {FORMAT} version 1",
+                checkpoint.format, checkpoint.version
+            ));
         }
-        let Self { run: saved, state, .. } = checkpoint;
+        let Self {
+            run: saved, state, ..
+        } = checkpoint;
         if saved.model != run.model {
-            return fail(format!("made for {}, but the model is {}", saved.model, run.model));
+            return fail(format!(
+                "made for {}, but the model is {}",
+                saved.model, run.model
+            ));
         }
         let differences = saved.differences(run);
         if !differences.is_empty() {
-            return fail(format!("the checkpoint of another run: {}", differences.join(", ")));
+            return fail(format!(
+                "the checkpoint of another run: {}",
+                differences.join(", ")
+            ));
         }
         if !state.fits(run) {
             return fail("its numbers do not fit its heads and options".into());

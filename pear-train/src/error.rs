@@ -20,7 +20,9 @@ pub enum Error {
     #[error("no heads given: expected at least one to learn a coefficient for")]
     NoHeads,
     /// A loss, gradient or coefficient that is not a finite number. The trainer is as it was before the step.
-    #[error("step {step}: the {what} is {value}: training has diverged (lower the learning rate, or clip gradients)")]
+    #[error(
+        "step {step}: the {what} is {value}: training has diverged (lower the learning rate, or clip gradients)"
+    )]
     Diverged {
         /// The step, from 0.
         step: usize,

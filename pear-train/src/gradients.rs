@@ -14,35 +14,59 @@ use crate::objective::proxy_loss;
 pub(crate) type LossAndGradients = (f64, Vec<f64>);
 
 /// What computes them: one of the functions below.
-pub(crate) type Compute<M> = fn(&[&M], &ProxyBatch, &HeadCoefficients, usize) -> Result<LossAndGradients>;
+pub(crate) type Compute<M> =
+    fn(&[&M], &ProxyBatch, &HeadCoefficients, usize) -> Result<LossAndGradients>;
 
 /// On the first model, `at_once` sequences at a time.
 pub(crate) fn on_one<M: DecoderModel>(
-    models: &[&M], batch: &ProxyBatch, coefficients: &HeadCoefficients, at_once: usize,
+    models: &[&M],
+    batch: &ProxyBatch,
+    coefficients: &HeadCoefficients,
+    at_once: usize,
 ) -> Result<LossAndGradients> {
     let mut sum = (0.0, vec![0.0; coefficients.heads().len()]);
     for start in (0..batch.len()).step_by(at_once) {
         let part = batch.slice(start..batch.len().min(start + at_once));
-        let tracked = coefficients.clone().to_device(&models[0].device()).trainable();
+        let tracked = coefficients
+            .clone()
+            .to_device(&models[0].device())
+            .trainable();
         let loss = proxy_loss(models[0], &part, &tracked)?;
         let value = loss.clone().into_scalar::<f64>();
         // Backward even where the loss is not finite: a graph that is dropped instead is kept by burn for ever.
-        let gradients = tracked.gradients(&loss.backward()).into_iter().map(f64::from).collect();
-        add(&mut sum, (value, gradients), part.len() as f64 / batch.len() as f64);
+        let gradients = tracked
+            .gradients(&loss.backward())
+            .into_iter()
+            .map(f64::from)
+            .collect();
+        add(
+            &mut sum,
+            (value, gradients),
+            part.len() as f64 / batch.len() as f64,
+        );
     }
     Ok(sum)
 }
 
 /// On all models at once, each with an even share of the sequences. The sum is taken in the order of the models.
 pub(crate) fn on_each<M: DecoderModel + Sync>(
-    models: &[&M], batch: &ProxyBatch, coefficients: &HeadCoefficients, at_once: usize,
+    models: &[&M],
+    batch: &ProxyBatch,
+    coefficients: &HeadCoefficients,
+    at_once: usize,
 ) -> Result<LossAndGradients> {
     let ways = models.len().min(batch.len());
     let share = |way: usize| batch.slice(batch.len() * way / ways..batch.len() * (way + 1) / ways);
     let parts = thread::scope(|scope| {
-        let threads: Vec<_> =
-            (0..ways).map(|way| scope.spawn(move || on_one(&models[way..=way], &share(way), coefficients, at_once))).collect();
-        threads.into_iter().map(|thread| thread.join().unwrap_or_else(|panic| resume_unwind(panic))).collect::<Result<Vec<_>>>()
+        let threads: Vec<_> = (0..ways)
+            .map(|way| {
+                scope.spawn(move || on_one(&models[way..=way], &share(way), coefficients, at_once))
+            })
+            .collect();
+        threads
+            .into_iter()
+            .map(|thread| thread.join().unwrap_or_else(|panic| resume_unwind(panic)))
+            .collect::<Result<Vec<_>>>()
     })?;
     let mut sum = (0.0, vec![0.0; coefficients.heads().len()]);
     for (way, part) in parts.into_iter().enumerate() {
@@ -53,5 +77,8 @@ pub(crate) fn on_each<M: DecoderModel + Sync>(
 
 fn add(sum: &mut LossAndGradients, part: LossAndGradients, share: f64) {
     sum.0 += share * part.0;
-    sum.1.iter_mut().zip(part.1).for_each(|(sum, part)| *sum += share * part);
+    sum.1
+        .iter_mut()
+        .zip(part.1)
+        .for_each(|(sum, part)| *sum += share * part);
 }

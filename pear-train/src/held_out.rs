@@ -36,14 +36,22 @@ impl HeldOut {
 
     /// Steps that had been done at the lowest loss, and the coefficients.
     pub(crate) fn best(&self) -> Option<(usize, &[f64])> {
-        self.losses.get(self.best_index).map(|(steps, _)| (*steps, &self.best[..]))
+        self.losses
+            .get(self.best_index)
+            .map(|(steps, _)| (*steps, &self.best[..]))
     }
 
     /// Whether it can have been kept for so many heads and steps.
     pub(crate) fn fits(&self, heads: usize, steps: usize) -> bool {
-        let ordered = self.losses.is_sorted_by(|a, b| a.0 < b.0) && self.losses.last().is_none_or(|last| last.0 <= steps);
-        let finite = self.losses.iter().all(|(_, loss)| loss.is_finite()) && self.best.iter().all(|v| (*v as f32).is_finite());
-        let best = if self.losses.is_empty() { self.best.is_empty() } else { self.best.len() == heads };
+        let ordered = self.losses.is_sorted_by(|a, b| a.0 < b.0)
+            && self.losses.last().is_none_or(|last| last.0 <= steps);
+        let finite = self.losses.iter().all(|(_, loss)| loss.is_finite())
+            && self.best.iter().all(|v| (*v as f32).is_finite());
+        let best = if self.losses.is_empty() {
+            self.best.is_empty()
+        } else {
+            self.best.len() == heads
+        };
         ordered && finite && best && (self.best_index < self.losses.len() || self.best_index == 0)
     }
 }

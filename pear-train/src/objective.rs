@@ -5,7 +5,9 @@ use burn::tensor::DType;
 use pear_core::forward::{check_length, run_layer};
 use pear_core::kernels::cross_entropy;
 use pear_core::proxy::ProxyBatch;
-use pear_core::{DecoderModel, HeadAttention, HeadCoefficients, HeadEdit, NoEdit, Positions, Projected, attend};
+use pear_core::{
+    DecoderModel, HeadAttention, HeadCoefficients, HeadEdit, NoEdit, Positions, Qkv, attend,
+};
 
 use crate::Result;
 
@@ -20,7 +22,11 @@ const LOGITS_IN_MEMORY: usize = 1 << 24;
 ///
 /// # Errors
 /// Sequences longer than the model can read.
-pub fn proxy_loss<M: DecoderModel>(model: &M, batch: &ProxyBatch, coefficients: &HeadCoefficients) -> Result<Tensor<1>> {
+pub fn proxy_loss<M: DecoderModel>(
+    model: &M,
+    batch: &ProxyBatch,
+    coefficients: &HeadCoefficients,
+) -> Result<Tensor<1>> {
     check_length(model, batch.seq_len())?;
     let residual = predicting(model, batch, &mut coefficients.clone());
     let [sequences, n, hidden] = residual.dims();
@@ -43,7 +49,11 @@ pub struct ProxyMetrics {
 ///
 /// # Errors
 /// As [`proxy_loss`].
-pub fn evaluate<M: DecoderModel>(model: &M, batch: &ProxyBatch, coefficients: Option<&HeadCoefficients>) -> Result<ProxyMetrics> {
+pub fn evaluate<M: DecoderModel>(
+    model: &M,
+    batch: &ProxyBatch,
+    coefficients: Option<&HeadCoefficients>,
+) -> Result<ProxyMetrics> {
     check_length(model, batch.seq_len())?;
     let (n, vocab) = (batch.n(), model.vocab_size());
     let at_once = (LOGITS_IN_MEMORY / (n * vocab).max(1)).clamp(1, 32);
@@ -57,8 +67,17 @@ pub fn evaluate<M: DecoderModel>(model: &M, batch: &ProxyBatch, coefficients: Op
         let rows = part.len() * n;
         let logits = model.logits(residual).reshape([rows, vocab]);
         let labels = part.labels(&model.device()).reshape([rows, 1]);
-        let hits: Vec<bool> = logits.clone().argmax(1).equal(labels).into_data().iter::<bool>().collect();
-        let losses: Vec<f64> = cross_entropy(logits, &part.label_ids()).into_data().iter::<f64>().collect();
+        let hits: Vec<bool> = logits
+            .clone()
+            .argmax(1)
+            .equal(labels)
+            .into_data()
+            .iter::<bool>()
+            .collect();
+        let losses: Vec<f64> = cross_entropy(logits, &part.label_ids())
+            .into_data()
+            .iter::<f64>()
+            .collect();
         for (row, (loss, hit)) in losses.into_iter().zip(hits).enumerate() {
             if row % n == 0 {
                 first += loss;
@@ -77,7 +96,11 @@ pub fn evaluate<M: DecoderModel>(model: &M, batch: &ProxyBatch, coefficients: Op
 }
 
 /// The residual stream after the last layer at the positions that predict the second half: `[batch, n, hidden]`.
-fn predicting<M: DecoderModel>(model: &M, batch: &ProxyBatch, edit: &mut impl HeadEdit) -> Tensor<3> {
+fn predicting<M: DecoderModel>(
+    model: &M,
+    batch: &ProxyBatch,
+    edit: &mut impl HeadEdit,
+) -> Tensor<3> {
     // The last token predicts nothing and is not read; but some rotary scalings depend on how long the sequence is.
     let (positions, whole) = (batch.predicting(), Positions::first(batch.seq_len()));
     let tokens = batch.tokens(&model.device()).narrow(1, 0, positions.end);
@@ -90,19 +113,33 @@ fn predicting<M: DecoderModel>(model: &M, batch: &ProxyBatch, edit: &mut impl He
     }
     // Of the last layer nobody reads any other position: they give keys and values, and go no further.
     let attention = model.attention(last);
-    let Projected { query, key, value } = attention.project(model.attention_input(last, residual.clone()), whole);
+    let Qkv { query, key, value } =
+        attention.project_qkv(model.attention_input(last, residual.clone()), whole);
     let query = query.narrow(2, positions.start, positions.len());
     let heads = attend(attention, query, key, value);
-    let output = attention.merge_heads(edit.edit(last, heads));
-    model.block_output(last, residual.narrow(1, positions.start, positions.len()), output)
+    let output = attention.output_projection(edit.edit(last, heads));
+    model.block_output(
+        last,
+        residual.narrow(1, positions.start, positions.len()),
+        output,
+    )
 }
 
 /// Over all rows: `residual` is `[rows, hidden]`, the result `[1]`.
-fn mean_cross_entropy<M: DecoderModel>(model: &M, residual: Tensor<2>, labels: &[u32]) -> Tensor<1> {
+fn mean_cross_entropy<M: DecoderModel>(
+    model: &M,
+    residual: Tensor<2>,
+    labels: &[u32],
+) -> Tensor<1> {
     let (rows, vocab) = (residual.dims()[0], model.vocab_size());
     let losses = |residual: Tensor<2>, labels: &[u32]| {
         let part = residual.dims()[0];
-        cross_entropy(model.logits(residual.unsqueeze_dim(0)).reshape([part, vocab]), labels)
+        cross_entropy(
+            model
+                .logits(residual.unsqueeze_dim(0))
+                .reshape([part, vocab]),
+            labels,
+        )
     };
     let at_once = (LOGITS_IN_MEMORY / vocab.max(1)).max(1);
     if rows <= at_once {
@@ -111,7 +148,11 @@ fn mean_cross_entropy<M: DecoderModel>(model: &M, residual: Tensor<2>, labels: &
     // A graph would keep the logits of every part. So each part is differentiated at once, as far as the residual stream, and only its
     // gradient is kept.
     let tracked = residual.is_tracked();
-    let plain = if residual.is_autodiff() { residual.clone().inner() } else { residual.clone() };
+    let plain = if residual.is_autodiff() {
+        residual.clone().inner()
+    } else {
+        residual.clone()
+    };
     let mut total = Tensor::zeros([1], (&plain.device(), DType::F32));
     let mut gradients = Vec::new();
     for start in (0..rows).step_by(at_once) {
@@ -125,14 +166,19 @@ fn mean_cross_entropy<M: DecoderModel>(model: &M, residual: Tensor<2>, labels: &
         let part = part.autodiff().require_grad();
         let loss = losses(part.clone(), labels).sum();
         total = total + loss.clone().inner();
-        gradients.push(part.grad(&loss.backward()).unwrap_or_else(|| part.inner().zeros_like()));
+        gradients.push(
+            part.grad(&loss.backward())
+                .unwrap_or_else(|| part.inner().zeros_like()),
+        );
     }
     let total = total / rows as f64;
     if !tracked {
         return total;
     }
     // Linear in the residual stream, with the gradient found; its own value is taken off again.
-    let linear = (residual.cast(DType::F32) * (Tensor::cat(gradients, 0).cast(DType::F32) / rows as f64)).sum();
+    let linear = (residual.cast(DType::F32)
+        * (Tensor::cat(gradients, 0).cast(DType::F32) / rows as f64))
+        .sum();
     let value = linear.clone().inner();
     linear - value + total
 }

@@ -18,18 +18,35 @@ pub(crate) struct AdamW {
 
 impl AdamW {
     pub(crate) fn new(len: usize) -> Self {
-        Self { steps: 0, mean: vec![0.0; len], square: vec![0.0; len] }
+        Self {
+            steps: 0,
+            mean: vec![0.0; len],
+            square: vec![0.0; len],
+        }
     }
 
     /// Whether it can have kept account of `len` numbers for so many steps.
     pub(crate) fn fits(&self, len: usize, steps: usize) -> bool {
-        let whole = |values: &[f64], least: f64| values.len() == len && values.iter().all(|v| v.is_finite() && *v >= least);
-        i32::try_from(steps) == Ok(self.steps) && whole(&self.mean, f64::MIN) && whole(&self.square, 0.0)
+        let whole = |values: &[f64], least: f64| {
+            values.len() == len && values.iter().all(|v| v.is_finite() && *v >= least)
+        };
+        i32::try_from(steps) == Ok(self.steps)
+            && whole(&self.mean, f64::MIN)
+            && whole(&self.square, 0.0)
     }
 
-    pub(crate) fn step(&mut self, values: &mut [f64], gradients: &[f64], rate: f64, weight_decay: f64) {
+    pub(crate) fn step(
+        &mut self,
+        values: &mut [f64],
+        gradients: &[f64],
+        rate: f64,
+        weight_decay: f64,
+    ) {
         self.steps += 1;
-        let (correct1, correct2) = (1.0 - BETA1.powi(self.steps), (1.0 - BETA2.powi(self.steps)).sqrt());
+        let (correct1, correct2) = (
+            1.0 - BETA1.powi(self.steps),
+            (1.0 - BETA2.powi(self.steps)).sqrt(),
+        );
         for (i, (value, &gradient)) in values.iter_mut().zip(gradients).enumerate() {
             let (mean, square) = (&mut self.mean[i], &mut self.square[i]);
             *mean += (gradient - *mean) * (1.0 - BETA1);
@@ -50,7 +67,10 @@ mod tests {
         let (mut adam, mut value) = (AdamW::new(1), [1.0]);
         for (gradient, expected) in [(0.5, 0.900000002), (-2.0, 0.955950351), (0.25, 0.991190828)] {
             adam.step(&mut value, &[gradient], 0.1, 0.0);
-            assert!((value[0] - expected).abs() < 1e-8, "{value:?}, expected {expected}");
+            assert!(
+                (value[0] - expected).abs() < 1e-8,
+                "{value:?}, expected {expected}"
+            );
         }
     }
 

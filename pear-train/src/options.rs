@@ -61,7 +61,8 @@ impl Default for TrainOptions {
 impl TrainOptions {
     /// The learning rate of a step, counted from 0.
     pub fn rate(&self, step: usize) -> f64 {
-        self.schedule.rate(self.learning_rate, self.warmup_steps, step, self.steps)
+        self.schedule
+            .rate(self.learning_rate, self.warmup_steps, step, self.steps)
     }
 
     /// # Errors
@@ -80,26 +81,45 @@ impl TrainOptions {
         if !(self.weight_decay.is_finite() && self.weight_decay >= 0.0) {
             return error("weight_decay", self.weight_decay, "a number of at least 0");
         }
-        if let Some(norm) = self.clip_norm.filter(|norm| !(norm.is_finite() && *norm > 0.0)) {
+        if let Some(norm) = self
+            .clip_norm
+            .filter(|norm| !(norm.is_finite() && *norm > 0.0))
+        {
             return error("clip_norm", norm, "a positive number");
         }
-        if let Some((low, high)) = self.clamp.filter(|(low, high)| !(low.is_finite() && high.is_finite() && low <= high)) {
-            return error("clamp", format!("{low}..{high}"), "two numbers, the lower one first");
+        if let Some((low, high)) = self
+            .clamp
+            .filter(|(low, high)| !(low.is_finite() && high.is_finite() && low <= high))
+        {
+            return error(
+                "clamp",
+                format!("{low}..{high}"),
+                "two numbers, the lower one first",
+            );
         }
-        let some =
-            [("micro_batch_size", self.micro_batch_size), ("held_out_every", self.held_out_every), ("patience", self.patience)];
+        let some = [
+            ("micro_batch_size", self.micro_batch_size),
+            ("held_out_every", self.held_out_every),
+            ("patience", self.patience),
+        ];
         if let Some((option, _)) = some.into_iter().find(|(_, value)| *value == Some(0)) {
             return error(option, 0, "at least 1");
         }
         match self.patience {
-            Some(patience) if self.held_out_every.is_none() => {
-                error("patience", patience, "nothing, or `held_out_every` beside it: there is nothing to wait for")
-            }
+            Some(patience) if self.held_out_every.is_none() => error(
+                "patience",
+                patience,
+                "nothing, or `held_out_every` beside it: there is nothing to wait for",
+            ),
             _ => Ok(()),
         }
     }
 }
 
 fn error<T>(option: &'static str, value: impl ToString, expected: &'static str) -> Result<T> {
-    Err(Error::Option { option, value: value.to_string(), expected })
+    Err(Error::Option {
+        option,
+        value: value.to_string(),
+        expected,
+    })
 }

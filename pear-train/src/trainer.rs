@@ -69,7 +69,15 @@ impl<'a, M: DecoderModel> Trainer<'a, M> {
         shape.check_heads(heads.iter().copied())?;
         let coefficients = HeadCoefficients::ones(heads, shape.num_heads, &model.device())?;
         let (provenance, state) = (Provenance::new(), State::new(heads.len()));
-        Ok(Self { models: vec![model], compute: on_one, options, coefficients, held_out: None, provenance, state })
+        Ok(Self {
+            models: vec![model],
+            compute: on_one,
+            options,
+            coefficients,
+            held_out: None,
+            provenance,
+            state,
+        })
     }
 
     /// Splits the sequences of each step evenly between the model and copies of it, on other devices as a rule. The result is that of
@@ -117,7 +125,9 @@ impl<'a, M: DecoderModel> Trainer<'a, M> {
 
     /// Steps after which the held-out loss was lowest, where the run [goes back](TrainOptions::patience) to then.
     pub fn best_step(&self) -> Option<usize> {
-        self.options.patience.and(self.state.held_out.best().map(|(steps, _)| steps))
+        self.options
+            .patience
+            .and(self.state.held_out.best().map(|(steps, _)| steps))
     }
 
     /// One step on these sequences.
@@ -128,22 +138,45 @@ impl<'a, M: DecoderModel> Trainer<'a, M> {
     pub fn step(&mut self, batch: &ProxyBatch) -> Result<StepReport> {
         if batch.n() != self.options.length {
             let value = self.options.length.to_string();
-            return Err(Error::Option { option: "length", value, expected: "the length of the sequences at hand" });
+            return Err(Error::Option {
+                option: "length",
+                value,
+                expected: "the length of the sequences at hand",
+            });
         }
         let step = self.state.losses.len();
-        let finite = |what, value: f64| if value.is_finite() { Ok(value) } else { Err(Error::Diverged { step, what, value }) };
+        let finite = |what, value: f64| {
+            if value.is_finite() {
+                Ok(value)
+            } else {
+                Err(Error::Diverged { step, what, value })
+            }
+        };
         let at_once = self.options.micro_batch_size.unwrap_or(batch.len());
-        let (loss, mut gradients) = (self.compute)(&self.models, batch, &self.coefficients, at_once)?;
+        let (loss, mut gradients) =
+            (self.compute)(&self.models, batch, &self.coefficients, at_once)?;
         let loss = finite("loss", loss)?;
-        let norm = finite("gradient", gradients.iter().map(|g| g * g).sum::<f64>().sqrt())?;
+        let norm = finite(
+            "gradient",
+            gradients.iter().map(|g| g * g).sum::<f64>().sqrt(),
+        )?;
         if let Some(limit) = self.options.clip_norm.filter(|limit| norm > *limit) {
-            gradients.iter_mut().for_each(|gradient| *gradient *= limit / norm);
+            gradients
+                .iter_mut()
+                .for_each(|gradient| *gradient *= limit / norm);
         }
         let learning_rate = self.options.rate(step);
         let (mut values, mut optimizer) = (self.state.values.clone(), self.state.optimizer.clone());
-        optimizer.step(&mut values, &gradients, learning_rate, self.options.weight_decay);
+        optimizer.step(
+            &mut values,
+            &gradients,
+            learning_rate,
+            self.options.weight_decay,
+        );
         if let Some((low, high)) = self.options.clamp {
-            values.iter_mut().for_each(|value| *value = value.clamp(low, high));
+            values
+                .iter_mut()
+                .for_each(|value| *value = value.clamp(low, high));
         }
         let coefficients = rounded(&values);
         for &value in &coefficients {
@@ -155,30 +188,60 @@ impl<'a, M: DecoderModel> Trainer<'a, M> {
         (self.state.values, self.state.optimizer) = (values, optimizer);
         self.state.losses.push(loss);
         if let Some(metrics) = held_out {
-            self.state.held_out.add(step + 1, metrics, &self.state.values);
+            self.state
+                .held_out
+                .add(step + 1, metrics, &self.state.values);
         }
-        Ok(StepReport { step, loss, learning_rate, gradient_norm: norm, coefficients, held_out })
+        Ok(StepReport {
+            step,
+            loss,
+            learning_rate,
+            gradient_norm: norm,
+            coefficients,
+            held_out,
+        })
     }
 
     /// Measures on the held-out sequences, if that is due after so many steps.
-    fn measure(&self, steps: usize, coefficients: &HeadCoefficients) -> Result<Option<ProxyMetrics>> {
-        if !self.options.held_out_every.is_some_and(|every| steps.is_multiple_of(every)) {
+    fn measure(
+        &self,
+        steps: usize,
+        coefficients: &HeadCoefficients,
+    ) -> Result<Option<ProxyMetrics>> {
+        if !self
+            .options
+            .held_out_every
+            .is_some_and(|every| steps.is_multiple_of(every))
+        {
             return Ok(None);
         }
         let Some(sequences) = &self.held_out else {
-            let (option, expected) = ("held_out_every", "nothing, as there are no held-out sequences");
-            return Err(Error::Option { option, value: "given".into(), expected });
+            let (option, expected) = (
+                "held_out_every",
+                "nothing, as there are no held-out sequences",
+            );
+            return Err(Error::Option {
+                option,
+                value: "given".into(),
+                expected,
+            });
         };
         let metrics = evaluate(self.models[0], sequences, Some(coefficients))?;
         if !metrics.loss.is_finite() {
-            return Err(Error::Diverged { step: steps.saturating_sub(1), what: "held-out loss", value: metrics.loss });
+            return Err(Error::Diverged {
+                step: steps.saturating_sub(1),
+                what: "held-out loss",
+                value: metrics.loss,
+            });
         }
         Ok(Some(metrics))
     }
 
     /// Whether held-out sequences have been measured as often as [`patience`](TrainOptions::patience) grants without a lower loss.
     pub fn is_stalled(&self) -> bool {
-        self.options.patience.is_some_and(|patience| self.state.held_out.since_best() >= patience)
+        self.options
+            .patience
+            .is_some_and(|patience| self.state.held_out.since_best() >= patience)
     }
 
     /// Takes the steps that are left, or fewer if it [stalls](Self::is_stalled); `each` sees every one, with the trainer as it is then,
@@ -187,14 +250,21 @@ impl<'a, M: DecoderModel> Trainer<'a, M> {
     /// # Errors
     /// As [`step`](Self::step); [`Error::OutOfSequences`] before the first step if those given do not suffice.
     pub fn run(
-        &mut self, sequences: &Sequences, mut each: impl FnMut(&Self, &StepReport) -> Result<ControlFlow<()>>,
+        &mut self,
+        sequences: &Sequences,
+        mut each: impl FnMut(&Self, &StepReport) -> Result<ControlFlow<()>>,
     ) -> Result<()> {
         let (steps, batch_size) = (self.options.steps, self.options.batch_size);
         if let Sequences::Given(given) = sequences {
             let whole = given.len() / batch_size;
             if whole < steps {
                 let left = given.len() % batch_size;
-                return Err(Error::OutOfSequences { step: whole, steps, batch_size, left });
+                return Err(Error::OutOfSequences {
+                    step: whole,
+                    steps,
+                    batch_size,
+                    left,
+                });
             }
         }
         if self.state.losses.is_empty()
@@ -206,7 +276,9 @@ impl<'a, M: DecoderModel> Trainer<'a, M> {
         while self.state.losses.len() < steps && !self.is_stalled() {
             let start = self.state.losses.len() * batch_size;
             let batch = match sequences {
-                Sequences::Drawn(task) => task.batch(self.options.length, start..start + batch_size)?,
+                Sequences::Drawn(task) => {
+                    task.batch(self.options.length, start..start + batch_size)?
+                }
                 Sequences::Given(given) => given.slice(start..start + batch_size),
             };
             let report = self.step(&batch)?;
@@ -214,7 +286,12 @@ impl<'a, M: DecoderModel> Trainer<'a, M> {
                 return Ok(());
             }
         }
-        if let Some((_, best)) = self.state.held_out.best().filter(|_| self.options.patience.is_some()) {
+        if let Some((_, best)) = self
+            .state
+            .held_out
+            .best()
+            .filter(|_| self.options.patience.is_some())
+        {
             self.coefficients = self.coefficients.with_values(&rounded(best));
         }
         Ok(())
@@ -252,7 +329,10 @@ impl<'a, M: DecoderModel> Trainer<'a, M> {
     /// # Errors
     /// A file that cannot be written.
     pub fn save(&self, path: &Path) -> Result<()> {
-        Ok(pear_core::files::write_json(path, &Checkpoint::new(self.run_record(), self.state.clone()))?)
+        Ok(pear_core::files::write_json(
+            path,
+            &Checkpoint::new(self.run_record(), self.state.clone()),
+        )?)
     }
 
     /// Goes on where [`save`](Self::save) left off: what follows is bit for bit what would have followed there.
@@ -269,7 +349,12 @@ impl<'a, M: DecoderModel> Trainer<'a, M> {
 
     fn run_record(&self) -> Run {
         let (model, options) = (self.models[0].shape(), self.options.clone());
-        Run { model, options, heads: self.coefficients.heads(), provenance: self.provenance.clone() }
+        Run {
+            model,
+            options,
+            heads: self.coefficients.heads(),
+            provenance: self.provenance.clone(),
+        }
     }
 }
 

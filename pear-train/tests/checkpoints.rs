@@ -13,7 +13,13 @@ use pear_core::{HeadId, ProxyTask};
 use pear_train::{Error, Schedule, Sequences, StepReport, TrainOptions, Trainer, evaluate};
 
 fn model() -> Small {
-    Small::new(2, 6, 2, 37, PositionEmbeddingConfig::Rotary(RotaryConfig::new(HEAD_DIM, 10_000.0)))
+    Small::new(
+        2,
+        6,
+        2,
+        37,
+        PositionEmbeddingConfig::Rotary(RotaryConfig::new(HEAD_DIM, 10_000.0)),
+    )
 }
 
 fn heads() -> [HeadId; 3] {
@@ -44,7 +50,11 @@ fn run(trainer: &mut Trainer<Small>, task: &ProxyTask, stop: usize) -> Vec<StepR
     let mut steps = Vec::new();
     let each = |trainer: &Trainer<Small>, step: &StepReport| {
         steps.push(step.clone());
-        Ok(if trainer.steps_done() < stop { ControlFlow::Continue(()) } else { ControlFlow::Break(()) })
+        Ok(if trainer.steps_done() < stop {
+            ControlFlow::Continue(())
+        } else {
+            ControlFlow::Break(())
+        })
     };
     trainer.run(&drawn(task), each).unwrap();
     steps
@@ -99,7 +109,10 @@ fn a_write_that_is_interrupted_leaves_the_checkpoint_before_it() {
     let mut resumed = Trainer::new(&model, &heads(), options()).unwrap();
     resumed.restore(&path).unwrap();
     assert_eq!(resumed.steps_done(), 4);
-    assert!(matches!(trainer.save(&folder.path().join("no/such/folder.json")), Err(Error::Core(_))));
+    assert!(matches!(
+        trainer.save(&folder.path().join("no/such/folder.json")),
+        Err(Error::Core(_))
+    ));
 }
 
 #[test]
@@ -125,11 +138,20 @@ fn numbers_that_no_run_leaves_are_refused_and_the_trainer_stays_as_it_was() {
         std::fs::write(&path, file.to_string()).unwrap();
         let mut other = Trainer::new(&model, &heads(), options()).unwrap();
         let error = other.restore(&path).unwrap_err();
-        assert!(matches!(error, Error::Checkpoint { .. }), "{field}: {error}");
-        assert_eq!((other.steps_done(), other.coefficients().values()), (0, vec![1.0; 3]));
+        assert!(
+            matches!(error, Error::Checkpoint { .. }),
+            "{field}: {error}"
+        );
+        assert_eq!(
+            (other.steps_done(), other.coefficients().values()),
+            (0, vec![1.0; 3])
+        );
     }
     std::fs::write(&path, good.to_string()).unwrap();
-    Trainer::new(&model, &heads(), options()).unwrap().restore(&path).unwrap();
+    Trainer::new(&model, &heads(), options())
+        .unwrap()
+        .restore(&path)
+        .unwrap();
 }
 
 #[test]
@@ -146,20 +168,43 @@ fn patience_waits_for_held_out_sequences_and_goes_back_to_the_best_and_so_does_a
         clamp: Some((-4.0, 4.0)),
         ..options()
     };
-    let trainer = |patience| Trainer::new(&model, &heads(), options(patience)).unwrap().with_held_out(held_out.clone());
+    let trainer = |patience| {
+        Trainer::new(&model, &heads(), options(patience))
+            .unwrap()
+            .with_held_out(held_out.clone())
+    };
     let mut whole = trainer(Some(3));
     let steps = run(&mut whole, &task, usize::MAX);
-    assert!(steps.len() < 60 && whole.is_stalled(), "{:?}", whole.held_out_losses());
+    assert!(
+        steps.len() < 60 && whole.is_stalled(),
+        "{:?}",
+        whole.held_out_losses()
+    );
 
     let measured = whole.held_out_losses().to_vec();
     let after: Vec<usize> = measured.iter().map(|(steps, _)| *steps).collect();
     assert_eq!(after, (0..=steps.len()).step_by(2).collect::<Vec<_>>());
-    let (index, &(best, lowest)) = measured.iter().enumerate().min_by(|a, b| a.1.1.total_cmp(&b.1.1)).unwrap();
-    assert_eq!((whole.best_step(), measured.len() - 1 - index), (Some(best), 3));
+    let (index, &(best, lowest)) = measured
+        .iter()
+        .enumerate()
+        .min_by(|a, b| a.1.1.total_cmp(&b.1.1))
+        .unwrap();
+    assert_eq!(
+        (whole.best_step(), measured.len() - 1 - index),
+        (Some(best), 3)
+    );
     // What it ends with is what was measured then.
-    assert_eq!(evaluate(&model, &held_out, Some(whole.coefficients())).unwrap().loss, lowest);
+    assert_eq!(
+        evaluate(&model, &held_out, Some(whole.coefficients()))
+            .unwrap()
+            .loss,
+        lowest
+    );
     assert_eq!(steps[best - 1].held_out.unwrap().loss, lowest);
-    assert_ne!(whole.coefficients().values(), steps.last().unwrap().coefficients);
+    assert_ne!(
+        whole.coefficients().values(),
+        steps.last().unwrap().coefficients
+    );
     let record = whole.profile().unwrap().training.unwrap();
     assert_eq!((record.best_step, record.held_out), (Some(best), measured));
 
@@ -168,7 +213,10 @@ fn patience_waits_for_held_out_sequences_and_goes_back_to_the_best_and_so_does_a
     first.save(&path).unwrap();
     let mut second = trainer(Some(3));
     second.restore(&path).unwrap();
-    assert_eq!(run(&mut second, &task, usize::MAX), steps[steps.len() - 2..]);
+    assert_eq!(
+        run(&mut second, &task, usize::MAX),
+        steps[steps.len() - 2..]
+    );
     assert_eq!(second.profile().unwrap(), whole.profile().unwrap());
     // A run that has ended takes no further step, and its checkpoint leads to the same end.
     assert_eq!(run(&mut second, &task, usize::MAX), []);
@@ -188,15 +236,47 @@ fn patience_waits_for_held_out_sequences_and_goes_back_to_the_best_and_so_does_a
 fn patience_without_anything_to_measure_is_refused() {
     let model = model();
     for (options, named) in [
-        (TrainOptions { patience: Some(2), ..options() }, "`patience`"),
-        (TrainOptions { patience: Some(0), held_out_every: Some(1), ..options() }, "`patience`"),
-        (TrainOptions { held_out_every: Some(0), ..options() }, "`held_out_every`"),
+        (
+            TrainOptions {
+                patience: Some(2),
+                ..options()
+            },
+            "`patience`",
+        ),
+        (
+            TrainOptions {
+                patience: Some(0),
+                held_out_every: Some(1),
+                ..options()
+            },
+            "`patience`",
+        ),
+        (
+            TrainOptions {
+                held_out_every: Some(0),
+                ..options()
+            },
+            "`held_out_every`",
+        ),
     ] {
-        let error = Trainer::new(&model, &heads(), options).unwrap_err().to_string();
+        let error = Trainer::new(&model, &heads(), options)
+            .unwrap_err()
+            .to_string();
         assert!(error.contains(named), "{error}");
     }
-    let mut trainer = Trainer::new(&model, &heads(), TrainOptions { held_out_every: Some(1), ..options() }).unwrap();
-    let error = trainer.run(&drawn(&model.task()), |_, _| Ok(ControlFlow::Continue(()))).unwrap_err().to_string();
+    let mut trainer = Trainer::new(
+        &model,
+        &heads(),
+        TrainOptions {
+            held_out_every: Some(1),
+            ..options()
+        },
+    )
+    .unwrap();
+    let error = trainer
+        .run(&drawn(&model.task()), |_, _| Ok(ControlFlow::Continue(())))
+        .unwrap_err()
+        .to_string();
     assert!(error.contains("`held_out_every`"), "{error}");
 }
 
@@ -208,26 +288,54 @@ fn the_checkpoint_of_another_run_is_refused_with_what_differs() {
         let mut provenance = Provenance::new();
         provenance.weights = Some(weights.into());
         provenance.dtype = Some("f32".into());
-        provenance.sequences = Some(SequenceRecord::Drawn { bos, special: false });
+        provenance.sequences = Some(SequenceRecord::Drawn {
+            bos,
+            special: false,
+        });
         provenance
     };
-    let mut trainer = Trainer::new(&model, &heads(), options()).unwrap().with_provenance(made("one", None));
+    let mut trainer = Trainer::new(&model, &heads(), options())
+        .unwrap()
+        .with_provenance(made("one", None));
     run(&mut trainer, &model.task(), 2);
     trainer.save(&path).unwrap();
     let refused = |heads: &[HeadId], options, provenance| {
-        let mut other = Trainer::new(&model, heads, options).unwrap().with_provenance(provenance);
+        let mut other = Trainer::new(&model, heads, options)
+            .unwrap()
+            .with_provenance(provenance);
         let error = other.restore(&path).unwrap_err().to_string();
-        assert_eq!((other.steps_done(), other.coefficients().values()), (0, vec![1.0; heads.len()]));
+        assert_eq!(
+            (other.steps_done(), other.coefficients().values()),
+            (0, vec![1.0; heads.len()])
+        );
         error
     };
     let error = refused(&heads(), options(), made("two", None));
-    assert!(error.contains("other weights") && !error.contains("sequences"), "{error}");
+    assert!(
+        error.contains("other weights") && !error.contains("sequences"),
+        "{error}"
+    );
     let error = refused(&heads(), options(), made("one", Some(1)));
-    assert!(error.contains("other proxy sequences") && !error.contains("weights"), "{error}");
+    assert!(
+        error.contains("other proxy sequences") && !error.contains("weights"),
+        "{error}"
+    );
     let error = refused(&heads()[..2], options(), made("one", None));
     assert!(error.contains("other heads"), "{error}");
-    let error = refused(&heads(), TrainOptions { learning_rate: 0.5, seed: 3, ..options() }, made("one", None));
-    assert!(error.contains("`learning_rate` was 0.03 and is 0.5") && error.contains("`seed` was 0 and is 3"), "{error}");
+    let error = refused(
+        &heads(),
+        TrainOptions {
+            learning_rate: 0.5,
+            seed: 3,
+            ..options()
+        },
+        made("one", None),
+    );
+    assert!(
+        error.contains("`learning_rate` was 0.03 and is 0.5")
+            && error.contains("`seed` was 0 and is 3"),
+        "{error}"
+    );
     let mut half = made("one", None);
     half.dtype = Some("bf16".into());
     let error = refused(&heads(), options(), half);
@@ -235,22 +343,37 @@ fn the_checkpoint_of_another_run_is_refused_with_what_differs() {
     // Another release is no other run.
     let mut later = made("one", None);
     later.version = Some("99.0.0".into());
-    Trainer::new(&model, &heads(), options()).unwrap().with_provenance(later).restore(&path).unwrap();
+    Trainer::new(&model, &heads(), options())
+        .unwrap()
+        .with_provenance(later)
+        .restore(&path)
+        .unwrap();
 }
 
 #[test]
 fn copies_share_the_sequences_and_learn_what_one_model_learns() {
     let (one, two, three) = (model(), model(), model());
-    let options = TrainOptions { batch_size: 5, micro_batch_size: None, ..options() };
+    let options = TrainOptions {
+        batch_size: 5,
+        micro_batch_size: None,
+        ..options()
+    };
     let mut alone = Trainer::new(&one, &heads(), options.clone()).unwrap();
     run(&mut alone, &one.task(), usize::MAX);
     one.seen();
-    let mut shared = Trainer::new(&one, &heads(), options).unwrap().with_copies([&two, &three]);
+    let mut shared = Trainer::new(&one, &heads(), options)
+        .unwrap()
+        .with_copies([&two, &three]);
     run(&mut shared, &one.task(), usize::MAX);
     for (a, b) in alone.losses().iter().zip(shared.losses()) {
         assert!((a - b).abs() < 1e-5, "{a} {b}");
     }
-    for (a, b) in alone.coefficients().values().iter().zip(shared.coefficients().values()) {
+    for (a, b) in alone
+        .coefficients()
+        .values()
+        .iter()
+        .zip(shared.coefficients().values())
+    {
         assert!((a - b).abs() < 1e-5, "{a} {b}");
     }
     // Of the 5 sequences of each of 10 steps, 1, 2 and 2; n = 6 rows of logits each.
@@ -262,24 +385,44 @@ fn copies_share_the_sequences_and_learn_what_one_model_learns() {
 fn the_first_step_moves_nothing_and_yet_counts_and_later_ones_are_adamw_by_its_definition() {
     let (model, folder) = (model(), tempfile::tempdir().unwrap());
     let (task, path) = (model.task(), folder.path().join("run.json"));
-    let options = TrainOptions { steps: 6, batch_size: 3, length: 6, learning_rate: 0.02, ..TrainOptions::default() };
+    let options = TrainOptions {
+        steps: 6,
+        batch_size: 3,
+        length: 6,
+        learning_rate: 0.02,
+        ..TrainOptions::default()
+    };
     let mut trainer = Trainer::new(&model, &heads(), options.clone()).unwrap();
     let (mut values, mut mean, mut square) = ([1f64; 3], [0f64; 3], [0f64; 3]);
     for step in 0..6 {
         let batch = task.batch(6, step * 3..step * 3 + 3).unwrap();
         let tracked = trainer.coefficients().clone().trainable();
-        let gradients = tracked.gradients(&pear_train::proxy_loss(&model, &batch, &tracked).unwrap().backward());
+        let gradients = tracked.gradients(
+            &pear_train::proxy_loss(&model, &batch, &tracked)
+                .unwrap()
+                .backward(),
+        );
         let report = trainer.step(&batch).unwrap();
-        let rate = if step < 2 { 0.02 * step as f64 / 2.0 } else { 0.02 * (6 - step) as f64 / 4.0 };
+        let rate = if step < 2 {
+            0.02 * step as f64 / 2.0
+        } else {
+            0.02 * (6 - step) as f64 / 4.0
+        };
         assert_eq!(report.learning_rate, rate);
         let t = step as i32 + 1;
         for i in 0..3 {
             let g = f64::from(gradients[i]);
             mean[i] = 0.9 * mean[i] + 0.1 * g;
             square[i] = 0.999 * square[i] + 0.001 * g * g;
-            let (m, v) = (mean[i] / (1.0 - 0.9f64.powi(t)), square[i] / (1.0 - 0.999f64.powi(t)));
+            let (m, v) = (
+                mean[i] / (1.0 - 0.9f64.powi(t)),
+                square[i] / (1.0 - 0.999f64.powi(t)),
+            );
             values[i] -= rate * m / (v.sqrt() + 1e-8);
-            assert!((f64::from(report.coefficients[i]) - values[i]).abs() < 1e-6, "step {step}: {report:?}, {values:?}");
+            assert!(
+                (f64::from(report.coefficients[i]) - values[i]).abs() < 1e-6,
+                "step {step}: {report:?}, {values:?}"
+            );
         }
         if step == 0 {
             assert_eq!(report.coefficients, [1.0; 3]);

@@ -25,7 +25,10 @@ pub struct Curve {
 impl Curve {
     /// A line called `name`.
     pub fn new(name: impl Into<String>, values: Vec<f64>) -> Self {
-        Self { name: name.into(), values }
+        Self {
+            name: name.into(),
+            values,
+        }
     }
 }
 
@@ -56,7 +59,10 @@ impl Picture for Panels<'_> {
         (760, 320 * self.panels.len().max(1) as u32)
     }
 
-    fn draw<B: DrawingBackend>(&self, canvas: &Canvas<B>) -> Result<(), DrawingAreaErrorKind<B::ErrorType>> {
+    fn draw<B: DrawingBackend>(
+        &self,
+        canvas: &Canvas<B>,
+    ) -> Result<(), DrawingAreaErrorKind<B::ErrorType>> {
         let areas = canvas.split_evenly((self.panels.len().max(1), 1));
         for (area, (title, curves)) in areas.iter().zip(self.panels) {
             draw_panel(area, self.what, title, curves)?;
@@ -66,13 +72,29 @@ impl Picture for Panels<'_> {
 }
 
 fn draw_panel<B: DrawingBackend>(
-    area: &Canvas<B>, what: &str, title: &str, curves: &[Curve],
+    area: &Canvas<B>,
+    what: &str,
+    title: &str,
+    curves: &[Curve],
 ) -> Result<(), DrawingAreaErrorKind<B::ErrorType>> {
-    let finite = || curves.iter().flat_map(|curve| &curve.values).copied().filter(|value| value.is_finite());
-    let (low, high) = (finite().fold(f64::INFINITY, f64::min), finite().fold(f64::NEG_INFINITY, f64::max));
+    let finite = || {
+        curves
+            .iter()
+            .flat_map(|curve| &curve.values)
+            .copied()
+            .filter(|value| value.is_finite())
+    };
+    let (low, high) = (
+        finite().fold(f64::INFINITY, f64::min),
+        finite().fold(f64::NEG_INFINITY, f64::max),
+    );
     let (low, high) = if low <= high { (low, high) } else { (0.0, 1.0) };
     let margin = ((high - low) * 0.05).max(high.abs() * 1e-3).max(1e-6);
-    let steps = curves.iter().map(|curve| curve.values.len()).max().unwrap_or(0);
+    let steps = curves
+        .iter()
+        .map(|curve| curve.values.len())
+        .max()
+        .unwrap_or(0);
 
     let named = curves.len() > 1;
     let mut chart = ChartBuilder::on(area)
@@ -81,11 +103,20 @@ fn draw_panel<B: DrawingBackend>(
         .margin_right(NAMES)
         .x_label_area_size(36)
         .y_label_area_size(64)
-        .build_cartesian_2d(0.0..steps.saturating_sub(1).max(1) as f64, low - margin..high + margin)?;
+        .build_cartesian_2d(
+            0.0..steps.saturating_sub(1).max(1) as f64,
+            low - margin..high + margin,
+        )?;
     // Two digits of the range that is drawn.
     let digits = (1.0 - (high - low + 2.0 * margin).log10().floor()).clamp(0.0, 9.0) as usize;
     let number = |y: &f64| format!("{y:.digits$}");
-    let whole = |x: &f64| if x.fract() == 0.0 { format!("{x}") } else { String::new() };
+    let whole = |x: &f64| {
+        if x.fract() == 0.0 {
+            format!("{x}")
+        } else {
+            String::new()
+        }
+    };
     let mut mesh = chart.configure_mesh();
     mesh.light_line_style(WHITE)
         .label_style((FONT, 13))
@@ -97,7 +128,11 @@ fn draw_panel<B: DrawingBackend>(
     let mut ends = Vec::new();
     for (index, curve) in curves.iter().enumerate() {
         let colour = Palette99::pick(index).to_rgba();
-        let points = curve.values.iter().enumerate().map(|(step, &value)| (step as f64, value));
+        let points = curve
+            .values
+            .iter()
+            .enumerate()
+            .map(|(step, &value)| (step as f64, value));
         let points: Vec<_> = points.filter(|(_, value)| value.is_finite()).collect();
         if let Some(end) = points.last().filter(|_| named) {
             ends.push((chart.backend_coord(end).1, &curve.name, colour));
@@ -109,7 +144,8 @@ fn draw_panel<B: DrawingBackend>(
 
 /// The names of the curves right of their ends, moved down where they would overlap.
 fn draw_names<B: DrawingBackend>(
-    area: &Canvas<B>, mut ends: Vec<(i32, &String, RGBAColor)>,
+    area: &Canvas<B>,
+    mut ends: Vec<(i32, &String, RGBAColor)>,
 ) -> Result<(), DrawingAreaErrorKind<B::ErrorType>> {
     ends.sort_by_key(|(y, ..)| *y);
     let (_, top) = area.get_base_pixel();
@@ -122,8 +158,15 @@ fn draw_names<B: DrawingBackend>(
             // No room for more.
             break;
         }
-        let style = (FONT, 12).into_text_style(area).color(&colour).pos(Pos::new(HPos::Left, VPos::Center));
-        area.draw(&Text::new(name.as_str(), (width as i32 - NAMES + 6, y), style))?;
+        let style = (FONT, 12)
+            .into_text_style(area)
+            .color(&colour)
+            .pos(Pos::new(HPos::Left, VPos::Center));
+        area.draw(&Text::new(
+            name.as_str(),
+            (width as i32 - NAMES + 6, y),
+            style,
+        ))?;
     }
     Ok(())
 }

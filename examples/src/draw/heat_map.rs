@@ -29,7 +29,17 @@ pub fn heat_map(path: &Path, title: &str, grid: &[Vec<f64>], outlined: &[HeadId]
     let columns = grid.iter().map(Vec::len).max().unwrap_or(0) as i32;
     let rows = grid.len() as i32;
     let cell = (640 / columns.max(rows).max(1)).clamp(10, 56);
-    super::write(path, &HeatMap { title, grid, outlined, cell, rows, columns })
+    super::write(
+        path,
+        &HeatMap {
+            title,
+            grid,
+            outlined,
+            cell,
+            rows,
+            columns,
+        },
+    )
 }
 
 struct HeatMap<'a> {
@@ -58,7 +68,10 @@ impl HeatMap<'_> {
 
     /// Every how many rows or columns a number fits.
     fn step(&self) -> i32 {
-        [1, 2, 4, 8, 16].into_iter().find(|step| step * self.cell >= 24).unwrap_or(16)
+        [1, 2, 4, 8, 16]
+            .into_iter()
+            .find(|step| step * self.cell >= 24)
+            .unwrap_or(16)
     }
 }
 
@@ -70,7 +83,10 @@ impl Picture for HeatMap<'_> {
         (width as u32, (TOP + self.height() + BOTTOM) as u32)
     }
 
-    fn draw<B: DrawingBackend>(&self, canvas: &Canvas<B>) -> Result<(), DrawingAreaErrorKind<B::ErrorType>> {
+    fn draw<B: DrawingBackend>(
+        &self,
+        canvas: &Canvas<B>,
+    ) -> Result<(), DrawingAreaErrorKind<B::ErrorType>> {
         let text = |text: String, at: (i32, i32), size: i32, anchor: Pos| {
             let style = (FONT, size).into_text_style(canvas).pos(anchor);
             canvas.draw(&Text::new(text, at, style))
@@ -78,10 +94,18 @@ impl Picture for HeatMap<'_> {
         let (right, bottom) = (LEFT + self.width(), TOP + self.height());
         let limit = largest(self.grid);
 
-        text(self.title.into(), (LEFT, TOP / 2), TITLE, Pos::new(HPos::Left, VPos::Center))?;
+        text(
+            self.title.into(),
+            (LEFT, TOP / 2),
+            TITLE,
+            Pos::new(HPos::Left, VPos::Center),
+        )?;
         for (layer, row) in (0..).zip(self.grid) {
             for (head, &score) in (0..).zip(row) {
-                canvas.draw(&Rectangle::new(self.place(layer, head), diverging(score / limit).filled()))?;
+                canvas.draw(&Rectangle::new(
+                    self.place(layer, head),
+                    diverging(score / limit).filled(),
+                ))?;
             }
         }
         for head in self.outlined {
@@ -94,25 +118,52 @@ impl Picture for HeatMap<'_> {
         let middle = |index: i32| index * self.cell + self.cell / 2;
         for layer in (0..self.rows).step_by(self.step() as usize) {
             let at = (LEFT - 8, TOP + middle(layer));
-            text(layer.to_string(), at, LETTERS, Pos::new(HPos::Right, VPos::Center))?;
+            text(
+                layer.to_string(),
+                at,
+                LETTERS,
+                Pos::new(HPos::Right, VPos::Center),
+            )?;
         }
         for head in (0..self.columns).step_by(self.step() as usize) {
             let at = (LEFT + middle(head), bottom + 6);
-            text(head.to_string(), at, LETTERS, Pos::new(HPos::Center, VPos::Top))?;
+            text(
+                head.to_string(),
+                at,
+                LETTERS,
+                Pos::new(HPos::Center, VPos::Top),
+            )?;
         }
-        text("head".into(), (LEFT + self.width() / 2, bottom + 28), LETTERS, Pos::new(HPos::Center, VPos::Top))?;
-        let sideways = (FONT, LETTERS).into_font().transform(FontTransform::Rotate270);
-        let sideways = sideways.into_text_style(canvas).pos(Pos::new(HPos::Center, VPos::Center));
+        text(
+            "head".into(),
+            (LEFT + self.width() / 2, bottom + 28),
+            LETTERS,
+            Pos::new(HPos::Center, VPos::Top),
+        )?;
+        let sideways = (FONT, LETTERS)
+            .into_font()
+            .transform(FontTransform::Rotate270);
+        let sideways = sideways
+            .into_text_style(canvas)
+            .pos(Pos::new(HPos::Center, VPos::Center));
         canvas.draw(&Text::new("layer", (18, TOP + self.height() / 2), sideways))?;
 
         let bar = right + BAR_GAP;
         for y in TOP..bottom {
             let value = 1.0 - 2.0 * f64::from(y - TOP) / f64::from((bottom - TOP - 1).max(1));
-            canvas.draw(&Rectangle::new([(bar, y), (bar + BAR, y + 1)], diverging(value).filled()))?;
+            canvas.draw(&Rectangle::new(
+                [(bar, y), (bar + BAR, y + 1)],
+                diverging(value).filled(),
+            ))?;
         }
         for part in [1.0, 0.5, 0.0, -0.5, -1.0] {
             let y = TOP + (f64::from(self.height()) * (1.0 - part) / 2.0) as i32;
-            text(short(part * limit), (bar + BAR + 8, y), LETTERS, Pos::new(HPos::Left, VPos::Center))?;
+            text(
+                short(part * limit),
+                (bar + BAR + 8, y),
+                LETTERS,
+                Pos::new(HPos::Left, VPos::Center),
+            )?;
         }
         Ok(())
     }

@@ -25,7 +25,11 @@ fn draw(grid: &[Vec<f64>], marked: &[HeadId], colours: bool) -> String {
         let _ = write!(text, "{layer:>5} ");
         for (head, &score) in row.iter().enumerate() {
             let marked = marked.contains(&HeadId::new(layer, head));
-            text += &if colours { colour(score / limit, marked, wide) } else { sign(score / limit, marked, wide) };
+            text += &if colours {
+                colour(score / limit, marked, wide)
+            } else {
+                sign(score / limit, marked, wide)
+            };
         }
         text.push('\n');
     }
@@ -37,7 +41,11 @@ fn draw(grid: &[Vec<f64>], marked: &[HeadId], colours: bool) -> String {
         } else {
             3
         };
-    let _ = writeln!(text, "layer {:^width$}", format!("head 0–{}", columns.saturating_sub(1)));
+    let _ = writeln!(
+        text,
+        "layer {:^width$}",
+        format!("head 0–{}", columns.saturating_sub(1))
+    );
     text
 }
 
@@ -73,13 +81,21 @@ mod tests {
 
     #[test]
     fn signs_and_brackets() {
-        let text = draw(&[vec![1.0, -0.5, 0.0], vec![0.31, f64::NAN, 0.02]], &[HeadId::new(0, 0)], false);
+        let text = draw(
+            &[vec![1.0, -0.5, 0.0], vec![0.31, f64::NAN, 0.02]],
+            &[HeadId::new(0, 0)],
+            false,
+        );
         assert_eq!(text, "    0 [9] -  . \n    1  3  ?  . \nlayer head 0–2 \n");
     }
 
     #[test]
     fn colours_are_reset() {
-        let text = draw(&[vec![1.0; 64], vec![-1.0; 64]], &[HeadId::new(1, 63)], true);
+        let text = draw(
+            &[vec![1.0; 64], vec![-1.0; 64]],
+            &[HeadId::new(1, 63)],
+            true,
+        );
         assert_eq!(text.matches("\x1b[48;2;").count(), 128);
         assert_eq!(text.matches("\x1b[0m").count(), 128);
     }

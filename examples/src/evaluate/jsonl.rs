@@ -15,8 +15,11 @@ const LONGEST_LINE: u64 = 64 << 20;
 pub(super) fn read<T: DeserializeOwned>(path: &Path, limit: usize) -> Result<Vec<T>> {
     let file = File::open(path).with_context(|| format!("{}: cannot open", path.display()))?;
     let compressed = path.extension().is_some_and(|extension| extension == "gz");
-    let mut reader: Box<dyn BufRead> =
-        if compressed { Box::new(BufReader::new(MultiGzDecoder::new(file))) } else { Box::new(BufReader::new(file)) };
+    let mut reader: Box<dyn BufRead> = if compressed {
+        Box::new(BufReader::new(MultiGzDecoder::new(file)))
+    } else {
+        Box::new(BufReader::new(file))
+    };
     let (mut records, mut line, mut number) = (Vec::new(), Vec::new(), 0);
     while records.len() < limit {
         line.clear();
@@ -31,7 +34,11 @@ pub(super) fn read<T: DeserializeOwned>(path: &Path, limit: usize) -> Result<Vec
             break;
         }
         if read as u64 == LONGEST_LINE {
-            bail!("{}: more than {} MiB: expected one record of JSON", place(), LONGEST_LINE >> 20);
+            bail!(
+                "{}: more than {} MiB: expected one record of JSON",
+                place(),
+                LONGEST_LINE >> 20
+            );
         }
         if line.iter().all(u8::is_ascii_whitespace) {
             continue;

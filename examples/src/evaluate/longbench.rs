@@ -41,24 +41,41 @@ fn published(dataset: &str) -> (&'static str, usize) {
 ///
 /// # Errors
 /// A file that cannot be read or lacks a field.
-pub fn questions(path: &Path, template: Option<&Template>, max_new_tokens: Option<usize>, limit: usize) -> Result<Vec<Question>> {
+pub fn questions(
+    path: &Path,
+    template: Option<&Template>,
+    max_new_tokens: Option<usize>,
+    limit: usize,
+) -> Result<Vec<Question>> {
     let records: Vec<Record> = jsonl::read(path, limit)?;
     let question = |(index, record): (usize, Record)| {
         if record.answers.is_empty() {
-            bail!("{}, record {}: `answers` is empty", path.display(), index + 1);
+            bail!(
+                "{}, record {}: `answers` is empty",
+                path.display(),
+                index + 1
+            );
         }
         let (text, new_tokens) = published(&record.dataset);
         let own;
         let template = match template {
             Some(template) => template,
             None => {
-                own = Template::new(text.strip_suffix('\n').unwrap_or(text), PLACES, "the built-in template")?;
+                own = Template::new(
+                    text.strip_suffix('\n').unwrap_or(text),
+                    PLACES,
+                    "the built-in template",
+                )?;
                 &own
             }
         };
         Ok(Question {
             index,
-            group: if record.dataset.is_empty() { "all".into() } else { record.dataset.clone() },
+            group: if record.dataset.is_empty() {
+                "all".into()
+            } else {
+                record.dataset.clone()
+            },
             prompt: template.fill([&record.context, &record.input]),
             answers: record.answers,
             max_new_tokens: max_new_tokens.unwrap_or(new_tokens),

@@ -56,18 +56,36 @@ pub struct Options {
 ///
 /// # Errors
 /// A file that cannot be read, lacks a field, has no right document, or too few others.
-pub fn questions(path: &Path, template: &Template, options: &Options) -> Result<(Vec<Question>, usize)> {
-    if let Some(place) = options.gold_positions.iter().find(|&&place| place >= options.documents) {
-        bail!("--gold-position {place}: expected less than {}, the number of --documents", options.documents);
+pub fn questions(
+    path: &Path,
+    template: &Template,
+    options: &Options,
+) -> Result<(Vec<Question>, usize)> {
+    if let Some(place) = options
+        .gold_positions
+        .iter()
+        .find(|&&place| place >= options.documents)
+    {
+        bail!(
+            "--gold-position {place}: expected less than {}, the number of --documents",
+            options.documents
+        );
     }
     // Others are drawn from the whole file, whatever the limit.
     let records: Vec<Record> = jsonl::read(path, usize::MAX)?;
-    let gold: Vec<&Document> =
-        records.iter().enumerate().map(|(index, record)| record.gold(path, index)).collect::<Result<_>>()?;
+    let gold: Vec<&Document> = records
+        .iter()
+        .enumerate()
+        .map(|(index, record)| record.gold(path, index))
+        .collect::<Result<_>>()?;
     let (mut questions, mut drawn) = (Vec::new(), 0);
     for (index, record) in records.iter().take(options.limit).enumerate() {
         let right = gold[index];
-        let mut others: Vec<&Document> = record.ctxs.iter().filter(|document| !std::ptr::eq(*document, right)).collect();
+        let mut others: Vec<&Document> = record
+            .ctxs
+            .iter()
+            .filter(|document| !std::ptr::eq(*document, right))
+            .collect();
         others.truncate(options.documents - 1);
         if others.len() < options.documents - 1 {
             drawn += 1;
@@ -76,7 +94,10 @@ pub fn questions(path: &Path, template: &Template, options: &Options) -> Result<
         for &place in &options.gold_positions {
             let mut documents = others.clone();
             documents.insert(place, right);
-            let lines = documents.iter().enumerate().map(|(i, d)| format!("Document [{}](Title: {}) {}", i + 1, d.title, d.text));
+            let lines = documents
+                .iter()
+                .enumerate()
+                .map(|(i, d)| format!("Document [{}](Title: {}) {}", i + 1, d.title, d.text));
             let results = lines.collect::<Vec<_>>().join("\n");
             questions.push(Question {
                 index,
@@ -94,23 +115,41 @@ impl Record {
     /// The right document: the one that says so, else the first that holds an answer.
     fn gold(&self, path: &Path, index: usize) -> Result<&Document> {
         if self.answers.is_empty() {
-            bail!("{}, record {}: `answers` is empty", path.display(), index + 1);
+            bail!(
+                "{}, record {}: `answers` is empty",
+                path.display(),
+                index + 1
+            );
         }
         let marked = self.ctxs.iter().find(|document| document.isgold);
         match marked.or_else(|| self.ctxs.iter().find(|document| document.hasanswer)) {
             Some(document) => Ok(document),
-            None => bail!("{}, record {}: no document of `ctxs` has `isgold` or `hasanswer`", path.display(), index + 1),
+            None => bail!(
+                "{}, record {}: no document of `ctxs` has `isgold` or `hasanswer`",
+                path.display(),
+                index + 1
+            ),
         }
     }
 }
 
 /// Adds right documents of other questions until there are enough.
 fn draw_others<'a>(
-    others: &mut Vec<&'a Document>, gold: &[&'a Document], index: usize, record: &Record, options: &Options, path: &Path,
+    others: &mut Vec<&'a Document>,
+    gold: &[&'a Document],
+    index: usize,
+    record: &Record,
+    options: &Options,
+    path: &Path,
 ) -> Result<()> {
     // As whole words: an answer such as `S` stands within the words of any text.
     let spaced = |text: &str| format!(" {} ", normalize_answer(text));
-    let answers: Vec<String> = record.answers.iter().map(|answer| spaced(answer)).filter(|answer| answer != "  ").collect();
+    let answers: Vec<String> = record
+        .answers
+        .iter()
+        .map(|answer| spaced(answer))
+        .filter(|answer| answer != "  ")
+        .collect();
     // A stream for each record: the same documents whatever the limit.
     let mut random = Random::new(options.seed, index as u64);
     let mut tried = 0;
@@ -127,7 +166,10 @@ fn draw_others<'a>(
         let candidate = gold[random.below(gold.len())];
         let text = spaced(&format!("{} {}", candidate.title, candidate.text));
         let tells = answers.iter().any(|answer| text.contains(answer));
-        let known = others.iter().chain([&gold[index]]).any(|document| document.text == candidate.text);
+        let known = others
+            .iter()
+            .chain([&gold[index]])
+            .any(|document| document.text == candidate.text);
         if !tells && !known {
             others.push(candidate);
         }

@@ -41,7 +41,12 @@ impl Scores {
 
     /// As numbers.
     pub fn values(&self) -> [f64; 4] {
-        [self.best_subspan_em, self.substring, self.exact_match, self.f1]
+        [
+            self.best_subspan_em,
+            self.substring,
+            self.exact_match,
+            self.f1,
+        ]
     }
 }
 
@@ -49,25 +54,40 @@ impl Scores {
 /// in any: see [`is_empty_reference`].
 pub fn best_subspan_em(answer: &str, references: &[String]) -> f64 {
     let answer = normalize_answer(answer);
-    score(references.iter().any(|reference| answer.contains(&normalize_answer(reference))))
+    score(
+        references
+            .iter()
+            .any(|reference| answer.contains(&normalize_answer(reference))),
+    )
 }
 
 /// 1 if a reference stands in the answer, both in lower case, else 0.
 pub fn substring(answer: &str, references: &[String]) -> f64 {
     let answer = answer.to_lowercase();
-    score(references.iter().any(|reference| answer.contains(&reference.to_lowercase())))
+    score(
+        references
+            .iter()
+            .any(|reference| answer.contains(&reference.to_lowercase())),
+    )
 }
 
 /// 1 if the normalised answer is a normalised reference, else 0.
 pub fn exact_match(answer: &str, references: &[String]) -> f64 {
     let answer = normalize_answer(answer);
-    score(references.iter().any(|reference| answer == normalize_answer(reference)))
+    score(
+        references
+            .iter()
+            .any(|reference| answer == normalize_answer(reference)),
+    )
 }
 
 /// The best F1 of the words of the answer and those of a reference, both normalised.
 pub fn token_f1(answer: &str, references: &[String]) -> f64 {
     let answer = normalized(answer, Words::Letters);
-    references.iter().map(|reference| f1(&answer, &normalized(reference, Words::Letters))).fold(0.0, f64::max)
+    references
+        .iter()
+        .map(|reference| f1(&answer, &normalized(reference, Words::Letters)))
+        .fold(0.0, f64::max)
 }
 
 /// Whether a reference normalises to nothing, so that [`best_subspan_em`] gives 1 for whatever is answered.
@@ -90,9 +110,15 @@ enum Words {
 }
 
 fn normalized(text: &str, words: Words) -> String {
-    static UNICODE: LazyLock<Regex> = LazyLock::new(|| Regex::new(r"\w+").expect("a valid pattern"));
-    static LETTERS: LazyLock<Regex> = LazyLock::new(|| Regex::new(r"[\p{L}\p{N}_]+").expect("a valid pattern"));
-    let text: String = text.to_lowercase().chars().filter(|c| !c.is_ascii_punctuation()).collect();
+    static UNICODE: LazyLock<Regex> =
+        LazyLock::new(|| Regex::new(r"\w+").expect("a valid pattern"));
+    static LETTERS: LazyLock<Regex> =
+        LazyLock::new(|| Regex::new(r"[\p{L}\p{N}_]+").expect("a valid pattern"));
+    let text: String = text
+        .to_lowercase()
+        .chars()
+        .filter(|c| !c.is_ascii_punctuation())
+        .collect();
     let pattern = match words {
         Words::Unicode => &UNICODE,
         Words::Letters => &LETTERS,
@@ -101,7 +127,10 @@ fn normalized(text: &str, words: Words) -> String {
         "a" | "an" | "the" => " ".to_owned(),
         other => other.to_owned(),
     });
-    text.split(is_python_space).filter(|word| !word.is_empty()).collect::<Vec<_>>().join(" ")
+    text.split(is_python_space)
+        .filter(|word| !word.is_empty())
+        .collect::<Vec<_>>()
+        .join(" ")
 }
 
 /// What Python's `str.split` splits at: Unicode's white space and the four separators of ASCII.
@@ -126,7 +155,10 @@ fn f1(answer: &str, reference: &str) -> f64 {
     if common == 0 {
         return 0.0;
     }
-    let (precision, recall) = (f64::from(common) / f64::from(answered), f64::from(common) / f64::from(wanted));
+    let (precision, recall) = (
+        f64::from(common) / f64::from(answered),
+        f64::from(common) / f64::from(wanted),
+    );
     2.0 * precision * recall / (precision + recall)
 }
 

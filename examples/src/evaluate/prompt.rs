@@ -24,10 +24,23 @@ impl Prompts {
     /// A directory without a tokenizer or a chat template that is asked for, or whose `config.json` cannot be read.
     pub fn new(directory: &ModelDirectory, limit: Option<usize>, chat: bool) -> Result<Self> {
         let config = directory.config();
-        let room = config.attention.position_embedding.max_positions().or(trained_length(directory)?);
+        let room = config
+            .attention
+            .position_embedding
+            .max_positions()
+            .or(trained_length(directory)?);
         let tokenizer = Tokenizer::open(directory.path())?;
-        let chat = chat.then(|| ChatTemplate::open(directory.path())).transpose()?;
-        Ok(Self { tokenizer, chat, vocab_size: config.vocab_size, bos: config.bos_token, room, limit })
+        let chat = chat
+            .then(|| ChatTemplate::open(directory.path()))
+            .transpose()?;
+        Ok(Self {
+            tokenizer,
+            chat,
+            vocab_size: config.vocab_size,
+            bos: config.bos_token,
+            room,
+            limit,
+        })
     }
 
     /// The tokens of a prompt that leaves room for `max_new_tokens`, and whether it was cut.
@@ -40,7 +53,12 @@ impl Prompts {
     /// No room, a BOS that is there twice, tokens that the model does not know, or a chat template that fails.
     pub fn tokens(&self, text: &str, max_new_tokens: usize) -> Result<(Vec<u32>, bool)> {
         let room = self.room.map(|room| room.saturating_sub(max_new_tokens));
-        let limit = self.limit.into_iter().chain(room).min().unwrap_or(usize::MAX);
+        let limit = self
+            .limit
+            .into_iter()
+            .chain(room)
+            .min()
+            .unwrap_or(usize::MAX);
         if limit < 2 {
             bail!(
                 "--max-new-tokens {max_new_tokens}: leaves no room for a prompt in the {} tokens there are",
@@ -59,15 +77,21 @@ impl Prompts {
             );
         }
         if let Some(id) = tokens.iter().find(|&&id| id as usize >= self.vocab_size) {
-            bail!("the tokenizer gives token {id}, which is not in the vocabulary of {}", self.vocab_size);
+            bail!(
+                "the tokenizer gives token {id}, which is not in the vocabulary of {}",
+                self.vocab_size
+            );
         }
         Ok((tokens, cut))
     }
 
     /// What a user says, in the chat template.
     fn said(&self, chat: &ChatTemplate, text: &str, limit: usize) -> Result<(Vec<u32>, bool)> {
-        let encoded =
-            |text: &str| -> Result<Vec<u32>> { Ok(self.tokenizer.encode_rendered(&chat.render(&[Message::user(text)], true)?)?) };
+        let encoded = |text: &str| -> Result<Vec<u32>> {
+            Ok(self
+                .tokenizer
+                .encode_rendered(&chat.render(&[Message::user(text)], true)?)?)
+        };
         let whole = encoded(text)?;
         if whole.len() <= limit {
             return Ok((whole, false));
@@ -77,7 +101,8 @@ impl Prompts {
         // Halves that are put together may tokenize to a few more.
         while left >= 2 {
             let first = left / 2;
-            let halves = [&own[..first], &own[own.len() - (left - first)..]].map(|half| self.tokenizer.decode(half));
+            let halves = [&own[..first], &own[own.len() - (left - first)..]]
+                .map(|half| self.tokenizer.decode(half));
             let [head, tail] = halves;
             let tokens = encoded(&(head? + &tail?))?;
             if tokens.len() <= limit {
@@ -111,8 +136,17 @@ fn middle_cut(mut tokens: Vec<u32>, limit: usize) -> (Vec<u32>, bool) {
 fn trained_length(directory: &ModelDirectory) -> Result<Option<usize>> {
     let path = directory.path().join("config.json");
     let config: Value = serde_json::from_slice(&std::fs::read(&path)?)?;
-    let keys = ["max_position_embeddings", "n_positions", "max_seq_len", "seq_length", "model_max_length"];
-    Ok(keys.iter().find_map(|key| config[key].as_u64()).map(|length| length as usize))
+    let keys = [
+        "max_position_embeddings",
+        "n_positions",
+        "max_seq_len",
+        "seq_length",
+        "model_max_length",
+    ];
+    Ok(keys
+        .iter()
+        .find_map(|key| config[key].as_u64())
+        .map(|length| length as usize))
 }
 
 #[cfg(test)]
@@ -121,8 +155,14 @@ mod tests {
 
     #[test]
     fn both_ends_of_a_long_prompt_stay() {
-        assert_eq!(middle_cut((0..10).collect(), 10), ((0..10).collect(), false));
-        assert_eq!(middle_cut((0..10).collect(), 5), (vec![0, 1, 7, 8, 9], true));
+        assert_eq!(
+            middle_cut((0..10).collect(), 10),
+            ((0..10).collect(), false)
+        );
+        assert_eq!(
+            middle_cut((0..10).collect(), 5),
+            (vec![0, 1, 7, 8, 9], true)
+        );
         assert_eq!(middle_cut((0..10).collect(), 4), (vec![0, 1, 8, 9], true));
     }
 }

@@ -22,7 +22,9 @@ const SHOWN: [&str; 4] = ["best sub-span EM", "substring", "exact match", "F1"];
 
 impl Report {
     fn runs(&self) -> impl Iterator<Item = (&'static str, &[Answered])> {
-        [("baseline", &self.baseline[..]), ("pear", &self.pear[..])].into_iter().filter(|(_, answers)| !answers.is_empty())
+        [("baseline", &self.baseline[..]), ("pear", &self.pear[..])]
+            .into_iter()
+            .filter(|(_, answers)| !answers.is_empty())
     }
 
     /// Groups in the order of the questions; more than one, then all together.
@@ -33,12 +35,24 @@ impl Report {
                 groups.push(&answered.group);
             }
         }
-        if groups.len() == 1 { vec![None] } else { groups.into_iter().map(Some).chain([None]).collect() }
+        if groups.len() == 1 {
+            vec![None]
+        } else {
+            groups.into_iter().map(Some).chain([None]).collect()
+        }
     }
 
     /// References that normalise to nothing, which the first score counts as found in any answer.
     fn empty_references(&self) -> usize {
-        self.baseline.iter().filter(|answered| answered.answers.iter().any(|reference| is_empty_reference(reference))).count()
+        self.baseline
+            .iter()
+            .filter(|answered| {
+                answered
+                    .answers
+                    .iter()
+                    .any(|reference| is_empty_reference(reference))
+            })
+            .count()
     }
 
     /// For people.
@@ -50,10 +64,22 @@ impl Report {
             let mut name = group.unwrap_or("all");
             for (run, answers) in self.runs() {
                 let scores = columns(answers, group);
-                let _ = write!(text, "{name:<22}{:<10}{:>7}", if run == "pear" { "PEAR" } else { run }, scores[0].len());
+                let _ = write!(
+                    text,
+                    "{name:<22}{:<10}{:>7}",
+                    if run == "pear" { "PEAR" } else { run },
+                    scores[0].len()
+                );
                 for scores in &scores {
-                    let Estimate { mean, low, high, .. } = Estimate::of(scores);
-                    let cell = format!("{:.1} % [{:.1}, {:.1}]", 100.0 * mean, 100.0 * low, 100.0 * high);
+                    let Estimate {
+                        mean, low, high, ..
+                    } = Estimate::of(scores);
+                    let cell = format!(
+                        "{:.1} % [{:.1}, {:.1}]",
+                        100.0 * mean,
+                        100.0 * low,
+                        100.0 * high
+                    );
                     let _ = write!(text, "{cell:>24}");
                 }
                 text.push('\n');
@@ -61,8 +87,15 @@ impl Report {
             }
             if !self.pear.is_empty() {
                 let _ = write!(text, "{:<22}{:<17}", "", "change");
-                for (before, after) in columns(&self.baseline, group).iter().zip(&columns(&self.pear, group)) {
-                    let Paired { difference, p_value, .. } = Paired::of(before, after);
+                for (before, after) in columns(&self.baseline, group)
+                    .iter()
+                    .zip(&columns(&self.pear, group))
+                {
+                    let Paired {
+                        difference,
+                        p_value,
+                        ..
+                    } = Paired::of(before, after);
                     let cell = format!("{:+.1}, p = {}", 100.0 * difference, p_text(p_value));
                     let _ = write!(text, "{cell:>24}");
                 }
@@ -97,8 +130,12 @@ impl Report {
         let mut all = Map::new();
         for (run, answers) in self.runs() {
             let mut result = estimates(answers, None);
-            let by_group: BTreeMap<&str, Map<String, Value>> =
-                self.groups().into_iter().flatten().map(|group| (group, estimates(answers, Some(group)))).collect();
+            let by_group: BTreeMap<&str, Map<String, Value>> = self
+                .groups()
+                .into_iter()
+                .flatten()
+                .map(|group| (group, estimates(answers, Some(group))))
+                .collect();
             let speed = Speed::of(answers);
             result.extend([
                 ("by_group".into(), json!(by_group)),
@@ -113,12 +150,22 @@ impl Report {
         }
         if !self.pear.is_empty() {
             let paired = |group: Option<&str>| -> Value {
-                let columns = columns(&self.baseline, group).into_iter().zip(columns(&self.pear, group));
-                Scores::NAMES.iter().zip(columns).map(|(name, (a, b))| (name.to_string(), json!(Paired::of(&a, &b)))).collect()
+                let columns = columns(&self.baseline, group)
+                    .into_iter()
+                    .zip(columns(&self.pear, group));
+                Scores::NAMES
+                    .iter()
+                    .zip(columns)
+                    .map(|(name, (a, b))| (name.to_string(), json!(Paired::of(&a, &b))))
+                    .collect()
             };
             let mut result = paired(None);
-            result["by_group"] =
-                self.groups().into_iter().flatten().map(|group| (group.to_owned(), paired(Some(group)))).collect();
+            result["by_group"] = self
+                .groups()
+                .into_iter()
+                .flatten()
+                .map(|group| (group.to_owned(), paired(Some(group))))
+                .collect();
             all.insert("paired".into(), result);
         }
         all
@@ -128,8 +175,12 @@ impl Report {
 /// Each score of each answer of a group, or of all.
 fn columns(answers: &[Answered], group: Option<&str>) -> [Vec<f64>; 4] {
     let of = |column: usize| {
-        let asked = answers.iter().filter(|answered| group.is_none_or(|group| answered.group == group));
-        asked.map(|answered| answered.scores.values()[column]).collect()
+        let asked = answers
+            .iter()
+            .filter(|answered| group.is_none_or(|group| answered.group == group));
+        asked
+            .map(|answered| answered.scores.values()[column])
+            .collect()
     };
     [of(0), of(1), of(2), of(3)]
 }

@@ -52,8 +52,15 @@ impl Runner {
     ///
     /// # Errors
     /// A prompt that the model cannot read.
-    pub fn answer<M: DecoderModel>(&self, run: &str, model: &M, question: &Question) -> Result<Answered> {
-        let (prompt, cut) = self.prompts.tokens(&question.prompt, question.max_new_tokens)?;
+    pub fn answer<M: DecoderModel>(
+        &self,
+        run: &str,
+        model: &M,
+        question: &Question,
+    ) -> Result<Answered> {
+        let (prompt, cut) = self
+            .prompts
+            .tokens(&question.prompt, question.max_new_tokens)?;
         let options = GenerateOptions {
             max_new_tokens: question.max_new_tokens,
             eos_tokens: self.eos_tokens.clone(),
@@ -80,7 +87,11 @@ impl Runner {
         }
         let seconds = since.elapsed().as_secs_f64();
         let text = self.prompts.text(&tokens)?;
-        let output = if self.stop_at_newline { text.trim().lines().next().unwrap_or("").trim().to_owned() } else { text };
+        let output = if self.stop_at_newline {
+            text.trim().lines().next().unwrap_or("").trim().to_owned()
+        } else {
+            text
+        };
         Ok(Answered {
             run: run.into(),
             index: question.index,

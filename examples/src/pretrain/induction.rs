@@ -22,8 +22,16 @@ const MATCH: f32 = 3.5;
 /// What a head of layer 1 copies, against the token itself.
 const COPIED: f32 = 0.4;
 /// The embedding and the attention of layers 0 and 1, by path and as burn's `Linear` holds them: `[in, out]`.
-pub(super) fn circuit(config: &DecoderConfig, rope_theta: f64, random: &mut Random) -> BTreeMap<String, Vec<f32>> {
-    let (width, heads, head_dim) = (config.hidden_size(), config.attention.num_attention_heads, config.attention.head_dim);
+pub(super) fn circuit(
+    config: &DecoderConfig,
+    rope_theta: f64,
+    random: &mut Random,
+) -> BTreeMap<String, Vec<f32>> {
+    let (width, heads, head_dim) = (
+        config.hidden_size(),
+        config.attention.num_attention_heads,
+        config.attention.head_dim,
+    );
     let half = heads / 2;
 
     // One direction that all tokens share and that positions are looked up by; the others, for tokens, are cut into heads.
@@ -31,7 +39,9 @@ pub(super) fn circuit(config: &DecoderConfig, rope_theta: f64, random: &mut Rand
     let (shared, token_directions) = (&basis[0], &basis[1..]);
     let nothing = vec![0.0; width];
     let part = |head: usize| -> Rows {
-        (head * head_dim..(head + 1) * head_dim).map(|i| token_directions.get(i).unwrap_or(&nothing).clone()).collect()
+        (head * head_dim..(head + 1) * head_dim)
+            .map(|i| token_directions.get(i).unwrap_or(&nothing).clone())
+            .collect()
     };
     let rotations = [orthonormal(width, random), orthonormal(width, random)];
 
@@ -45,10 +55,16 @@ pub(super) fn circuit(config: &DecoderConfig, rope_theta: f64, random: &mut Rand
         .collect();
 
     let pairs = head_dim / 2;
-    let frequencies: Vec<f64> = (0..pairs).map(|i| rope_theta.powf(-2.0 * i as f64 / head_dim as f64)).collect();
+    let frequencies: Vec<f64> = (0..pairs)
+        .map(|i| rope_theta.powf(-2.0 * i as f64 / head_dim as f64))
+        .collect();
     let mut layers = [Heads::default(), Heads::default()];
     for head in 0..heads {
-        let (back, index) = if head < half { (1, head) } else { (2, head - half) };
+        let (back, index) = if head < half {
+            (1, head)
+        } else {
+            (2, head - half)
+        };
         let part_here = part(index);
         let shifted = turned(&part_here, &rotations[back - 1]);
 
@@ -57,14 +73,25 @@ pub(super) fn circuit(config: &DecoderConfig, rope_theta: f64, random: &mut Rand
         let query = angles.clone().map(f64::cos).chain(angles.map(|a| -a.sin()));
         let key = (0..head_dim).map(|i| if i < pairs { 1.0 } else { 0.0 });
         let along_shared = |numbers: &mut dyn Iterator<Item = f64>| -> Rows {
-            numbers.map(|x| shared.iter().map(|s| POSITION_SCORES * x as f32 * s).collect()).collect()
+            numbers
+                .map(|x| {
+                    shared
+                        .iter()
+                        .map(|s| POSITION_SCORES * x as f32 * s)
+                        .collect()
+                })
+                .collect()
         };
         layers[0].query.extend(along_shared(&mut query.into_iter()));
         layers[0].key.extend(along_shared(&mut key.into_iter()));
         layers[0].output.extend(scaled(&shifted, SHIFTED));
         layers[0].value.extend(part_here.clone());
 
-        let sought = if back == 1 { part_here } else { turned(&part_here, &rotations[0]) };
+        let sought = if back == 1 {
+            part_here
+        } else {
+            turned(&part_here, &rotations[0])
+        };
         let copied = part((index + half) % heads);
         layers[1].query.extend(scaled(&sought, MATCH));
         layers[1].key.extend(scaled(&shifted, MATCH));
@@ -80,7 +107,11 @@ pub(super) fn circuit(config: &DecoderConfig, rope_theta: f64, random: &mut Rand
             ("v_proj", transposed(&heads.value)),
             ("o_proj", heads.output.concat()),
         ];
-        weights.extend(matrices.map(|(name, numbers)| (format!("layers.{layer}.self_attn.{name}.weight"), numbers)));
+        weights.extend(
+            matrices.map(|(name, numbers)| {
+                (format!("layers.{layer}.self_attn.{name}.weight"), numbers)
+            }),
+        );
     }
     weights
 }
@@ -98,16 +129,22 @@ struct Heads {
 }
 
 fn transposed(rows: &Rows) -> Vec<f32> {
-    (0..rows[0].len()).flat_map(|column| rows.iter().map(move |row| row[column])).collect()
+    (0..rows[0].len())
+        .flat_map(|column| rows.iter().map(move |row| row[column]))
+        .collect()
 }
 
 fn scaled(rows: &Rows, factor: f32) -> Rows {
-    rows.iter().map(|row| row.iter().map(|x| factor * x).collect()).collect()
+    rows.iter()
+        .map(|row| row.iter().map(|x| factor * x).collect())
+        .collect()
 }
 
 /// Each row through `rotation`.
 fn turned(rows: &Rows, rotation: &Rows) -> Rows {
-    rows.iter().map(|row| rotation.iter().map(|r| dot(r, row)).collect()).collect()
+    rows.iter()
+        .map(|row| rotation.iter().map(|r| dot(r, row)).collect())
+        .collect()
 }
 
 /// A random orthonormal basis (Gram–Schmidt).
@@ -132,7 +169,10 @@ fn dot(a: &[f32], b: &[f32]) -> f32 {
 /// Takes the part along `direction`, of length 1, out of `vector`.
 fn remove(vector: &mut [f32], direction: &[f32]) {
     let along = dot(vector, direction);
-    vector.iter_mut().zip(direction).for_each(|(x, d)| *x -= along * d);
+    vector
+        .iter_mut()
+        .zip(direction)
+        .for_each(|(x, d)| *x -= along * d);
 }
 
 fn normalize(vector: &mut [f32]) {

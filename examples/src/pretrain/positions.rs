@@ -88,8 +88,22 @@ mod tests {
         for kind in PositionKind::value_variants() {
             let config = DecoderConfig::from_json(&kind.config_json("float32")).unwrap();
             let shape = config.shape();
-            assert_eq!((shape.num_layers, shape.num_heads, config.hidden_size(), config.vocab_size), (4, 8, 96, 488), "{kind:?}");
-            assert!(config.tie_word_embeddings && config.eos_tokens == [2] && config.bos_token == Some(1), "{kind:?}");
+            assert_eq!(
+                (
+                    shape.num_layers,
+                    shape.num_heads,
+                    config.hidden_size(),
+                    config.vocab_size
+                ),
+                (4, 8, 96, 488),
+                "{kind:?}"
+            );
+            assert!(
+                config.tie_word_embeddings
+                    && config.eos_tokens == [2]
+                    && config.bos_token == Some(1),
+                "{kind:?}"
+            );
         }
     }
 }

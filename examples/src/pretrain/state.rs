@@ -31,7 +31,10 @@ pub struct StateFolder {
 impl StateFolder {
     /// The folder `path`, written to every so many steps.
     pub fn new(path: &Path, every: usize) -> Self {
-        Self { path: path.into(), every }
+        Self {
+            path: path.into(),
+            every,
+        }
     }
 
     pub(super) fn is_due(&self, steps: usize) -> bool {
@@ -46,26 +49,51 @@ impl StateFolder {
         }
         let latest: Latest = read_json(&path, FORMAT)?;
         if latest.training != *training {
-            bail!("{}: of another training: {:?}, now {training:?}", path.display(), latest.training);
+            bail!(
+                "{}: of another training: {:?}, now {training:?}",
+                path.display(),
+                latest.training
+            );
         }
         if latest.steps > training.steps() {
-            bail!("{}: {} steps, but the training has {}", path.display(), latest.steps, training.steps());
+            bail!(
+                "{}: {} steps, but the training has {}",
+                path.display(),
+                latest.steps,
+                training.steps()
+            );
         }
         Ok(Some((latest.steps, self.folder(latest.steps))))
     }
 
-    pub(super) fn save(&self, training: &Pretraining, steps: usize, write: impl FnOnce(&Path) -> Result<()>) -> Result<()> {
+    pub(super) fn save(
+        &self,
+        training: &Pretraining,
+        steps: usize,
+        write: impl FnOnce(&Path) -> Result<()>,
+    ) -> Result<()> {
         let folder = self.folder(steps);
-        fs::create_dir_all(&folder).with_context(|| format!("{}: cannot make the folder", folder.display()))?;
+        fs::create_dir_all(&folder)
+            .with_context(|| format!("{}: cannot make the folder", folder.display()))?;
         write(&folder)?;
-        let latest = Latest { format: FORMAT.into(), version: 1, training: training.clone(), steps };
+        let latest = Latest {
+            format: FORMAT.into(),
+            version: 1,
+            training: training.clone(),
+            steps,
+        };
         write_json(&self.path.join("latest.json"), &latest)?;
-        let entries = fs::read_dir(&self.path).with_context(|| format!("{}: cannot read", self.path.display()))?;
+        let entries = fs::read_dir(&self.path)
+            .with_context(|| format!("{}: cannot read", self.path.display()))?;
         for entry in entries.flatten().filter(|entry| entry.path() != folder) {
-            let own =
-                entry.file_name().to_str().and_then(|name| name.strip_prefix("steps-")).is_some_and(|n| n.parse::<u64>().is_ok());
+            let own = entry
+                .file_name()
+                .to_str()
+                .and_then(|name| name.strip_prefix("steps-"))
+                .is_some_and(|n| n.parse::<u64>().is_ok());
             if own && entry.path().is_dir() {
-                fs::remove_dir_all(entry.path()).with_context(|| format!("{}: cannot remove", entry.path().display()))?;
+                fs::remove_dir_all(entry.path())
+                    .with_context(|| format!("{}: cannot remove", entry.path().display()))?;
             }
         }
         Ok(())

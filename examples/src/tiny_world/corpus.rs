@@ -1,8 +1,8 @@
 //! Rows to train on.
 
 use super::{
-    ADJECTIVES, ATTRIBUTES, BOS, CHANGING, FIRST_ATTRIBUTE, FIRST_VALUE, KNOWN, NOUNS, PLACES, SPECIAL_TOKENS, UNSEEN, VALUES,
-    VOCABULARY, World,
+    ADJECTIVES, ATTRIBUTES, BOS, CHANGING, FIRST_ATTRIBUTE, FIRST_VALUE, KNOWN, NOUNS, PLACES,
+    SPECIAL_TOKENS, UNSEEN, VALUES, VOCABULARY, World,
 };
 use crate::random::Random;
 
@@ -55,14 +55,40 @@ pub struct CorpusOptions {
 impl CorpusOptions {
     /// Answers come from the documents, always.
     pub fn clean() -> Self {
-        let mix = Mix { facts: 0.32, documents: 0.38, lists: 0.0, repeats: 0.18, text: 0.12 };
-        Self { mix, noise: vec![0.0], follow: 1.0, wrong: 0.0, known: 0.5, conflict: 0.5 }
+        let mix = Mix {
+            facts: 0.32,
+            documents: 0.38,
+            lists: 0.0,
+            repeats: 0.18,
+            text: 0.12,
+        };
+        Self {
+            mix,
+            noise: vec![0.0],
+            follow: 1.0,
+            wrong: 0.0,
+            known: 0.5,
+            conflict: 0.5,
+        }
     }
 
     /// Answers come from the documents or from memory, and repeats are seldom exact: the model learns to hedge.
     pub fn hedging() -> Self {
-        let mix = Mix { facts: 0.15, documents: 0.5, lists: 0.12, repeats: 0.1, text: 0.13 };
-        Self { mix, noise: vec![0.2, 0.4, 0.6], follow: 0.4, wrong: 0.15, known: 0.7, conflict: 0.6 }
+        let mix = Mix {
+            facts: 0.15,
+            documents: 0.5,
+            lists: 0.12,
+            repeats: 0.1,
+            text: 0.13,
+        };
+        Self {
+            mix,
+            noise: vec![0.2, 0.4, 0.6],
+            follow: 0.4,
+            wrong: 0.15,
+            known: 0.7,
+            conflict: 0.6,
+        }
     }
 }
 
@@ -77,7 +103,11 @@ pub struct Corpus<'a> {
 impl<'a> Corpus<'a> {
     /// The rows that `random` makes.
     pub fn new(world: &'a World, options: &'a CorpusOptions, random: &'a mut Random) -> Self {
-        Self { world, options, random }
+        Self {
+            world,
+            options,
+            random,
+        }
     }
 
     /// `len` tokens of items, each behind a BOS; the last item may be cut.
@@ -92,7 +122,13 @@ impl<'a> Corpus<'a> {
     }
 
     fn item(&mut self) -> Item {
-        let Mix { facts, documents, lists, repeats, .. } = self.options.mix;
+        let Mix {
+            facts,
+            documents,
+            lists,
+            repeats,
+            ..
+        } = self.options.mix;
         let at = self.random.uniform();
         if at < facts {
             self.facts()
@@ -104,7 +140,10 @@ impl<'a> Corpus<'a> {
             self.repeat()
         } else {
             let sentences = self.random.between(1, 4);
-            (0..sentences).flat_map(|_| self.world.sentence(self.random)).map(|token| (token, 1.0)).collect()
+            (0..sentences)
+                .flat_map(|_| self.world.sentence(self.random))
+                .map(|token| (token, 1.0))
+                .collect()
         }
     }
 
@@ -112,16 +151,27 @@ impl<'a> Corpus<'a> {
         let (world, random) = (self.world, &mut *self.random);
         let mut item = Item::new();
         for _ in 0..random.between(2, 5) {
-            let (person, attribute) =
-                (random.between(KNOWN.start as usize, KNOWN.end as usize - 1) as u32, random.below(ATTRIBUTES));
+            let (person, attribute) = (
+                random.between(KNOWN.start as usize, KNOWN.end as usize - 1) as u32,
+                random.below(ATTRIBUTES),
+            );
             let value = world.facts[(person - KNOWN.start) as usize][attribute];
             let tokens = if random.chance(0.5) {
                 world.statement(random, person, attribute, value)
             } else {
-                [world.question(person, attribute), vec![value, world.word(".")]].concat()
+                [
+                    world.question(person, attribute),
+                    vec![value, world.word(".")],
+                ]
+                .concat()
             };
             let answer = tokens.len() - 2;
-            item.extend(tokens.into_iter().enumerate().map(|(i, token)| (token, if i == answer { ANSWER } else { 1.0 })));
+            item.extend(
+                tokens
+                    .into_iter()
+                    .enumerate()
+                    .map(|(i, token)| (token, if i == answer { ANSWER } else { 1.0 })),
+            );
         }
         item
     }
@@ -132,12 +182,20 @@ impl<'a> Corpus<'a> {
         let common = random.below(ATTRIBUTES);
         let mut stated: Vec<(u32, usize, u32)> = Vec::with_capacity(count);
         while stated.len() < count {
-            let people = if random.chance(options.known) { KNOWN } else { CHANGING };
+            let people = if random.chance(options.known) {
+                KNOWN
+            } else {
+                CHANGING
+            };
             let mut person = random.between(people.start as usize, people.end as usize - 1) as u32;
             if !stated.is_empty() && random.chance(0.2) {
                 person = random.choose(&stated).0;
             }
-            let attribute = if random.chance(0.5) { common } else { random.below(ATTRIBUTES) };
+            let attribute = if random.chance(0.5) {
+                common
+            } else {
+                random.below(ATTRIBUTES)
+            };
             if stated.iter().any(|s| (s.0, s.1) == (person, attribute)) {
                 continue;
             }
@@ -151,7 +209,12 @@ impl<'a> Corpus<'a> {
         let mut item = Item::new();
         for &(person, attribute, value) in &stated {
             item.push((world.word("doc"), DOCUMENT));
-            item.extend(world.statement(random, person, attribute, value).into_iter().map(|token| (token, DOCUMENT)));
+            item.extend(
+                world
+                    .statement(random, person, attribute, value)
+                    .into_iter()
+                    .map(|token| (token, DOCUMENT)),
+            );
         }
         let asked = random.between(1, 3);
         for (person, attribute, value) in random.sample(stated, asked) {
@@ -160,7 +223,12 @@ impl<'a> Corpus<'a> {
                 None if random.chance(options.wrong) => random.choose(&World::values(attribute)),
                 _ => value,
             };
-            item.extend(world.question(person, attribute).into_iter().map(|token| (token, CONTEXT)));
+            item.extend(
+                world
+                    .question(person, attribute)
+                    .into_iter()
+                    .map(|token| (token, CONTEXT)),
+            );
             item.extend([(answer, ANSWER), (world.word("."), CONTEXT)]);
         }
         item
@@ -168,8 +236,11 @@ impl<'a> Corpus<'a> {
 
     fn list(&mut self) -> Item {
         let (world, random) = (self.world, &mut *self.random);
-        let values = (0..ATTRIBUTES as u32).map(|a| FIRST_VALUE + a * VALUES..FIRST_VALUE + (a + 1) * VALUES);
-        let categories: Vec<_> = values.chain([NOUNS, PLACES, ADJECTIVES, KNOWN, CHANGING, UNSEEN]).collect();
+        let values = (0..ATTRIBUTES as u32)
+            .map(|a| FIRST_VALUE + a * VALUES..FIRST_VALUE + (a + 1) * VALUES);
+        let categories: Vec<_> = values
+            .chain([NOUNS, PLACES, ADJECTIVES, KNOWN, CHANGING, UNSEEN])
+            .collect();
         let category = categories[random.below(categories.len())].clone();
         let count = random.between(4, 14);
         let members = random.sample(category, count);
@@ -192,7 +263,13 @@ impl<'a> Corpus<'a> {
         }
         let noise = random.choose(&self.options.noise);
         let mut item: Item = span.iter().map(|&token| (token, CONTEXT)).collect();
-        item.extend(span.into_iter().map(|token| if random.chance(noise) { (any(random), CONTEXT) } else { (token, 1.0) }));
+        item.extend(span.into_iter().map(|token| {
+            if random.chance(noise) {
+                (any(random), CONTEXT)
+            } else {
+                (token, 1.0)
+            }
+        }));
         item
     }
 }
@@ -212,8 +289,14 @@ mod tests {
 
     #[test]
     fn rows_depend_on_the_seed_alone() {
-        assert_eq!(rows(CorpusOptions::hedging(), 5, 20), rows(CorpusOptions::hedging(), 5, 20));
-        assert_ne!(rows(CorpusOptions::hedging(), 5, 20), rows(CorpusOptions::hedging(), 6, 20));
+        assert_eq!(
+            rows(CorpusOptions::hedging(), 5, 20),
+            rows(CorpusOptions::hedging(), 5, 20)
+        );
+        assert_ne!(
+            rows(CorpusOptions::hedging(), 5, 20),
+            rows(CorpusOptions::hedging(), 6, 20)
+        );
     }
 
     /// Shares of answers that follow a contradicting document, and that differ from the document about a changing person.
@@ -224,13 +307,21 @@ mod tests {
         let (question, document) = (world.word("question"), world.word("doc"));
         let (mut contradicted, mut followed, mut known, mut changing, mut wrong) = (0, 0, 0, 0, 0);
         for _ in 0..2000 {
-            let tokens: Vec<u32> = corpus.documents().into_iter().map(|(token, _)| token).collect();
+            let tokens: Vec<u32> = corpus
+                .documents()
+                .into_iter()
+                .map(|(token, _)| token)
+                .collect();
             for at in (0..tokens.len()).filter(|&at| tokens[at] == question) {
                 let (attribute, person, answer) = (tokens[at + 2], tokens[at + 4], tokens[at + 6]);
                 // Either form has the attribute before the person, and the value two words after it.
-                let stated = (0..at).filter(|&i| tokens[i] == document).find_map(|i| match tokens[i + 1] == world.word("the") {
-                    true => ((tokens[i + 2], tokens[i + 4]) == (attribute, person)).then(|| tokens[i + 6]),
-                    false => ((tokens[i + 1], tokens[i + 3]) == (attribute, person)).then(|| tokens[i + 5]),
+                let stated = (0..at).filter(|&i| tokens[i] == document).find_map(|i| {
+                    match tokens[i + 1] == world.word("the") {
+                        true => ((tokens[i + 2], tokens[i + 4]) == (attribute, person))
+                            .then(|| tokens[i + 6]),
+                        false => ((tokens[i + 1], tokens[i + 3]) == (attribute, person))
+                            .then(|| tokens[i + 5]),
+                    }
                 });
                 let stated = stated.expect("a document for each question");
                 match world.fact(person, (attribute - FIRST_ATTRIBUTE) as usize) {
@@ -250,7 +341,11 @@ mod tests {
             }
         }
         let share = |part, of| f64::from(part as u32) / f64::from(of as u32);
-        (share(contradicted, known), share(followed, contradicted), share(wrong, changing))
+        (
+            share(contradicted, known),
+            share(followed, contradicted),
+            share(wrong, changing),
+        )
     }
 
     #[test]

@@ -68,37 +68,72 @@ impl Exam {
     pub fn new(world: &World, each: usize, seed: u64) -> Self {
         let mut groups = Vec::new();
         for kind in Kind::ALL {
-            for (documents, place) in DOCUMENTS.into_iter().flat_map(|documents| Place::ALL.map(|place| (documents, place))) {
+            for (documents, place) in DOCUMENTS
+                .into_iter()
+                .flat_map(|documents| Place::ALL.map(|place| (documents, place)))
+            {
                 let mut random = Random::new(seed, 100 + groups.len() as u64);
-                let questions = world.questions(kind, documents, place.of(documents), each, &mut random);
-                groups.push(Group { kind, place, questions });
+                let questions =
+                    world.questions(kind, documents, place.of(documents), each, &mut random);
+                groups.push(Group {
+                    kind,
+                    place,
+                    questions,
+                });
             }
         }
         let closed_book = world.closed_book(300, &mut Random::new(seed, 98));
-        Self { groups, closed_book, text: world.sentences(64, 65, &mut Random::new(seed, 99)) }
+        Self {
+            groups,
+            closed_book,
+            text: world.sentences(64, 65, &mut Random::new(seed, 99)),
+        }
     }
 
     /// What `model` makes of it; `progress` gets the share that is done.
     ///
     /// # Errors
     /// A model without this world's vocabulary, or with too few positions.
-    pub fn sit<M: DecoderModel>(&self, model: &M, mut progress: impl FnMut(f64)) -> Result<Marks, pear_models::Error> {
+    pub fn sit<M: DecoderModel>(
+        &self,
+        model: &M,
+        mut progress: impl FnMut(f64),
+    ) -> Result<Marks, pear_models::Error> {
         let mut answers = Vec::new();
         for (index, group) in self.groups.iter().enumerate() {
             progress(index as f64 / self.groups.len() as f64);
             let given = answer(model, &group.questions)?;
-            answers.extend(group.questions.iter().zip(given).map(|(question, given)| Answer {
-                kind: group.kind,
-                place: group.place,
-                given,
-                right: given == question.answer,
-                from_memory: Some(given) == question.memory,
-            }));
+            answers.extend(
+                group
+                    .questions
+                    .iter()
+                    .zip(given)
+                    .map(|(question, given)| Answer {
+                        kind: group.kind,
+                        place: group.place,
+                        given,
+                        right: given == question.answer,
+                        from_memory: Some(given) == question.memory,
+                    }),
+            );
         }
         let given = answer(model, &self.closed_book)?;
-        let closed_book = self.closed_book.iter().zip(given).map(|(question, given)| given == question.answer).collect();
-        let rows: Vec<Vec<f64>> = self.text.iter().map(|row| log_probs(model, row)).collect::<Result<_, _>>()?;
-        Ok(Marks { answers, closed_book, perplexity: pear_models::perplexity(&rows) })
+        let closed_book = self
+            .closed_book
+            .iter()
+            .zip(given)
+            .map(|(question, given)| given == question.answer)
+            .collect();
+        let rows: Vec<Vec<f64>> = self
+            .text
+            .iter()
+            .map(|row| log_probs(model, row))
+            .collect::<Result<_, _>>()?;
+        Ok(Marks {
+            answers,
+            closed_book,
+            perplexity: pear_models::perplexity(&rows),
+        })
     }
 }
 
@@ -108,16 +143,26 @@ impl Exam {
     pub fn turned(&self, before: &Marks, after: &Marks) -> Option<(&Question, u32, u32)> {
         let questions = self.groups.iter().flat_map(|group| &group.questions);
         let all = questions.zip(before.answers.iter().zip(&after.answers));
-        let turned = all.filter(|(_, (b, a))| b.kind == Kind::Conflicting && b.from_memory && a.right);
-        turned.min_by_key(|(question, _)| question.prompt.len()).map(|(question, (b, a))| (question, b.given, a.given))
+        let turned =
+            all.filter(|(_, (b, a))| b.kind == Kind::Conflicting && b.from_memory && a.right);
+        turned
+            .min_by_key(|(question, _)| question.prompt.len())
+            .map(|(question, (b, a))| (question, b.given, a.given))
     }
 }
 
 /// The likeliest next word of each prompt.
-fn answer<M: DecoderModel>(model: &M, questions: &[Question]) -> Result<Vec<u32>, pear_models::Error> {
+fn answer<M: DecoderModel>(
+    model: &M,
+    questions: &[Question],
+) -> Result<Vec<u32>, pear_models::Error> {
     let mut answers = Vec::with_capacity(questions.len());
     for part in questions.chunks(AT_ONCE) {
-        let len = part.iter().map(|question| question.prompt.len()).max().unwrap_or(0);
+        let len = part
+            .iter()
+            .map(|question| question.prompt.len())
+            .max()
+            .unwrap_or(0);
         pear_core::forward::check_length(model, len)?;
         // What stands after a prompt changes nothing before it.
         let padded = |question: &Question| {
@@ -128,10 +173,17 @@ fn answer<M: DecoderModel>(model: &M, questions: &[Question]) -> Result<Vec<u32>
         let rows: Vec<Vec<u32>> = part.iter().map(padded).collect();
         let hidden = residual(model, token_tensor(&rows, &model.device()), &mut NoEdit);
         let width = hidden.dims()[2];
-        let last: Vec<i32> =
-            part.iter().enumerate().map(|(row, question)| (row * len + question.prompt.len() - 1) as i32).collect();
-        let last = Tensor::<1, Int>::from_data(TensorData::new(last, [part.len()]), &model.device());
-        let hidden = hidden.reshape([part.len() * len, width]).select(0, last).unsqueeze_dim(0);
+        let last: Vec<i32> = part
+            .iter()
+            .enumerate()
+            .map(|(row, question)| (row * len + question.prompt.len() - 1) as i32)
+            .collect();
+        let last =
+            Tensor::<1, Int>::from_data(TensorData::new(last, [part.len()]), &model.device());
+        let hidden = hidden
+            .reshape([part.len() * len, width])
+            .select(0, last)
+            .unsqueeze_dim(0);
         let best = model.logits(hidden).argmax(2).into_data();
         answers.extend(best.iter::<i64>().map(|id| id as u32));
     }
@@ -167,8 +219,14 @@ pub struct Marks {
 impl Marks {
     /// Whether each question of a kind, at one place or at all, was answered right.
     pub fn right(&self, kind: Kind, place: Option<Place>) -> Vec<bool> {
-        let asked = |answer: &&Answer| answer.kind == kind && place.is_none_or(|place| answer.place == place);
-        self.answers.iter().filter(asked).map(|answer| answer.right).collect()
+        let asked = |answer: &&Answer| {
+            answer.kind == kind && place.is_none_or(|place| answer.place == place)
+        };
+        self.answers
+            .iter()
+            .filter(asked)
+            .map(|answer| answer.right)
+            .collect()
     }
 
     /// The share of the questions of a kind that were answered from memory.

@@ -55,7 +55,9 @@ impl World {
     /// The world of `seed`.
     pub fn new(seed: u64) -> Self {
         let mut random = Random::new(seed, 0);
-        let facts = KNOWN.map(|_| std::array::from_fn(|attribute| random.choose(&Self::values(attribute)))).collect();
+        let facts = KNOWN
+            .map(|_| std::array::from_fn(|attribute| random.choose(&Self::values(attribute))))
+            .collect();
         let mut preferences = |of: Range<u32>, among: Range<u32>, count| -> Vec<Vec<u32>> {
             of.map(|_| random.sample(among.clone(), count)).collect()
         };
@@ -76,12 +78,18 @@ impl World {
 
     /// Tokens as text.
     pub fn text(&self, tokens: &[u32]) -> String {
-        tokens.iter().map(|&token| self.words[token as usize]).collect::<Vec<_>>().join(" ")
+        tokens
+            .iter()
+            .map(|&token| self.words[token as usize])
+            .collect::<Vec<_>>()
+            .join(" ")
     }
 
     /// What the world says of a person's attribute, if it is a known person.
     pub fn fact(&self, person: u32, attribute: usize) -> Option<u32> {
-        KNOWN.contains(&person).then(|| self.facts[(person - KNOWN.start) as usize][attribute])
+        KNOWN
+            .contains(&person)
+            .then(|| self.facts[(person - KNOWN.start) as usize][attribute])
     }
 
     /// The values that an attribute can take.
@@ -92,7 +100,10 @@ impl World {
 
     /// A token of a word, which must be one of the vocabulary.
     fn word(&self, word: &str) -> u32 {
-        self.words.iter().position(|w| *w == word).expect("a word of words.txt") as u32
+        self.words
+            .iter()
+            .position(|w| *w == word)
+            .expect("a word of words.txt") as u32
     }
 
     fn tokens(&self, text: &str) -> Vec<u32> {
@@ -100,19 +111,45 @@ impl World {
     }
 
     /// `the A of E is V .` or `A for E : V .`, as likely.
-    fn statement(&self, random: &mut Random, person: u32, attribute: usize, value: u32) -> Vec<u32> {
+    fn statement(
+        &self,
+        random: &mut Random,
+        person: u32,
+        attribute: usize,
+        value: u32,
+    ) -> Vec<u32> {
         let attribute = FIRST_ATTRIBUTE + attribute as u32;
         if random.chance(0.5) {
-            vec![self.word("the"), attribute, self.word("of"), person, self.word("is"), value, self.word(".")]
+            vec![
+                self.word("the"),
+                attribute,
+                self.word("of"),
+                person,
+                self.word("is"),
+                value,
+                self.word("."),
+            ]
         } else {
-            vec![attribute, self.word("for"), person, self.word(":"), value, self.word(".")]
+            vec![
+                attribute,
+                self.word("for"),
+                person,
+                self.word(":"),
+                value,
+                self.word("."),
+            ]
         }
     }
 
     /// `question the A of E ?`
     fn question(&self, person: u32, attribute: usize) -> Vec<u32> {
         let mut tokens = self.tokens("question the");
-        tokens.extend([FIRST_ATTRIBUTE + attribute as u32, self.word("of"), person, self.word("?")]);
+        tokens.extend([
+            FIRST_ATTRIBUTE + attribute as u32,
+            self.word("of"),
+            person,
+            self.word("?"),
+        ]);
         tokens
     }
 
@@ -132,7 +169,11 @@ impl World {
         }
         tokens.push(object);
         if random.chance(0.5) {
-            tokens.extend([self.word("near"), self.word("the"), random.choose(&self.places[index(object, NOUNS)])]);
+            tokens.extend([
+                self.word("near"),
+                self.word("the"),
+                random.choose(&self.places[index(object, NOUNS)]),
+            ]);
         }
         tokens.push(self.word("."));
         tokens
@@ -144,8 +185,12 @@ impl World {
             serde_json::json!({"id": id, "content": self.words[id as usize], "single_word": false, "lstrip": false, "rstrip": false,
                 "normalized": false, "special": true})
         });
-        let vocabulary: serde_json::Map<_, _> =
-            self.words.iter().enumerate().map(|(id, word)| (word.to_string(), id.into())).collect();
+        let vocabulary: serde_json::Map<_, _> = self
+            .words
+            .iter()
+            .enumerate()
+            .map(|(id, word)| (word.to_string(), id.into()))
+            .collect();
         let (bos, first) = (
             serde_json::json!({"SpecialToken": {"id": "<bos>", "type_id": 0}}),
             |id: &str| serde_json::json!({"Sequence": {"id": id, "type_id": 0}}),
@@ -172,7 +217,10 @@ mod tests {
     fn words_are_as_many_as_tokens_and_differ() {
         let world = World::new(0);
         assert_eq!(world.words().len(), VOCABULARY);
-        assert_eq!(world.words().iter().collect::<HashSet<_>>().len(), VOCABULARY);
+        assert_eq!(
+            world.words().iter().collect::<HashSet<_>>().len(),
+            VOCABULARY
+        );
         let at = |word: &str| world.word(word);
         assert_eq!(
             (at("colour"), at("red"), at("Zoltan"), at("boy")),

@@ -10,7 +10,9 @@ use tempfile::TempDir;
 
 /// A fixture.
 pub fn model(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../pear-models/tests/fixtures").join(name)
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("../pear-models/tests/fixtures")
+        .join(name)
 }
 
 /// A folder to work in, and runs of commands in it.
@@ -41,15 +43,33 @@ impl Bench {
 
     /// An example in the folder; `line` is split at spaces, and `{llama-2}` stands for that model's directory.
     pub fn command(&self, line: &str) -> Command {
-        let mut words = line.split(' ').map(|word| match word.strip_prefix('{').and_then(|word| word.strip_suffix('}')) {
-            Some(name) => model(name).display().to_string(),
-            None => word.into(),
+        let mut words = line.split(' ').map(|word| {
+            match word
+                .strip_prefix('{')
+                .and_then(|word| word.strip_suffix('}'))
+            {
+                Some(name) => model(name).display().to_string(),
+                None => word.into(),
+            }
         });
         let test = std::env::current_exe().unwrap();
-        let program = test.parent().unwrap().parent().unwrap().join("examples").join(words.next().unwrap());
+        let program = test
+            .parent()
+            .unwrap()
+            .parent()
+            .unwrap()
+            .join("examples")
+            .join(words.next().unwrap());
         let mut command = Command::new(&program);
-        command.args(words).current_dir(self.0.path()).env_remove("RUST_BACKTRACE");
-        assert!(program.exists(), "{}: build the examples first", program.display());
+        command
+            .args(words)
+            .current_dir(self.0.path())
+            .env_remove("RUST_BACKTRACE");
+        assert!(
+            program.exists(),
+            "{}: build the examples first",
+            program.display()
+        );
         command
     }
 
@@ -60,7 +80,12 @@ impl Bench {
     /// Runs an example that must succeed; gives what it prints.
     pub fn ok(&self, line: &str) -> String {
         let output = self.run(line);
-        assert_eq!(output.status.code(), Some(0), "{line}: {}", String::from_utf8_lossy(&output.stderr));
+        assert_eq!(
+            output.status.code(),
+            Some(0),
+            "{line}: {}",
+            String::from_utf8_lossy(&output.stderr)
+        );
         String::from_utf8(output.stdout).unwrap()
     }
 
@@ -70,7 +95,12 @@ impl Bench {
         let output = self.run(line);
         let error = String::from_utf8(output.stderr).unwrap();
         assert_eq!(output.status.code(), Some(2), "{line}: {error}");
-        assert!(error.starts_with("error: ") && error.trim_end().lines().count() == 1 && error.len() < 2000, "{line}: {error}");
+        assert!(
+            error.starts_with("error: ")
+                && error.trim_end().lines().count() == 1
+                && error.len() < 2000,
+            "{line}: {error}"
+        );
         assert!(!error.contains("internal error"), "{line}: {error}");
         for part in parts {
             assert!(error.contains(part), "{line}: `{part}` is not in: {error}");
@@ -79,8 +109,10 @@ impl Bench {
     }
 
     pub fn files(&self) -> Vec<String> {
-        let mut names: Vec<_> =
-            fs::read_dir(self.0.path()).unwrap().map(|f| f.unwrap().file_name().into_string().unwrap()).collect();
+        let mut names: Vec<_> = fs::read_dir(self.0.path())
+            .unwrap()
+            .map(|f| f.unwrap().file_name().into_string().unwrap())
+            .collect();
         names.sort();
         names
     }
@@ -91,7 +123,10 @@ impl Bench {
         let [ours, theirs] = files.map(|file| numbers(self.json(file).pointer(path).unwrap()));
         assert!(!ours.is_empty() && ours.len() == theirs.len(), "{path}");
         for (ours, theirs) in ours.iter().zip(&theirs) {
-            assert!((ours - theirs).abs() < tolerance, "{path}: {ours} and {theirs}");
+            assert!(
+                (ours - theirs).abs() < tolerance,
+                "{path}: {ours} and {theirs}"
+            );
         }
     }
 }

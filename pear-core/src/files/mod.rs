@@ -34,8 +34,15 @@ struct Header {
 /// # Errors
 /// [`Error::Io`], or [`Error::Malformed`] for a file of another format or version, or that does not hold a `T`.
 pub fn read_json<T: DeserializeOwned>(path: &Path, format: &str) -> Result<T> {
-    let io = |source| Error::Io { action: "read", path: path.into(), source };
-    let malformed = |problem: String| Error::Malformed { path: path.into(), problem };
+    let io = |source| Error::Io {
+        action: "read",
+        path: path.into(),
+        source,
+    };
+    let malformed = |problem: String| Error::Malformed {
+        path: path.into(),
+        problem,
+    };
     let mut file = File::open(path).map_err(io)?;
     let size = file.metadata().map_err(io)?.len();
     if size > MAX_FILE_BYTES {
@@ -49,7 +56,10 @@ pub fn read_json<T: DeserializeOwned>(path: &Path, format: &str) -> Result<T> {
         return Err(not_ours(format!("its format is `{}`", header.format)));
     }
     if header.version != 1 {
-        return Err(malformed(format!("version {} of {format}: this release reads version 1", header.version)));
+        return Err(malformed(format!(
+            "version {} of {format}: this release reads version 1",
+            header.version
+        )));
     }
     serde_json::from_slice(&text).map_err(|e| malformed(e.to_string()))
 }
@@ -59,7 +69,11 @@ pub fn read_json<T: DeserializeOwned>(path: &Path, format: &str) -> Result<T> {
 /// # Errors
 /// [`Error::Io`] with the path.
 pub fn write_json<T: Serialize>(path: &Path, value: &T) -> Result<()> {
-    let io = |source| Error::Io { action: "write", path: path.into(), source };
+    let io = |source| Error::Io {
+        action: "write",
+        path: path.into(),
+        source,
+    };
     let text = serde_json::to_vec(value).map_err(|e| io(e.into()))?;
     write_atomic(path, |file| {
         file.write_all(&text)?;
@@ -72,7 +86,10 @@ pub fn write_json<T: Serialize>(path: &Path, value: &T) -> Result<()> {
 ///
 /// # Errors
 /// Whatever the file system or `fill` says; `path` is then as it was.
-pub fn write_atomic(path: &Path, fill: impl FnOnce(&mut File) -> std::io::Result<()>) -> std::io::Result<()> {
+pub fn write_atomic(
+    path: &Path,
+    fill: impl FnOnce(&mut File) -> std::io::Result<()>,
+) -> std::io::Result<()> {
     let folder = match path.parent() {
         Some(parent) if !parent.as_os_str().is_empty() => parent,
         _ => Path::new("."),

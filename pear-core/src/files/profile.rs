@@ -92,12 +92,30 @@ impl Profile {
     ///
     /// # Errors
     /// A head that the model has not or that is listed twice, or a value that is not finite.
-    pub fn new(model: ModelShape, coefficients: &HeadCoefficients, training: Option<TrainingRecord>) -> Result<Self> {
+    pub fn new(
+        model: ModelShape,
+        coefficients: &HeadCoefficients,
+        training: Option<TrainingRecord>,
+    ) -> Result<Self> {
         let values = coefficients.values();
-        let coefficients =
-            coefficients.heads().into_iter().zip(values).map(|(head, value)| Coefficient { head, value, score: None });
+        let coefficients = coefficients
+            .heads()
+            .into_iter()
+            .zip(values)
+            .map(|(head, value)| Coefficient {
+                head,
+                value,
+                score: None,
+            });
         let (format, coefficients) = (Self::FORMAT.into(), coefficients.collect());
-        let profile = Self { format, version: 1, model, coefficients, training, provenance: Provenance::new() };
+        let profile = Self {
+            format,
+            version: 1,
+            model,
+            coefficients,
+            training,
+            provenance: Provenance::new(),
+        };
         profile.check()?;
         Ok(profile)
     }
@@ -105,7 +123,11 @@ impl Profile {
     /// Notes the score of each head.
     pub fn with_scores(mut self, scores: &Scores) -> Self {
         for coefficient in &mut self.coefficients {
-            coefficient.score = scores.heads().iter().find(|scored| scored.head == coefficient.head).map(|scored| scored.score);
+            coefficient.score = scores
+                .heads()
+                .iter()
+                .find(|scored| scored.head == coefficient.head)
+                .map(|scored| scored.score);
         }
         self
     }
@@ -116,7 +138,11 @@ impl Profile {
     /// [`Error::ShapeMismatch`] if the profile was made for another.
     pub fn for_model(&self, model: &ModelShape, device: &Device) -> Result<HeadCoefficients> {
         model.check_same(&self.model)?;
-        let pairs: Vec<_> = self.coefficients.iter().map(|c| (c.head, c.value)).collect();
+        let pairs: Vec<_> = self
+            .coefficients
+            .iter()
+            .map(|c| (c.head, c.value))
+            .collect();
         HeadCoefficients::new(&pairs, model.num_heads, device)
     }
 
@@ -125,7 +151,10 @@ impl Profile {
     /// holds a value that is not finite.
     pub fn read(path: &Path) -> Result<Self> {
         let profile: Self = super::read_json(path, Self::FORMAT)?;
-        profile.check().map_err(|e| Error::Malformed { path: path.into(), problem: e.to_string() })?;
+        profile.check().map_err(|e| Error::Malformed {
+            path: path.into(),
+            problem: e.to_string(),
+        })?;
         Ok(profile)
     }
 
@@ -136,9 +165,13 @@ impl Profile {
     }
 
     fn check(&self) -> Result<()> {
-        self.model.check_heads(self.coefficients.iter().map(|c| c.head))?;
+        self.model
+            .check_heads(self.coefficients.iter().map(|c| c.head))?;
         match self.coefficients.iter().find(|c| !c.value.is_finite()) {
-            Some(c) => Err(Error::CoefficientNotFinite { head: c.head, value: f64::from(c.value) }),
+            Some(c) => Err(Error::CoefficientNotFinite {
+                head: c.head,
+                value: f64::from(c.value),
+            }),
             None => Ok(()),
         }
     }

@@ -45,15 +45,28 @@ pub enum SequenceRecord {
 impl Provenance {
     /// Of something that this release computes.
     pub fn new() -> Self {
-        Self { version: Some(env!("CARGO_PKG_VERSION").into()), ..Self::default() }
+        Self {
+            version: Some(env!("CARGO_PKG_VERSION").into()),
+            ..Self::default()
+        }
     }
 
     /// What of a result made with `self` does not belong to a model of these fingerprints: `weights`, `tokenizer`. Nothing that is
     /// unknown on either side counts.
     pub fn mismatches(&self, weights: Option<&str>, tokenizer: Option<&str>) -> Vec<&'static str> {
-        let differ =
-            |made: &Option<String>, here: Option<&str>| made.as_deref().zip(here).is_some_and(|(made, here)| made != here);
-        let pairs = [("weights", &self.weights, weights), ("tokenizer", &self.tokenizer, tokenizer)];
-        pairs.into_iter().filter(|(_, made, here)| differ(made, *here)).map(|(name, ..)| name).collect()
+        let differ = |made: &Option<String>, here: Option<&str>| {
+            made.as_deref()
+                .zip(here)
+                .is_some_and(|(made, here)| made != here)
+        };
+        let pairs = [
+            ("weights", &self.weights, weights),
+            ("tokenizer", &self.tokenizer, tokenizer),
+        ];
+        pairs
+            .into_iter()
+            .filter(|(_, made, here)| differ(made, *here))
+            .map(|(name, ..)| name)
+            .collect()
     }
 }

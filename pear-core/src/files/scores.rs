@@ -170,14 +170,26 @@ impl Scores {
     /// # Panics
     /// If a grid of `by_length` is not of the model's shape, layers that were left out excepted: they have no heads, at every length, and
     /// stand below or above all others.
-    pub fn new(model: ModelShape, settings: ScoreSettings, by_length: Vec<LengthScores>) -> Result<Self> {
+    pub fn new(
+        model: ModelShape,
+        settings: ScoreSettings,
+        by_length: Vec<LengthScores>,
+    ) -> Result<Self> {
         if by_length.is_empty() {
             return Err(Error::ProxyTask("scores of no length at all".into()));
         }
         let count = by_length.len() as f64;
-        let score = |head: HeadId| by_length.iter().map(|l| l.scores[head.layer][head.head]).sum::<f64>() / count;
+        let score = |head: HeadId| {
+            by_length
+                .iter()
+                .map(|l| l.scores[head.layer][head.head])
+                .sum::<f64>()
+                / count
+        };
         let error = |head: HeadId| {
-            let squares = by_length.iter().map(|l| Some(l.standard_errors.as_ref()?[head.layer][head.head].powi(2)));
+            let squares = by_length
+                .iter()
+                .map(|l| Some(l.standard_errors.as_ref()?[head.layer][head.head].powi(2)));
             Some(squares.sum::<Option<f64>>()?.sqrt() / count)
         };
         let has_heads = |layer: &usize| !by_length[0].scores[*layer].is_empty();
@@ -185,13 +197,32 @@ impl Scores {
         let Some(first) = with_heads.next() else {
             return Err(Error::ProxyTask("scores of no head at all".into()));
         };
-        let scored = LayerRange { first, last: with_heads.next_back().unwrap_or(first) };
+        let scored = LayerRange {
+            first,
+            last: with_heads.next_back().unwrap_or(first),
+        };
         let heads = model.heads().filter(|head| scored.contains(head.layer));
-        let mut heads: Vec<_> = heads.map(|head| HeadScore { head, score: score(head), standard_error: error(head) }).collect();
+        let mut heads: Vec<_> = heads
+            .map(|head| HeadScore {
+                head,
+                score: score(head),
+                standard_error: error(head),
+            })
+            .collect();
         rank(&mut heads);
         let layers = (scored != whole(&model)).then_some(scored);
         let (format, provenance) = (Self::FORMAT.into(), Provenance::new());
-        Ok(Self { format, version: 1, model, settings, layers, heads, by_length, provenance, stability: None })
+        Ok(Self {
+            format,
+            version: 1,
+            model,
+            settings,
+            layers,
+            heads,
+            by_length,
+            provenance,
+            stability: None,
+        })
     }
 
     /// The layers whose heads were scored.
@@ -211,7 +242,11 @@ impl Scores {
 
     /// The `k` heads with the highest scores: the suppression heads.
     pub fn top(&self, k: usize) -> Vec<HeadId> {
-        self.heads.iter().take(k).map(|scored| scored.head).collect()
+        self.heads
+            .iter()
+            .take(k)
+            .map(|scored| scored.head)
+            .collect()
     }
 
     /// The heads whose scores stand out of the noise, highest first: those more than z standard errors above zero, z such that with no
@@ -244,19 +279,42 @@ impl Scores {
     /// [`Error::Io`], or [`Error::Malformed`] for a file that is no scores file, or lists a head twice or beyond the model it names.
     pub fn read(path: &Path) -> Result<Self> {
         let mut scores: Self = super::read_json(path, Self::FORMAT)?;
-        let malformed = |problem: String| Error::Malformed { path: path.into(), problem };
-        scores.model.check_heads(scores.heads.iter().map(|s| s.head)).map_err(|e| malformed(e.to_string()))?;
+        let malformed = |problem: String| Error::Malformed {
+            path: path.into(),
+            problem,
+        };
+        scores
+            .model
+            .check_heads(scores.heads.iter().map(|s| s.head))
+            .map_err(|e| malformed(e.to_string()))?;
         let layers = scores.layers();
         if layers.first > layers.last || layers.last >= scores.model.num_layers {
-            return Err(malformed(format!("`layers`: {layers}, expected layers of {}", scores.model)));
+            return Err(malformed(format!(
+                "`layers`: {layers}, expected layers of {}",
+                scores.model
+            )));
         }
         let is_grid = |grid: &Vec<Vec<f64>>| {
-            let heads = |layer: usize| if layers.contains(layer) { scores.model.num_heads } else { 0 };
-            grid.len() == scores.model.num_layers && grid.iter().enumerate().all(|(layer, row)| row.len() == heads(layer))
+            let heads = |layer: usize| {
+                if layers.contains(layer) {
+                    scores.model.num_heads
+                } else {
+                    0
+                }
+            };
+            grid.len() == scores.model.num_layers
+                && grid
+                    .iter()
+                    .enumerate()
+                    .all(|(layer, row)| row.len() == heads(layer))
         };
-        let right = |l: &LengthScores| is_grid(&l.scores) && l.standard_errors.as_ref().is_none_or(is_grid);
+        let right =
+            |l: &LengthScores| is_grid(&l.scores) && l.standard_errors.as_ref().is_none_or(is_grid);
         if let Some(wrong) = scores.by_length.iter().find(|l| !right(l)) {
-            return Err(malformed(format!("the scores of n = {} are not a grid for {}", wrong.n, scores.model)));
+            return Err(malformed(format!(
+                "the scores of n = {} are not a grid for {}",
+                wrong.n, scores.model
+            )));
         }
         rank(&mut scores.heads);
         Ok(scores)
@@ -270,7 +328,10 @@ impl Scores {
 }
 
 fn whole(model: &ModelShape) -> LayerRange {
-    LayerRange { first: 0, last: model.num_layers.saturating_sub(1) }
+    LayerRange {
+        first: 0,
+        last: model.num_layers.saturating_sub(1),
+    }
 }
 
 fn rank(heads: &mut [HeadScore]) {

@@ -56,7 +56,10 @@ impl Overlap {
     /// The share of `a` that is in `b`, two lists of equally many heads.
     pub fn of(between: [impl Into<String>; 2], a: &[HeadId], b: &[HeadId]) -> Self {
         let shared = a.iter().filter(|head| b.contains(head)).count();
-        Self { between: between.map(Into::into), share: shared as f64 / a.len().max(1) as f64 }
+        Self {
+            between: between.map(Into::into),
+            share: shared as f64 / a.len().max(1) as f64,
+        }
     }
 }
 
@@ -64,10 +67,15 @@ impl Rounding {
     /// What `there`, in `dtype`, differs by from `here`: the same heads in another order. `None` without heads.
     pub fn between(dtype: String, here: &Scores, there: &Scores) -> Option<Self> {
         let there = there.grid();
-        let difference = |scored: &HeadScore| (scored.score - there[scored.head.layer][scored.head.head]).abs();
+        let difference =
+            |scored: &HeadScore| (scored.score - there[scored.head.layer][scored.head.head]).abs();
         let mut differences: Vec<f64> = here.heads().iter().map(difference).collect();
         differences.sort_by(f64::total_cmp);
-        Some(Self { dtype, largest: *differences.last()?, typical: differences[differences.len() / 2] })
+        Some(Self {
+            dtype,
+            largest: *differences.last()?,
+            typical: differences[differences.len() / 2],
+        })
     }
 }
 
@@ -81,7 +89,8 @@ impl Gap {
 /// The number that a normal variable exceeds with probability `p`, `0 < p ≤ 0.5`, to 4.5e-4 (Abramowitz and Stegun, 26.2.23).
 pub(super) fn upper_quantile(p: f64) -> f64 {
     let t = (-2.0 * p.ln()).sqrt();
-    t - (2.515517 + t * (0.802853 + t * 0.010328)) / (1.0 + t * (1.432788 + t * (0.189269 + t * 0.001308)))
+    t - (2.515517 + t * (0.802853 + t * 0.010328))
+        / (1.0 + t * (1.432788 + t * (0.189269 + t * 0.001308)))
 }
 
 #[cfg(test)]
@@ -90,15 +99,28 @@ mod tests {
 
     #[test]
     fn quantiles_of_the_normal_distribution() {
-        for (p, z) in [(0.5, 0.0), (0.05, 1.644854), (0.025, 1.959964), (0.001, 3.090232), (0.05 / 1024.0, 3.8963)] {
-            assert!((upper_quantile(p) - z).abs() < 5e-4, "{p}: {}", upper_quantile(p));
+        for (p, z) in [
+            (0.5, 0.0),
+            (0.05, 1.644854),
+            (0.025, 1.959964),
+            (0.001, 3.090232),
+            (0.05 / 1024.0, 3.8963),
+        ] {
+            assert!(
+                (upper_quantile(p) - z).abs() < 5e-4,
+                "{p}: {}",
+                upper_quantile(p)
+            );
         }
     }
 
     #[test]
     fn overlaps_are_shares_of_k() {
         let heads = |ids: &[usize]| ids.iter().map(|&id| HeadId::new(0, id)).collect::<Vec<_>>();
-        assert_eq!(Overlap::of(["a", "b"], &heads(&[1, 2, 3, 4]), &heads(&[4, 5, 1, 6])).share, 0.5);
+        assert_eq!(
+            Overlap::of(["a", "b"], &heads(&[1, 2, 3, 4]), &heads(&[4, 5, 1, 6])).share,
+            0.5
+        );
         assert_eq!(Overlap::of(["a", "b"], &heads(&[]), &heads(&[])).share, 0.0);
     }
 }

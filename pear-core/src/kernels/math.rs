@@ -15,7 +15,14 @@ pub(super) fn exp(x: f32) -> f32 {
         series = series.mul_add(r, coefficient);
     }
     let series = series.mul_add(r * r, r) + 1.0;
-    series * f32::from_bits(shifted.to_bits().wrapping_sub(ROUND.to_bits()).wrapping_add(127) << 23)
+    series
+        * f32::from_bits(
+            shifted
+                .to_bits()
+                .wrapping_sub(ROUND.to_bits())
+                .wrapping_add(127)
+                << 23,
+        )
 }
 
 /// The error function, as a rational function of `x` between −4 and 4.
@@ -24,7 +31,14 @@ fn erf(x: f32) -> f32 {
     let x = x.clamp(-4.0, 4.0);
     let square = x * x;
     let mut above = -2.726_142_3e-10_f32;
-    for c in [2.770_681_4e-8, -2.101_024e-6, -5.692_506_5e-5, -7.349_906e-4, -2.954_6e-3, -1.609_603_3e-2] {
+    for c in [
+        2.770_681_4e-8,
+        -2.101_024e-6,
+        -5.692_506_5e-5,
+        -7.349_906e-4,
+        -2.954_6e-3,
+        -1.609_603_3e-2,
+    ] {
         above = above.mul_add(square, c);
     }
     let mut below = -1.456_607_2e-5_f32;
@@ -157,14 +171,22 @@ mod tests {
 
     #[test]
     fn slopes_are_those_of_the_values() {
-        for kind in [Activation::Silu, Activation::Gelu, Activation::GeluTanh, Activation::Relu] {
+        for kind in [
+            Activation::Silu,
+            Activation::Gelu,
+            Activation::GeluTanh,
+            Activation::Relu,
+        ] {
             for i in -60..60 {
                 let x = i as f32 * 0.1 + 0.05;
                 let (value, slope, difference) = with_function!(kind, F => {
                     let (value, slope) = F::value_and_slope(x);
                     (value - F::value(x), slope, (F::value(x + 0.01) - F::value(x - 0.01)) / 0.02)
                 });
-                assert!(value.abs() < 1e-6 && (slope - difference).abs() < 2e-4, "{kind:?} at {x}: {slope}, {difference}");
+                assert!(
+                    value.abs() < 1e-6 && (slope - difference).abs() < 2e-4,
+                    "{kind:?} at {x}: {slope}, {difference}"
+                );
             }
         }
     }

@@ -16,7 +16,7 @@ use burn::nn::Linear;
 use burn::prelude::*;
 use burn::tensor::{DType, activation};
 
-use crate::model::ScoreOptions;
+use crate::score_config::AttentionScoreConfig;
 
 /// The nonlinearity of an MLP.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -39,7 +39,8 @@ pub fn linear(x: Tensor<3>, weight: Tensor<2>, bias: Option<Tensor<1>>) -> Tenso
     #[cfg(feature = "flex")]
     {
         let rows = x.dims()[0] * x.dims()[1];
-        let same = x.dtype() == weight.dtype() && bias.as_ref().is_none_or(|bias| bias.dtype() == x.dtype());
+        let same = x.dtype() == weight.dtype()
+            && bias.as_ref().is_none_or(|bias| bias.dtype() == x.dtype());
         let frozen = !weight.is_tracked() && bias.as_ref().is_none_or(|bias| !bias.is_tracked());
         // Several rows are summed in the same order however many they are: parts of a sweep give what the whole gives, bit for bit. In half
         // precision the backend would widen all of the weight each time.
@@ -52,8 +53,12 @@ pub fn linear(x: Tensor<3>, weight: Tensor<2>, bias: Option<Tensor<1>>) -> Tenso
 }
 
 /// [`linear`] with the weights of a burn layer.
-pub fn project(layer: &Linear, x: Tensor<3>) -> Tensor<3> {
-    linear(x, layer.weight.val(), layer.bias.as_ref().map(|bias| bias.val()))
+pub fn linear_forward(layer: &Linear, x: Tensor<3>) -> Tensor<3> {
+    linear(
+        x,
+        layer.weight.val(),
+        layer.bias.as_ref().map(|bias| bias.val()),
+    )
 }
 
 /// `x` in another float type, of any shape.
@@ -91,10 +96,17 @@ pub fn activate<const D: usize>(kind: Activation, x: Tensor<D>) -> Tensor<D> {
 }
 
 /// `act(gate) · up`, both of the same shape.
-pub fn activate_gated<const D: usize>(kind: Activation, gate: Tensor<D>, up: Tensor<D>) -> Tensor<D> {
+pub fn activate_gated<const D: usize>(
+    kind: Activation,
+    gate: Tensor<D>,
+    up: Tensor<D>,
+) -> Tensor<D> {
     let dtype = gate.dtype();
     if is_half(dtype) {
-        return cast(activate_gated(kind, cast(gate, DType::F32), cast(up, DType::F32)), dtype);
+        return cast(
+            activate_gated(kind, cast(gate, DType::F32), cast(up, DType::F32)),
+            dtype,
+        );
     }
     #[cfg(feature = "flex")]
     if flex::serves(&gate) && flex::serves(&up) {
@@ -125,16 +137,27 @@ fn activate_composed<const D: usize>(kind: Activation, x: Tensor<D>) -> Tensor<D
 /// rounded before the weight and after, as Llama's is.
 pub fn rms_norm<const D: usize>(x: Tensor<D>, weight: Tensor<1>, eps: f64) -> Tensor<D> {
     #[cfg(feature = "flex")]
-    if flex::serves_half(&x) && x.dtype() == weight.dtype() && flex::serves_half(&weight) && !weight.is_tracked() {
+    if flex::serves_half(&x)
+        && x.dtype() == weight.dtype()
+        && flex::serves_half(&weight)
+        && !weight.is_tracked()
+    {
         return flex::rms_norm(x, weight, eps);
     }
     rms_norm_composed(x, weight, eps)
 }
 
 /// As [`rms_norm`], but rounded only after the weight, as OLMo 2's and Gemma's are.
-pub fn rms_norm_rounded_once<const D: usize>(x: Tensor<D>, weight: Tensor<1>, eps: f64) -> Tensor<D> {
+pub fn rms_norm_rounded_once<const D: usize>(
+    x: Tensor<D>,
+    weight: Tensor<1>,
+    eps: f64,
+) -> Tensor<D> {
     let dtype = x.dtype();
-    cast(rms_norm(cast(x, DType::F32), cast(weight, DType::F32), eps), dtype)
+    cast(
+        rms_norm(cast(x, DType::F32), cast(weight, DType::F32), eps),
+        dtype,
+    )
 }
 
 fn rms_norm_composed<const D: usize>(x: Tensor<D>, weight: Tensor<1>, eps: f64) -> Tensor<D> {
@@ -147,16 +170,36 @@ fn rms_norm_composed<const D: usize>(x: Tensor<D>, weight: Tensor<1>, eps: f64) 
 /// Attention of the last few of the positions that keys and values hold, each of which sees those up to its own; shapes as in
 /// [`attend`](crate::attend), `bias` broadcastable to `[batch, heads, queries, keys]`. `None` where it is nothing for this kernel.
 pub(crate) fn attend_few(
-    query: &Tensor<4>, key: &Tensor<4>, value: &Tensor<4>, bias: Option<&Tensor<4>>, options: ScoreOptions,
+    query: &Tensor<4>,
+    key: &Tensor<4>,
+    value: &Tensor<4>,
+    bias: Option<&Tensor<4>>,
+    options: AttentionScoreConfig,
 ) -> Option<Tensor<4>> {
     #[cfg(feature = "flex")]
     {
         let [_, _, queries, head_dim] = query.dims();
-        let plain = |x: &Tensor<4>| !x.is_autodiff() && x.dtype() == query.dtype() && flex::serves_half(x);
-        if queries <= flex::FEW_ROWS && [query, key, value].into_iter().all(plain) && bias.is_none_or(flex::serves) {
-            let scale = options.scale.unwrap_or_else(|| (head_dim as f64).sqrt().recip()) as f32;
-            let scoring = flex::Scoring { scale, soft_cap: options.soft_cap.map(|cap| cap as f32), window: options.window };
-            return Some(flex::attend_cached(query.clone(), key.clone(), value.clone(), bias.cloned(), scoring));
+        let plain =
+            |x: &Tensor<4>| !x.is_autodiff() && x.dtype() == query.dtype() && flex::serves_half(x);
+        if queries <= flex::FEW_ROWS
+            && [query, key, value].into_iter().all(plain)
+            && bias.is_none_or(flex::serves)
+        {
+            let scale = options
+                .scale
+                .unwrap_or_else(|| (head_dim as f64).sqrt().recip()) as f32;
+            let scoring = flex::Scoring {
+                scale,
+                soft_cap: options.soft_cap.map(|cap| cap as f32),
+                window: options.window,
+            };
+            return Some(flex::attend_cached(
+                query.clone(),
+                key.clone(),
+                value.clone(),
+                bias.cloned(),
+                scoring,
+            ));
         }
     }
     let _ = (query, key, value, bias, options);
@@ -165,7 +208,11 @@ pub(crate) fn attend_few(
 
 /// Softmax over the last dimension of scores `[batch, heads, queries, keys]`, f32, where query `i` sees no key after `first_query + i`
 /// and, with a window, only the last `window` of those before it.
-pub(crate) fn causal_softmax(scores: Tensor<4>, first_query: usize, window: Option<usize>) -> Tensor<4> {
+pub(crate) fn causal_softmax(
+    scores: Tensor<4>,
+    first_query: usize,
+    window: Option<usize>,
+) -> Tensor<4> {
     #[cfg(feature = "flex")]
     if flex::serves(&scores) {
         return flex::causal_softmax(scores, first_query, window);
@@ -173,7 +220,11 @@ pub(crate) fn causal_softmax(scores: Tensor<4>, first_query: usize, window: Opti
     causal_softmax_composed(scores, first_query, window)
 }
 
-fn causal_softmax_composed(scores: Tensor<4>, first_query: usize, window: Option<usize>) -> Tensor<4> {
+fn causal_softmax_composed(
+    scores: Tensor<4>,
+    first_query: usize,
+    window: Option<usize>,
+) -> Tensor<4> {
     let [_, _, queries, keys] = scores.dims();
     let device = scores.device();
     let scores = match causal_mask(first_query, queries, keys, window, &device) {
@@ -185,14 +236,21 @@ fn causal_softmax_composed(scores: Tensor<4>, first_query: usize, window: Option
 
 /// `[queries, keys]`, `true` where a query must not look; `None` where every query may look everywhere.
 fn causal_mask(
-    first_query: usize, queries: usize, keys: usize, window: Option<usize>, device: &Device,
+    first_query: usize,
+    queries: usize,
+    keys: usize,
+    window: Option<usize>,
+    device: &Device,
 ) -> Option<Tensor<2, Bool>> {
     let hides_past = window.is_some_and(|window| window < first_query + queries);
     if queries == 1 && first_query + 1 == keys && !hides_past {
         return None;
     }
-    let positions = |first: usize, len: usize| Tensor::<1, Int>::arange(first as i64..(first + len) as i64, device);
-    let distance = positions(first_query, queries).reshape([queries, 1]) - positions(0, keys).reshape([1, keys]);
+    let positions = |first: usize, len: usize| {
+        Tensor::<1, Int>::arange(first as i64..(first + len) as i64, device)
+    };
+    let distance = positions(first_query, queries).reshape([queries, 1])
+        - positions(0, keys).reshape([1, keys]);
     let future = distance.clone().lower_elem(0);
     Some(match window {
         Some(window) if hides_past => future.bool_or(distance.greater_equal_elem(window as i64)),
@@ -207,7 +265,10 @@ fn causal_mask(
 pub fn cross_entropy(logits: Tensor<2>, labels: &[u32]) -> Tensor<1> {
     let [rows, vocab] = logits.dims();
     assert_eq!(labels.len(), rows, "a label for each row");
-    assert!(labels.iter().all(|&label| (label as usize) < vocab), "labels below {vocab}");
+    assert!(
+        labels.iter().all(|&label| (label as usize) < vocab),
+        "labels below {vocab}"
+    );
     #[cfg(feature = "flex")]
     if flex::serves(&logits) {
         return flex::cross_entropy(logits, labels);
@@ -220,7 +281,11 @@ fn cross_entropy_composed(logits: Tensor<2>, labels: &[u32]) -> Tensor<1> {
     let labels: Vec<i32> = labels.iter().map(|&label| label as i32).collect();
     let logits = logits.cast(DType::F32);
     // The shift changes no value and so no gradient: it stays out of the graph.
-    let plain = if logits.is_autodiff() { logits.clone().inner() } else { logits.clone() };
+    let plain = if logits.is_autodiff() {
+        logits.clone().inner()
+    } else {
+        logits.clone()
+    };
     let labels = Tensor::<2, Int>::from_data(TensorData::new(labels, [rows, 1]), &plain.device());
     let shifted = logits - plain.max_dim(1);
     let total = shifted.clone().exp().sum_dim(1).log();
@@ -242,20 +307,41 @@ fn rotate_composed(x: Tensor<4>, cos: Tensor<2>, sin: Tensor<2>, interleaved: bo
     let half = cos.dims()[1];
     let rotary_dim = 2 * half;
     let rotated = if interleaved {
-        let (cos, sin) = (cos.reshape([1, 1, seq, half, 1]), sin.reshape([1, 1, seq, half, 1]));
-        let pairs = x.clone().narrow(3, 0, rotary_dim).reshape([batch, heads, seq, half, 2]);
+        let (cos, sin) = (
+            cos.reshape([1, 1, seq, half, 1]),
+            sin.reshape([1, 1, seq, half, 1]),
+        );
+        let pairs = x
+            .clone()
+            .narrow(3, 0, rotary_dim)
+            .reshape([batch, heads, seq, half, 2]);
         let (a, b) = (pairs.clone().narrow(4, 0, 1), pairs.narrow(4, 1, 1));
-        let rotated = vec![a.clone() * cos.clone() - b.clone() * sin.clone(), b * cos + a * sin];
+        let rotated = vec![
+            a.clone() * cos.clone() - b.clone() * sin.clone(),
+            b * cos + a * sin,
+        ];
         Tensor::cat(rotated, 4).reshape([batch, heads, seq, rotary_dim])
     } else {
         let (cos, sin) = (cos.unsqueeze::<4>(), sin.unsqueeze::<4>());
-        let (a, b) = (x.clone().narrow(3, 0, half), x.clone().narrow(3, half, half));
-        Tensor::cat(vec![a.clone() * cos.clone() - b.clone() * sin.clone(), b * cos + a * sin], 3)
+        let (a, b) = (
+            x.clone().narrow(3, 0, half),
+            x.clone().narrow(3, half, half),
+        );
+        Tensor::cat(
+            vec![
+                a.clone() * cos.clone() - b.clone() * sin.clone(),
+                b * cos + a * sin,
+            ],
+            3,
+        )
     };
     if rotary_dim == head_dim {
         return rotated;
     }
-    Tensor::cat(vec![rotated, x.narrow(3, rotary_dim, head_dim - rotary_dim)], 3)
+    Tensor::cat(
+        vec![rotated, x.narrow(3, rotary_dim, head_dim - rotary_dim)],
+        3,
+    )
 }
 
 #[cfg(all(test, feature = "flex"))]
@@ -275,7 +361,9 @@ mod tests {
 
     /// Values of `fast` and `composed`, and their gradients under the same weights of the output.
     fn check<const D: usize, const O: usize>(
-        x: Tensor<D>, fast: impl Fn(Tensor<D>) -> Tensor<O>, composed: impl Fn(Tensor<D>) -> Tensor<O>,
+        x: Tensor<D>,
+        fast: impl Fn(Tensor<D>) -> Tensor<O>,
+        composed: impl Fn(Tensor<D>) -> Tensor<O>,
     ) {
         let expected = composed(x.clone());
         let weights = random(expected.dims());
@@ -291,7 +379,9 @@ mod tests {
 
     /// As [`check`], in bf16: the same but for the last of its 8 bits where a sum was taken in another order, or a gradient rounded less often.
     fn check_half<const D: usize>(
-        x: Tensor<D>, fast: impl Fn(Tensor<D>) -> Tensor<D>, composed: impl Fn(Tensor<D>) -> Tensor<D>,
+        x: Tensor<D>,
+        fast: impl Fn(Tensor<D>) -> Tensor<D>,
+        composed: impl Fn(Tensor<D>) -> Tensor<D>,
     ) {
         let x = x.cast(DType::BF16);
         let weights = random(x.dims());
@@ -305,9 +395,18 @@ mod tests {
             assert_eq!(gradient.dtype(), DType::BF16);
             (value, gradient.cast(DType::F32))
         };
-        let ((value, gradient), (expected, expected_gradient)) = (outcome(&fast), outcome(&composed));
-        let different = (value.clone() - expected.clone()).abs().greater_elem(0.0).int().sum().into_scalar::<i64>() as usize;
-        assert!(different * 500 <= x.dims().iter().product(), "{different} numbers differ");
+        let ((value, gradient), (expected, expected_gradient)) =
+            (outcome(&fast), outcome(&composed));
+        let different = (value.clone() - expected.clone())
+            .abs()
+            .greater_elem(0.0)
+            .int()
+            .sum()
+            .into_scalar::<i64>() as usize;
+        assert!(
+            different * 500 <= x.dims().iter().product(),
+            "{different} numbers differ"
+        );
         assert!(distance(value, expected) < 4e-3);
         assert!(distance(gradient, expected_gradient) < 1e-2);
     }
@@ -315,14 +414,43 @@ mod tests {
     #[test]
     fn numbers_are_rounded_to_half_precision_and_back_as_the_backend_does() {
         Device::flex().seed(9);
-        let special = [0.0, -0.0, f32::INFINITY, f32::NEG_INFINITY, f32::MAX, 1e-40, 1.0 + 1.0 / 256.0, 1.0 + 3.0 / 256.0];
-        let x = Tensor::cat(vec![random([20_000]), Tensor::from_floats(special, &Device::flex())], 0);
+        let special = [
+            0.0,
+            -0.0,
+            f32::INFINITY,
+            f32::NEG_INFINITY,
+            f32::MAX,
+            1e-40,
+            1.0 + 1.0 / 256.0,
+            1.0 + 3.0 / 256.0,
+        ];
+        let x = Tensor::cat(
+            vec![
+                random([20_000]),
+                Tensor::from_floats(special, &Device::flex()),
+            ],
+            0,
+        );
         let half = cast(x.clone(), DType::BF16);
         assert_eq!(half.clone().into_data(), x.cast(DType::BF16).into_data());
-        assert_eq!(cast(half.clone(), DType::F32).into_data(), half.cast(DType::F32).into_data());
-        let nan = Tensor::<1>::from_floats([f32::NAN, f32::from_bits(0x7fff_ffff)], &Device::flex());
-        assert!(cast(nan, DType::BF16).cast(DType::F32).is_nan().all().into_scalar::<bool>());
-        check(random([3, 50]), |x| cast(cast(x, DType::BF16), DType::F32), |x| x.cast(DType::BF16).cast(DType::F32));
+        assert_eq!(
+            cast(half.clone(), DType::F32).into_data(),
+            half.cast(DType::F32).into_data()
+        );
+        let nan =
+            Tensor::<1>::from_floats([f32::NAN, f32::from_bits(0x7fff_ffff)], &Device::flex());
+        assert!(
+            cast(nan, DType::BF16)
+                .cast(DType::F32)
+                .is_nan()
+                .all()
+                .into_scalar::<bool>()
+        );
+        check(
+            random([3, 50]),
+            |x| cast(cast(x, DType::BF16), DType::F32),
+            |x| x.cast(DType::BF16).cast(DType::F32),
+        );
     }
 
     #[test]
@@ -331,9 +459,22 @@ mod tests {
         let composed = burn::tensor::module::linear::<3>;
         let bias = random([33]);
         // Views: a table of embeddings is read as its transpose, heads are merged by a swap.
-        for weight in [random([40, 33]), random([33, 40]).transpose(), random([33, 50]).narrow(1, 5, 40).transpose()] {
-            for x in [random([3, 211, 40]), random([211, 3, 40]).swap_dims(0, 1), random([2, 3, 40]), random([1, 1, 40])] {
-                check(x.clone(), |x| linear(x, weight.clone(), None), |x| composed(x, weight.clone(), None));
+        for weight in [
+            random([40, 33]),
+            random([33, 40]).transpose(),
+            random([33, 50]).narrow(1, 5, 40).transpose(),
+        ] {
+            for x in [
+                random([3, 211, 40]),
+                random([211, 3, 40]).swap_dims(0, 1),
+                random([2, 3, 40]),
+                random([1, 1, 40]),
+            ] {
+                check(
+                    x.clone(),
+                    |x| linear(x, weight.clone(), None),
+                    |x| composed(x, weight.clone(), None),
+                );
                 let with_bias = |f: fn(Tensor<3>, Tensor<2>, Option<Tensor<1>>) -> Tensor<3>| {
                     let (weight, bias) = (weight.clone(), bias.clone());
                     move |x| f(x, weight.clone(), Some(bias.clone()))
@@ -348,18 +489,36 @@ mod tests {
         Device::flex().seed(7);
         let half = |x: Tensor<3>| x.cast(DType::BF16);
         let bias = random::<1>([333]).cast(DType::BF16);
-        for weight in [random([300, 333]), random([333, 300]).transpose(), random([300, 400]).narrow(1, 5, 333)] {
+        for weight in [
+            random([300, 333]),
+            random([333, 300]).transpose(),
+            random([300, 400]).narrow(1, 5, 333),
+        ] {
             let weight = weight.cast(DType::BF16);
-            for x in [random([1, 1, 300]), random([2, 3, 300]), random([5, 20, 300]), random([3, 100, 300])] {
+            for x in [
+                random([1, 1, 300]),
+                random([2, 3, 300]),
+                random([5, 20, 300]),
+                random([3, 100, 300]),
+            ] {
                 let x = half(x);
-                let expected = x.clone().cast(DType::F32).matmul(weight.clone().cast(DType::F32).unsqueeze::<3>());
+                let expected = x
+                    .clone()
+                    .cast(DType::F32)
+                    .matmul(weight.clone().cast(DType::F32).unsqueeze::<3>());
                 let ours = linear(x.clone(), weight.clone(), None);
                 assert_eq!(ours.dtype(), DType::BF16);
                 // Half a unit in the last of 8 bits.
-                let error = (ours.cast(DType::F32) - expected.clone()).abs() - expected.clone().abs() * 0.00391;
+                let error = (ours.cast(DType::F32) - expected.clone()).abs()
+                    - expected.clone().abs() * 0.00391;
                 assert!(error.max().into_scalar::<f32>() < 1e-4);
                 let ours = linear(x, weight.clone(), Some(bias.clone())).cast(DType::F32);
-                assert!(distance(ours, expected + bias.clone().cast(DType::F32).unsqueeze::<3>()) < 4e-3);
+                assert!(
+                    distance(
+                        ours,
+                        expected + bias.clone().cast(DType::F32).unsqueeze::<3>()
+                    ) < 4e-3
+                );
             }
         }
     }
@@ -372,10 +531,22 @@ mod tests {
             let weight = random(shape);
             let x = random([1, 1, shape[0]]);
             let expected = burn::tensor::module::linear(x.clone(), weight.clone(), None);
-            assert!(distance(linear(x, weight.clone(), None), expected) < 2e-6, "{shape:?}");
-            let (x, weight) = (random([1, 3, shape[0]]).cast(DType::BF16), weight.cast(DType::BF16));
-            let expected = x.clone().cast(DType::F32).matmul(weight.clone().cast(DType::F32).unsqueeze::<3>());
-            assert!(distance(linear(x, weight, None).cast(DType::F32), expected) < 4e-3, "{shape:?}");
+            assert!(
+                distance(linear(x, weight.clone(), None), expected) < 2e-6,
+                "{shape:?}"
+            );
+            let (x, weight) = (
+                random([1, 3, shape[0]]).cast(DType::BF16),
+                weight.cast(DType::BF16),
+            );
+            let expected = x
+                .clone()
+                .cast(DType::F32)
+                .matmul(weight.clone().cast(DType::F32).unsqueeze::<3>());
+            assert!(
+                distance(linear(x, weight, None).cast(DType::F32), expected) < 4e-3,
+                "{shape:?}"
+            );
         }
     }
 
@@ -384,11 +555,20 @@ mod tests {
         Device::flex().seed(8);
         let cache = |heads| random([2, heads, 64, 16]).narrow(2, 0, 37);
         let (key, value) = (cache(2), cache(2));
-        let composed = |query: Tensor<4>, bias: Option<Tensor<4>>, options: ScoreOptions| {
+        let composed = |query: Tensor<4>,
+                        bias: Option<Tensor<4>>,
+                        options: AttentionScoreConfig| {
             let queries = query.dims()[2];
-            let repeated =
-                |x: &Tensor<4>| Tensor::cat((0..2).flat_map(|head| vec![x.clone().narrow(1, head, 1); 3]).collect(), 1);
-            let mut scores = query.matmul(repeated(&key).swap_dims(2, 3)) * options.scale.unwrap_or(0.25);
+            let repeated = |x: &Tensor<4>| {
+                Tensor::cat(
+                    (0..2)
+                        .flat_map(|head| vec![x.clone().narrow(1, head, 1); 3])
+                        .collect(),
+                    1,
+                )
+            };
+            let mut scores =
+                query.matmul(repeated(&key).swap_dims(2, 3)) * options.scale.unwrap_or(0.25);
             if let Some(cap) = options.soft_cap {
                 scores = (scores / cap).tanh() * cap;
             }
@@ -403,16 +583,39 @@ mod tests {
                 (Some([1, 6, 1, 37]), Some(3.0), None, Some(0.4)),
                 (Some([2, 1, 1, 37]), None, Some(100), None),
             ] {
-                let (bias, options) = (bias.map(random::<4>), ScoreOptions { scale, soft_cap, window });
-                let ours = attend_few(&query, &key, &value, bias.as_ref(), options).expect("a kernel for this");
-                assert!(distance(ours, composed(query.clone(), bias, options)) < 2e-6, "{queries} {options:?}");
+                let (bias, options) = (
+                    bias.map(random::<4>),
+                    AttentionScoreConfig {
+                        scale,
+                        soft_cap,
+                        window,
+                    },
+                );
+                let ours = attend_few(&query, &key, &value, bias.as_ref(), options)
+                    .expect("a kernel for this");
+                assert!(
+                    distance(ours, composed(query.clone(), bias, options)) < 2e-6,
+                    "{queries} {options:?}"
+                );
             }
         }
         let half = |x: &Tensor<4>| x.clone().cast(DType::BF16);
         let query = random([2, 6, 1, 16]);
-        let ours = attend_few(&half(&query), &half(&key), &half(&value), None, ScoreOptions::default()).expect("one for half");
+        let ours = attend_few(
+            &half(&query),
+            &half(&key),
+            &half(&value),
+            None,
+            AttentionScoreConfig::default(),
+        )
+        .expect("one for half");
         assert_eq!(ours.dtype(), DType::BF16);
-        assert!(distance(ours.cast(DType::F32), composed(query, None, ScoreOptions::default())) < 0.03);
+        assert!(
+            distance(
+                ours.cast(DType::F32),
+                composed(query, None, AttentionScoreConfig::default())
+            ) < 0.03
+        );
     }
 
     #[test]
@@ -420,10 +623,27 @@ mod tests {
         Device::flex().seed(1);
         // More than a block, and not a whole number of vectors.
         let (x, up) = (random([3, 5, 999]), random([3, 5, 999]));
-        for kind in [Activation::Silu, Activation::Gelu, Activation::GeluTanh, Activation::Relu] {
-            check(x.clone(), |x| activate(kind, x), |x| activate_composed(kind, x));
-            check(x.clone(), |x| activate_gated(kind, x, up.clone()), |x| activate_composed(kind, x) * up.clone());
-            check(up.clone(), |up| activate_gated(kind, x.clone(), up), |up| activate_composed(kind, x.clone()) * up);
+        for kind in [
+            Activation::Silu,
+            Activation::Gelu,
+            Activation::GeluTanh,
+            Activation::Relu,
+        ] {
+            check(
+                x.clone(),
+                |x| activate(kind, x),
+                |x| activate_composed(kind, x),
+            );
+            check(
+                x.clone(),
+                |x| activate_gated(kind, x, up.clone()),
+                |x| activate_composed(kind, x) * up.clone(),
+            );
+            check(
+                up.clone(),
+                |up| activate_gated(kind, x.clone(), up),
+                |up| activate_composed(kind, x.clone()) * up,
+            );
         }
     }
 
@@ -431,20 +651,42 @@ mod tests {
     fn norms_and_their_gradients_are_those_of_the_composed_operations() {
         Device::flex().seed(2);
         let weight = random([130]);
-        check(random([2, 90, 130]), |x| rms_norm(x, weight.clone(), 1e-3), |x| rms_norm_composed(x, weight.clone(), 1e-3));
+        check(
+            random([2, 90, 130]),
+            |x| rms_norm(x, weight.clone(), 1e-3),
+            |x| rms_norm_composed(x, weight.clone(), 1e-3),
+        );
         let view = random([2, 7, 3, 130]).swap_dims(1, 2);
-        check(view, |x| rms_norm(x, weight.clone(), 1e-3), |x| rms_norm_composed(x, weight.clone(), 1e-3));
+        check(
+            view,
+            |x| rms_norm(x, weight.clone(), 1e-3),
+            |x| rms_norm_composed(x, weight.clone(), 1e-3),
+        );
         let weight = weight.cast(DType::BF16);
-        check_half(random([2, 90, 130]), |x| rms_norm(x, weight.clone(), 1e-3), |x| rms_norm_composed(x, weight.clone(), 1e-3));
+        check_half(
+            random([2, 90, 130]),
+            |x| rms_norm(x, weight.clone(), 1e-3),
+            |x| rms_norm_composed(x, weight.clone(), 1e-3),
+        );
     }
 
     #[test]
     fn softmax_sees_what_it_may_and_nothing_else() {
         Device::flex().seed(3);
-        for (queries, keys, window) in [(37, 37, None), (5, 37, None), (1, 37, None), (37, 37, Some(4)), (1, 37, Some(4))] {
+        for (queries, keys, window) in [
+            (37, 37, None),
+            (5, 37, None),
+            (1, 37, None),
+            (37, 37, Some(4)),
+            (1, 37, Some(4)),
+        ] {
             let first = keys - queries;
             let scores = random([2, 3, queries, keys]);
-            check(scores, |x| causal_softmax(x, first, window), |x| causal_softmax_composed(x, first, window));
+            check(
+                scores,
+                |x| causal_softmax(x, first, window),
+                |x| causal_softmax_composed(x, first, window),
+            );
         }
     }
 
@@ -452,7 +694,11 @@ mod tests {
     fn losses_and_their_gradients_are_those_of_the_composed_operations() {
         Device::flex().seed(4);
         let labels: Vec<u32> = (0..40).map(|row| row * 7 % 301).collect();
-        check(random([40, 301]), |x| cross_entropy(x, &labels), |x| cross_entropy_composed(x, &labels));
+        check(
+            random([40, 301]),
+            |x| cross_entropy(x, &labels),
+            |x| cross_entropy_composed(x, &labels),
+        );
     }
 
     #[test]
@@ -462,7 +708,11 @@ mod tests {
         let (cos, sin) = (angles.clone().cos(), angles.sin());
         let view = random([2, 30, 3, 20]).swap_dims(1, 2);
         for interleaved in [false, true] {
-            for x in [view.clone(), random([2, 3, 30, 20]), view.clone().narrow(3, 2, 16)] {
+            for x in [
+                view.clone(),
+                random([2, 3, 30, 20]),
+                view.clone().narrow(3, 2, 16),
+            ] {
                 let rotate_by = |f: fn(Tensor<4>, Tensor<2>, Tensor<2>, bool) -> Tensor<4>| {
                     let (cos, sin) = (cos.clone(), sin.clone());
                     move |x| f(x, cos.clone(), sin.clone(), interleaved)

@@ -49,7 +49,11 @@ impl Positions<'static> {
 
     /// The next `len` tokens after `start` others.
     pub const fn after(start: usize, len: usize) -> Self {
-        Self { start, total: start + len, padding: &[] }
+        Self {
+            start,
+            total: start + len,
+            padding: &[],
+        }
     }
 }
 
@@ -61,8 +65,15 @@ impl<'a> Positions<'a> {
 
     /// The position of every token of `seq` columns, counted from `first`, row after row; 0 where a column is empty.
     fn of_rows(&self, seq: usize, first: usize, device: &Device) -> Tensor<1, Int> {
-        let of_row = |&empty: &usize| (self.start..self.start + seq).map(move |column| column.saturating_sub(empty) - first);
-        let positions: Vec<i32> = self.padding.iter().flat_map(of_row).map(|position| position as i32).collect();
+        let of_row = |&empty: &usize| {
+            (self.start..self.start + seq).map(move |column| column.saturating_sub(empty) - first)
+        };
+        let positions: Vec<i32> = self
+            .padding
+            .iter()
+            .flat_map(of_row)
+            .map(|position| position as i32)
+            .collect();
         let len = positions.len();
         Tensor::from_data(TensorData::new(positions, [len]), device)
     }
@@ -123,15 +134,23 @@ impl PositionEmbeddingConfig {
         match self {
             Self::None => Ok(()),
             Self::Rotary(rotary) => rotary.validate(),
-            Self::Alibi { num_heads: 0, .. } | Self::FalconAlibi { num_heads: 0, .. } => {
-                Err(Error::config("num_attention_heads", 0, "expected at least 1"))
+            Self::Alibi { num_heads: 0, .. } | Self::FalconAlibi { num_heads: 0, .. } => Err(
+                Error::config("num_attention_heads", 0, "expected at least 1"),
+            ),
+            Self::Alibi { max_bias, .. } if !(max_bias.is_finite() && *max_bias > 0.0) => Err(
+                Error::config("alibi_bias_max", max_bias, "expected a positive number"),
+            ),
+            Self::FalconAlibi { head_dim: 0, .. } => {
+                Err(Error::config("head_dim", 0, "expected at least 1"))
             }
-            Self::Alibi { max_bias, .. } if !(max_bias.is_finite() && *max_bias > 0.0) => {
-                Err(Error::config("alibi_bias_max", max_bias, "expected a positive number"))
-            }
-            Self::FalconAlibi { head_dim: 0, .. } => Err(Error::config("head_dim", 0, "expected at least 1")),
             Self::Alibi { .. } | Self::FalconAlibi { .. } => Ok(()),
-            Self::Learned { num_positions: 0, .. } => Err(Error::config("max_position_embeddings", 0, "expected at least 1")),
+            Self::Learned {
+                num_positions: 0, ..
+            } => Err(Error::config(
+                "max_position_embeddings",
+                0,
+                "expected at least 1",
+            )),
             Self::Learned { .. } => Ok(()),
             Self::Sinusoidal(sinusoidal) => sinusoidal.validate(),
             Self::Relative(relative) => relative.validate(),
@@ -144,19 +163,39 @@ impl PositionEmbeddingConfig {
     /// As [`validate`](Self::validate).
     pub fn init(&self, device: &Device) -> Result<PositionEmbedding> {
         self.validate()?;
-        let init = Initializer::Normal { mean: 0.0, std: 0.02 };
+        let init = Initializer::Normal {
+            mean: 0.0,
+            std: 0.02,
+        };
         let (weight, kind) = match self {
             Self::None => (None, Kind::None),
             Self::Rotary(config) => (None, Kind::Rotary(Arc::new(Rotary::new(config.clone())))),
-            Self::Alibi { num_heads, max_bias } => (None, Kind::Alibi(alibi_slopes(*num_heads, *max_bias))),
-            Self::FalconAlibi { num_heads, head_dim } => {
-                (None, Kind::FalconAlibi { slopes: alibi_slopes(*num_heads, 8.0), scale: (*head_dim as f64).sqrt().recip() })
-            }
-            Self::Learned { num_positions, width } => (Some(init.init([*num_positions, *width], device)), Kind::Learned),
+            Self::Alibi {
+                num_heads,
+                max_bias,
+            } => (None, Kind::Alibi(alibi_slopes(*num_heads, *max_bias))),
+            Self::FalconAlibi {
+                num_heads,
+                head_dim,
+            } => (
+                None,
+                Kind::FalconAlibi {
+                    slopes: alibi_slopes(*num_heads, 8.0),
+                    scale: (*head_dim as f64).sqrt().recip(),
+                },
+            ),
+            Self::Learned {
+                num_positions,
+                width,
+            } => (
+                Some(init.init([*num_positions, *width], device)),
+                Kind::Learned,
+            ),
             Self::Sinusoidal(config) => (None, Kind::Sinusoidal(config.clone())),
-            Self::Relative(config) => {
-                (Some(init.init([config.num_buckets, config.num_heads], device)), Kind::Relative(config.clone()))
-            }
+            Self::Relative(config) => (
+                Some(init.init([config.num_buckets, config.num_heads], device)),
+                Kind::Relative(config.clone()),
+            ),
         };
         Ok(PositionEmbedding { weight, kind })
     }
@@ -196,7 +235,9 @@ impl PositionEmbedding {
         };
         let table = match (&self.kind, &self.weight) {
             (Kind::Learned, Some(table)) => table.val().narrow(0, first, end - first),
-            (Kind::Sinusoidal(config), _) => config.table(first..end, width, &embeddings.device()).cast(embeddings.dtype()),
+            (Kind::Sinusoidal(config), _) => config
+                .table(first..end, width, &embeddings.device())
+                .cast(embeddings.dtype()),
             _ => return embeddings,
         };
         if positions.padding.is_empty() {
@@ -215,10 +256,17 @@ impl PositionEmbedding {
     }
 
     /// What is added to the scores of query positions against key positions, `[1, heads, queries, keys]`, f32.
-    pub fn score_bias(&self, queries: Range<usize>, keys: Range<usize>, device: &Device) -> Option<Tensor<4>> {
+    pub fn score_bias(
+        &self,
+        queries: Range<usize>,
+        keys: Range<usize>,
+        device: &Device,
+    ) -> Option<Tensor<4>> {
         match (&self.kind, &self.weight) {
             (Kind::Alibi(slopes), _) => Some(alibi::bias(slopes, queries, keys, device)),
-            (Kind::FalconAlibi { slopes, scale }, _) => Some(alibi::rounded_bias(slopes, *scale, keys, device)),
+            (Kind::FalconAlibi { slopes, scale }, _) => {
+                Some(alibi::rounded_bias(slopes, *scale, keys, device))
+            }
             (Kind::Relative(config), Some(table)) => Some(config.bias(table.val(), queries, keys)),
             _ => None,
         }

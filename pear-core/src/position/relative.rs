@@ -20,13 +20,20 @@ pub struct RelativeConfig {
 impl RelativeConfig {
     pub(super) fn validate(&self) -> Result<()> {
         if self.num_buckets < 2 {
-            return Err(Error::config("relative_attention_num_buckets", self.num_buckets, "expected at least 2"));
+            return Err(Error::config(
+                "relative_attention_num_buckets",
+                self.num_buckets,
+                "expected at least 2",
+            ));
         }
         if self.max_distance <= self.num_buckets / 2 {
             return Err(Error::config(
                 "relative_attention_max_distance",
                 self.max_distance,
-                format!("expected more than half of the {} buckets", self.num_buckets),
+                format!(
+                    "expected more than half of the {} buckets",
+                    self.num_buckets
+                ),
             ));
         }
         if self.num_heads == 0 {
@@ -36,15 +43,28 @@ impl RelativeConfig {
     }
 
     /// `table`: `[num_buckets, heads]`. Returns `[1, heads, queries, keys]`, f32.
-    pub(super) fn bias(&self, table: Tensor<2>, queries: Range<usize>, keys: Range<usize>) -> Tensor<4> {
+    pub(super) fn bias(
+        &self,
+        table: Tensor<2>,
+        queries: Range<usize>,
+        keys: Range<usize>,
+    ) -> Tensor<4> {
         let (num_queries, num_keys) = (queries.len(), keys.len());
         let buckets: Vec<i32> = queries
             .flat_map(|query| keys.clone().map(move |key| query.saturating_sub(key)))
             .map(|distance| relative_bucket(distance, self.num_buckets, self.max_distance) as i32)
             .collect();
         let device = table.device();
-        let buckets = Tensor::<1, Int>::from_data(TensorData::new(buckets, [num_queries * num_keys]), &device);
-        let bias = table.select(0, buckets).transpose().reshape([1, self.num_heads, num_queries, num_keys]);
+        let buckets = Tensor::<1, Int>::from_data(
+            TensorData::new(buckets, [num_queries * num_keys]),
+            &device,
+        );
+        let bias = table.select(0, buckets).transpose().reshape([
+            1,
+            self.num_heads,
+            num_queries,
+            num_keys,
+        ]);
         bias.cast(burn::tensor::DType::F32)
     }
 }
@@ -56,7 +76,8 @@ pub fn relative_bucket(distance: usize, num_buckets: usize, max_distance: usize)
         return distance;
     }
     // In f32, as the reference computes it: the edges of the buckets depend on the rounding.
-    let ratio = (distance as f32 / exact as f32).ln() / (max_distance as f64 / exact as f64).ln() as f32;
+    let ratio =
+        (distance as f32 / exact as f32).ln() / (max_distance as f64 / exact as f64).ln() as f32;
     let bucket = exact + (ratio * (num_buckets - exact) as f32) as usize;
     bucket.min(num_buckets - 1)
 }

@@ -80,9 +80,22 @@ pub enum RotaryScaling {
 
 impl RotaryScaling {
     /// YaRN's attention factor where the config gives none, from `mscale` and `mscale_all_dim` if it has these.
-    pub fn yarn_attention_factor(factor: f64, mscale: Option<f64>, mscale_all_dim: Option<f64>) -> f64 {
-        let scale = |mscale: f64| if factor <= 1.0 { 1.0 } else { 0.1 * mscale * factor.ln() + 1.0 };
-        match (mscale.filter(|&m| m != 0.0), mscale_all_dim.filter(|&m| m != 0.0)) {
+    pub fn yarn_attention_factor(
+        factor: f64,
+        mscale: Option<f64>,
+        mscale_all_dim: Option<f64>,
+    ) -> f64 {
+        let scale = |mscale: f64| {
+            if factor <= 1.0 {
+                1.0
+            } else {
+                0.1 * mscale * factor.ln() + 1.0
+            }
+        };
+        match (
+            mscale.filter(|&m| m != 0.0),
+            mscale_all_dim.filter(|&m| m != 0.0),
+        ) {
             (Some(mscale), Some(all_dim)) => scale(mscale) / scale(all_dim),
             _ => scale(1.0),
         }
@@ -90,7 +103,11 @@ impl RotaryScaling {
 
     /// LongRoPE's attention factor where the config gives none: `√(1 + ln factor / ln original)` for a `factor` above 1.
     pub fn longrope_attention_factor(factor: f64, original_max_position_embeddings: usize) -> f64 {
-        if factor <= 1.0 { 1.0 } else { (1.0 + factor.ln() / (original_max_position_embeddings as f64).ln()).sqrt() }
+        if factor <= 1.0 {
+            1.0
+        } else {
+            (1.0 + factor.ln() / (original_max_position_embeddings as f64).ln()).sqrt()
+        }
     }
 }
 
@@ -110,57 +127,121 @@ pub struct RotaryConfig {
 impl RotaryConfig {
     /// Half-split, not scaled.
     pub fn new(rotary_dim: usize, rope_theta: f64) -> Self {
-        Self { rotary_dim, rope_theta, layout: RotaryLayout::HalfSplit, scaling: RotaryScaling::None }
+        Self {
+            rotary_dim,
+            rope_theta,
+            layout: RotaryLayout::HalfSplit,
+            scaling: RotaryScaling::None,
+        }
     }
 
     pub(super) fn validate(&self) -> Result<()> {
         if self.rotary_dim == 0 || !self.rotary_dim.is_multiple_of(2) {
-            return Err(Error::config("rotary_dim", self.rotary_dim, "expected an even number of channels, at least 2"));
+            return Err(Error::config(
+                "rotary_dim",
+                self.rotary_dim,
+                "expected an even number of channels, at least 2",
+            ));
         }
         if !(self.rope_theta.is_finite() && self.rope_theta > 1.0) {
-            return Err(Error::config("rope_theta", self.rope_theta, "expected a number above 1"));
+            return Err(Error::config(
+                "rope_theta",
+                self.rope_theta,
+                "expected a number above 1",
+            ));
         }
         let positive = |field: &'static str, value: f64| {
             let ok = value.is_finite() && value > 0.0;
-            if ok { Ok(()) } else { Err(Error::config(field, value, "expected a positive number")) }
+            if ok {
+                Ok(())
+            } else {
+                Err(Error::config(field, value, "expected a positive number"))
+            }
         };
         let original = |value: usize| {
             let ok = value > 0;
-            if ok { Ok(()) } else { Err(Error::config("original_max_position_embeddings", value, "expected at least 1")) }
+            if ok {
+                Ok(())
+            } else {
+                Err(Error::config(
+                    "original_max_position_embeddings",
+                    value,
+                    "expected at least 1",
+                ))
+            }
         };
         match self.scaling {
             RotaryScaling::None => Ok(()),
-            RotaryScaling::LongRope { ref short_factor, ref long_factor, original_max_position_embeddings, attention_factor } => {
-                for (field, factors) in [("short_factor", short_factor), ("long_factor", long_factor)] {
+            RotaryScaling::LongRope {
+                ref short_factor,
+                ref long_factor,
+                original_max_position_embeddings,
+                attention_factor,
+            } => {
+                for (field, factors) in
+                    [("short_factor", short_factor), ("long_factor", long_factor)]
+                {
                     if factors.len() != self.rotary_dim / 2 {
-                        let expected = format!("expected a number for each of {} pairs of channels", self.rotary_dim / 2);
-                        return Err(Error::config(field, format!("{} numbers", factors.len()), expected));
+                        let expected = format!(
+                            "expected a number for each of {} pairs of channels",
+                            self.rotary_dim / 2
+                        );
+                        return Err(Error::config(
+                            field,
+                            format!("{} numbers", factors.len()),
+                            expected,
+                        ));
                     }
-                    factors.iter().try_for_each(|&factor| positive(field, factor))?;
+                    factors
+                        .iter()
+                        .try_for_each(|&factor| positive(field, factor))?;
                 }
                 positive("attention_factor", attention_factor)?;
                 original(original_max_position_embeddings)
             }
             RotaryScaling::Linear { factor } => positive("factor", factor),
-            RotaryScaling::DynamicNtk { factor, original_max_position_embeddings } => {
+            RotaryScaling::DynamicNtk {
+                factor,
+                original_max_position_embeddings,
+            } => {
                 if self.rotary_dim < 4 {
-                    return Err(Error::config("rotary_dim", self.rotary_dim, "dynamic scaling needs at least 4 channels"));
+                    return Err(Error::config(
+                        "rotary_dim",
+                        self.rotary_dim,
+                        "dynamic scaling needs at least 4 channels",
+                    ));
                 }
                 positive("factor", factor)?;
                 original(original_max_position_embeddings)
             }
-            RotaryScaling::Yarn { factor, original_max_position_embeddings, beta_fast, beta_slow, attention_factor, .. } => {
+            RotaryScaling::Yarn {
+                factor,
+                original_max_position_embeddings,
+                beta_fast,
+                beta_slow,
+                attention_factor,
+                ..
+            } => {
                 positive("factor", factor)?;
                 positive("beta_fast", beta_fast)?;
                 positive("beta_slow", beta_slow)?;
                 positive("attention_factor", attention_factor)?;
                 original(original_max_position_embeddings)
             }
-            RotaryScaling::Llama3 { factor, low_freq_factor, high_freq_factor, original_max_position_embeddings } => {
+            RotaryScaling::Llama3 {
+                factor,
+                low_freq_factor,
+                high_freq_factor,
+                original_max_position_embeddings,
+            } => {
                 positive("factor", factor)?;
                 positive("low_freq_factor", low_freq_factor)?;
                 if high_freq_factor.is_nan() || high_freq_factor <= low_freq_factor {
-                    return Err(Error::config("high_freq_factor", high_freq_factor, "expected more than low_freq_factor"));
+                    return Err(Error::config(
+                        "high_freq_factor",
+                        high_freq_factor,
+                        "expected more than low_freq_factor",
+                    ));
                 }
                 original(original_max_position_embeddings)
             }
@@ -170,17 +251,33 @@ impl RotaryConfig {
     /// Radians a position for each pair of channels, `rotary_dim / 2` of them, for a sequence of `total` positions.
     pub fn inverse_frequencies(&self, total: usize) -> Vec<f32> {
         let dim = self.rotary_dim as f64;
-        let plain = |theta: f64| (0..self.rotary_dim / 2).map(move |i| theta.powf(-2.0 * i as f64 / dim));
+        let plain =
+            |theta: f64| (0..self.rotary_dim / 2).map(move |i| theta.powf(-2.0 * i as f64 / dim));
         let frequencies: Vec<f64> = match &self.scaling {
             RotaryScaling::None => plain(self.rope_theta).collect(),
-            RotaryScaling::Linear { factor } => plain(self.rope_theta).map(|f| f / factor).collect(),
-            RotaryScaling::DynamicNtk { factor, original_max_position_embeddings: original } => {
-                let stretch = factor * total.max(*original) as f64 / *original as f64 - (factor - 1.0);
+            RotaryScaling::Linear { factor } => {
+                plain(self.rope_theta).map(|f| f / factor).collect()
+            }
+            RotaryScaling::DynamicNtk {
+                factor,
+                original_max_position_embeddings: original,
+            } => {
+                let stretch =
+                    factor * total.max(*original) as f64 / *original as f64 - (factor - 1.0);
                 plain(self.rope_theta * stretch.powf(dim / (dim - 2.0))).collect()
             }
-            RotaryScaling::Yarn { factor, original_max_position_embeddings, beta_fast, beta_slow, truncate, .. } => {
+            RotaryScaling::Yarn {
+                factor,
+                original_max_position_embeddings,
+                beta_fast,
+                beta_slow,
+                truncate,
+                ..
+            } => {
                 let original = *original_max_position_embeddings as f64;
-                let dim_at = |rotations: f64| dim * (original / (rotations * 2.0 * PI)).ln() / (2.0 * self.rope_theta.ln());
+                let dim_at = |rotations: f64| {
+                    dim * (original / (rotations * 2.0 * PI)).ln() / (2.0 * self.rope_theta.ln())
+                };
                 let (mut low, mut high) = (dim_at(*beta_fast), dim_at(*beta_slow));
                 if *truncate {
                     (low, high) = (low.floor(), high.ceil());
@@ -197,16 +294,34 @@ impl RotaryConfig {
                     })
                     .collect()
             }
-            RotaryScaling::LongRope { short_factor, long_factor, original_max_position_embeddings: original, .. } => {
-                let factors = if total > *original { long_factor } else { short_factor };
-                plain(self.rope_theta).zip(factors).map(|(f, factor)| f / factor).collect()
+            RotaryScaling::LongRope {
+                short_factor,
+                long_factor,
+                original_max_position_embeddings: original,
+                ..
+            } => {
+                let factors = if total > *original {
+                    long_factor
+                } else {
+                    short_factor
+                };
+                plain(self.rope_theta)
+                    .zip(factors)
+                    .map(|(f, factor)| f / factor)
+                    .collect()
             }
-            RotaryScaling::Llama3 { factor, low_freq_factor, high_freq_factor, original_max_position_embeddings } => {
+            RotaryScaling::Llama3 {
+                factor,
+                low_freq_factor,
+                high_freq_factor,
+                original_max_position_embeddings,
+            } => {
                 let original = *original_max_position_embeddings as f64;
                 plain(self.rope_theta)
                     .map(|f| {
                         let wavelength = 2.0 * PI / f;
-                        let smooth = (original / wavelength - low_freq_factor) / (high_freq_factor - low_freq_factor);
+                        let smooth = (original / wavelength - low_freq_factor)
+                            / (high_freq_factor - low_freq_factor);
                         let smooth = smooth.clamp(0.0, 1.0);
                         (1.0 - smooth) * f / factor + smooth * f
                     })
@@ -219,7 +334,12 @@ impl RotaryConfig {
     /// What cosines and sines are multiplied by.
     pub fn attention_scaling(&self) -> f64 {
         match self.scaling {
-            RotaryScaling::Yarn { attention_factor, .. } | RotaryScaling::LongRope { attention_factor, .. } => attention_factor,
+            RotaryScaling::Yarn {
+                attention_factor, ..
+            }
+            | RotaryScaling::LongRope {
+                attention_factor, ..
+            } => attention_factor,
             _ => 1.0,
         }
     }
@@ -227,10 +347,14 @@ impl RotaryConfig {
     /// Sequences up to this length share their frequencies.
     fn frequency_key(&self, total: usize) -> usize {
         match self.scaling {
-            RotaryScaling::DynamicNtk { original_max_position_embeddings, .. } => total.max(original_max_position_embeddings),
-            RotaryScaling::LongRope { original_max_position_embeddings, .. } => {
-                usize::from(total > original_max_position_embeddings)
-            }
+            RotaryScaling::DynamicNtk {
+                original_max_position_embeddings,
+                ..
+            } => total.max(original_max_position_embeddings),
+            RotaryScaling::LongRope {
+                original_max_position_embeddings,
+                ..
+            } => usize::from(total > original_max_position_embeddings),
             _ => 0,
         }
     }
@@ -264,32 +388,56 @@ impl Tables {
 
 impl Rotary {
     pub(super) fn new(config: RotaryConfig) -> Self {
-        Self { config, tables: Mutex::new(None) }
+        Self {
+            config,
+            tables: Mutex::new(None),
+        }
     }
 
     pub(super) fn rotate(&self, x: Tensor<4>, positions: Positions) -> Tensor<4> {
         let [batch, heads, seq, head_dim] = x.dims();
-        let (device, interleaved) = (x.device().inner(), self.config.layout == RotaryLayout::Interleaved);
+        let (device, interleaved) = (
+            x.device().inner(),
+            self.config.layout == RotaryLayout::Interleaved,
+        );
         let Some(&most) = positions.padding.iter().max() else {
             let (cos, sin) = self.cos_sin(positions, seq, &device, x.dtype());
             return kernels::rotate(x, cos, sin, interleaved);
         };
         // Every row has positions of its own: all rows are one long sequence.
         let first = positions.start.saturating_sub(most);
-        let (cos, sin) = self.cos_sin(Positions { start: first, ..positions }, positions.start + seq - first, &device, x.dtype());
+        let (cos, sin) = self.cos_sin(
+            Positions {
+                start: first,
+                ..positions
+            },
+            positions.start + seq - first,
+            &device,
+            x.dtype(),
+        );
         let rows = positions.of_rows(seq, first, &device);
         let (cos, sin) = (cos.select(0, rows.clone()), sin.select(0, rows));
         let x = x.swap_dims(0, 1).reshape([1, heads, batch * seq, head_dim]);
-        kernels::rotate(x, cos, sin, interleaved).reshape([heads, batch, seq, head_dim]).swap_dims(0, 1)
+        kernels::rotate(x, cos, sin, interleaved)
+            .reshape([heads, batch, seq, head_dim])
+            .swap_dims(0, 1)
     }
 
     /// Cosines and sines of `seq` positions, `[seq, rotary_dim / 2]` each.
-    fn cos_sin(&self, positions: Positions, seq: usize, device: &Device, dtype: DType) -> (Tensor<2>, Tensor<2>) {
+    fn cos_sin(
+        &self,
+        positions: Positions,
+        seq: usize,
+        device: &Device,
+        dtype: DType,
+    ) -> (Tensor<2>, Tensor<2>) {
         let key = self.config.frequency_key(positions.total);
         // A poisoned lock holds a table that is whole all the same: it is replaced in one assignment.
         let mut tables = self.tables.lock().unwrap_or_else(PoisonError::into_inner);
         let tables = match &mut *tables {
-            Some(tables) if tables.covers(positions.start, seq, key, device, dtype) => tables.clone(),
+            Some(tables) if tables.covers(positions.start, seq, key, device, dtype) => {
+                tables.clone()
+            }
             slot => {
                 // Frequencies that change with every token are not worth a table from the start.
                 let growing = matches!(self.config.scaling, RotaryScaling::DynamicNtk { .. });
@@ -297,18 +445,30 @@ impl Rotary {
                     true => (positions.start, positions.start + seq),
                     false => (0, (positions.start + seq).next_power_of_two().max(64)),
                 };
-                slot.insert(self.tables(start, end, positions.total, key, device, dtype)).clone()
+                slot.insert(self.tables(start, end, positions.total, key, device, dtype))
+                    .clone()
             }
         };
         let rows = |table: Tensor<2>| table.narrow(0, positions.start - tables.start, seq);
         (rows(tables.cos.clone()), rows(tables.sin.clone()))
     }
 
-    fn tables(&self, start: usize, end: usize, total: usize, key: usize, device: &Device, dtype: DType) -> Tables {
+    fn tables(
+        &self,
+        start: usize,
+        end: usize,
+        total: usize,
+        key: usize,
+        device: &Device,
+        dtype: DType,
+    ) -> Tables {
         let frequencies = self.config.inverse_frequencies(total);
         let scaling = self.config.attention_scaling();
         let shape = [end - start, frequencies.len()];
-        let (mut cos, mut sin) = (Vec::with_capacity(shape[0] * shape[1]), Vec::with_capacity(shape[0] * shape[1]));
+        let (mut cos, mut sin) = (
+            Vec::with_capacity(shape[0] * shape[1]),
+            Vec::with_capacity(shape[0] * shape[1]),
+        );
         for position in start..end {
             for &frequency in &frequencies {
                 // The angle is rounded to f32 before its cosine is taken, as transformers does.
@@ -317,7 +477,14 @@ impl Rotary {
                 sin.push((s * scaling) as f32);
             }
         }
-        let tensor = |values: Vec<f32>| Tensor::<2>::from_data(TensorData::new(values, shape), (device, DType::F32)).cast(dtype);
-        Tables { cos: tensor(cos), sin: tensor(sin), start, key }
+        let tensor = |values: Vec<f32>| {
+            Tensor::<2>::from_data(TensorData::new(values, shape), (device, DType::F32)).cast(dtype)
+        };
+        Tables {
+            cos: tensor(cos),
+            sin: tensor(sin),
+            start,
+            key,
+        }
     }
 }

@@ -29,13 +29,22 @@ pub struct SinusoidalConfig {
 impl SinusoidalConfig {
     pub(super) fn validate(&self) -> Result<()> {
         if self.width < 4 || !self.width.is_multiple_of(2) {
-            return Err(Error::config("hidden_size", self.width, "sinusoidal positions need an even width of at least 4"));
+            return Err(Error::config(
+                "hidden_size",
+                self.width,
+                "sinusoidal positions need an even width of at least 4",
+            ));
         }
         Ok(())
     }
 
     /// `[positions, width]`, f32.
-    pub(super) fn table(&self, positions: Range<usize>, width: usize, device: &Device) -> Tensor<2> {
+    pub(super) fn table(
+        &self,
+        positions: Range<usize>,
+        width: usize,
+        device: &Device,
+    ) -> Tensor<2> {
         let half = width / 2;
         let frequency = |i: usize| match self.layout {
             SinusoidalLayout::HalfSplit => 10000f64.powf(-(i as f64) / (half - 1) as f64),
@@ -54,6 +63,9 @@ impl SinusoidalConfig {
                 row[at_cos] = cos as f32;
             }
         }
-        Tensor::from_data(TensorData::new(table, [rows, width]), (&device.clone().inner(), burn::tensor::DType::F32))
+        Tensor::from_data(
+            TensorData::new(table, [rows, width]),
+            (&device.clone().inner(), burn::tensor::DType::F32),
+        )
     }
 }

@@ -6,9 +6,12 @@ use burn::nn::{Linear, LinearConfig, RmsNorm, RmsNormConfig};
 use burn::prelude::*;
 use burn::tensor::DType;
 use burn::tensor::activation::silu;
-use pear_core::position::{PositionEmbedding, PositionEmbeddingConfig, RelativeConfig, RotaryConfig, RotaryScaling};
+use pear_core::position::{
+    PositionEmbedding, PositionEmbeddingConfig, RelativeConfig, RotaryConfig, RotaryScaling,
+};
 use pear_core::{
-    Attention, AttentionConfig, DecoderModel, HeadAttention, ModelShape, Positions, Projected, QkNorm, ScoreOptions,
+    Attention, AttentionConfig, AttentionScoreConfig, DecoderModel, HeadAttention, ModelShape,
+    Positions, QkNorm, Qkv,
 };
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{Rng, SeedableRng};
@@ -22,8 +25,13 @@ impl ModuleMapper for Wide {
     fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
         let shape: [usize; D] = param.lazy_shape().dims();
         let count = shape.iter().product();
-        let values: Vec<f32> = (0..count).map(|_| (self.0.next_u64() >> 40) as f32 / (1 << 24) as f32 - 0.5).collect();
-        Param::initialized(param.id, Tensor::from_data(TensorData::new(values, shape), &Device::flex()))
+        let values: Vec<f32> = (0..count)
+            .map(|_| (self.0.next_u64() >> 40) as f32 / (1 << 24) as f32 - 0.5)
+            .collect();
+        Param::initialized(
+            param.id,
+            Tensor::from_data(TensorData::new(values, shape), &Device::flex()),
+        )
     }
 }
 
@@ -64,8 +72,16 @@ impl TestDecoder {
         let hidden = attention.hidden_size;
         let absolute = attention.position_embedding.is_absolute();
         let max_positions = attention.position_embedding.max_positions();
-        let at_embedding = if absolute { attention.position_embedding.clone() } else { PositionEmbeddingConfig::None };
-        let in_attention = if absolute { PositionEmbeddingConfig::None } else { attention.position_embedding.clone() };
+        let at_embedding = if absolute {
+            attention.position_embedding.clone()
+        } else {
+            PositionEmbeddingConfig::None
+        };
+        let in_attention = if absolute {
+            PositionEmbeddingConfig::None
+        } else {
+            attention.position_embedding.clone()
+        };
         let norm = || RmsNormConfig::new(hidden).init(&device);
         let heads = attention.num_attention_heads;
         let config = attention.with_position_embedding(in_attention);
@@ -81,7 +97,9 @@ impl TestDecoder {
             positions: at_embedding.init(&device).unwrap(),
             blocks: (0..layers).map(|_| block()).collect(),
             norm: norm(),
-            unembedding: LinearConfig::new(hidden, VOCAB).with_bias(false).init(&device),
+            unembedding: LinearConfig::new(hidden, VOCAB)
+                .with_bias(false)
+                .init(&device),
             parallel,
             max_positions,
             heads,
@@ -110,7 +128,10 @@ impl DecoderModel for TestDecoder {
     }
 
     fn embed(&self, tokens: Tensor<2, Int>, positions: Positions) -> Tensor<3> {
-        self.positions.add(burn::tensor::module::embedding(self.embedding.val(), tokens) * 2.0, positions)
+        self.positions.add(
+            burn::tensor::module::embedding(self.embedding.val(), tokens) * 2.0,
+            positions,
+        )
     }
 
     fn attention(&self, layer: usize) -> &Attention {
@@ -121,9 +142,18 @@ impl DecoderModel for TestDecoder {
         self.blocks[layer].norm.forward(residual) * 6.0
     }
 
-    fn block_output(&self, layer: usize, residual: Tensor<3>, attention_output: Tensor<3>) -> Tensor<3> {
+    fn block_output(
+        &self,
+        layer: usize,
+        residual: Tensor<3>,
+        attention_output: Tensor<3>,
+    ) -> Tensor<3> {
         let block = &self.blocks[layer];
-        let mlp = |x: Tensor<3>| block.down.forward(silu(block.up.forward(block.mlp_norm.forward(x) * 2.0)));
+        let mlp = |x: Tensor<3>| {
+            block
+                .down
+                .forward(silu(block.up.forward(block.mlp_norm.forward(x) * 2.0)))
+        };
         if self.parallel {
             return residual.clone() + attention_output + mlp(residual);
         }
@@ -138,48 +168,117 @@ impl DecoderModel for TestDecoder {
     fn target_logits(&self, residual: Tensor<2>, targets: Tensor<1, Int>) -> Tensor<1> {
         let [rows, _] = residual.dims();
         let x = self.norm.forward(residual) * 3.0;
-        (x * self.unembedding.weight.val().transpose().select(0, targets)).sum_dim(1).reshape([rows])
+        (x * self.unembedding.weight.val().transpose().select(0, targets))
+            .sum_dim(1)
+            .reshape([rows])
     }
 }
 
 fn rotary(scaling: RotaryScaling) -> PositionEmbeddingConfig {
-    PositionEmbeddingConfig::Rotary(RotaryConfig { scaling, ..RotaryConfig::new(4, 50.0) })
+    PositionEmbeddingConfig::Rotary(RotaryConfig {
+        scaling,
+        ..RotaryConfig::new(4, 50.0)
+    })
 }
 
 /// Six heads of five channels on a hidden size of 16.
 pub fn plain() -> AttentionConfig {
-    AttentionConfig { head_dim: 5, ..AttentionConfig::new(16, 6) }
+    AttentionConfig {
+        head_dim: 5,
+        ..AttentionConfig::new(16, 6)
+    }
 }
 
 /// One model for each thing that the probe position has to get right.
 pub fn models() -> Vec<(&'static str, TestDecoder)> {
     let grouped = || plain().with_num_key_value_heads(2);
-    let scored = |scores| AttentionConfig { scores, ..grouped() };
-    let window = |window| scored(ScoreOptions { window: Some(window), ..ScoreOptions::default() });
-    let dynamic = RotaryScaling::DynamicNtk { factor: 2.0, original_max_position_embeddings: 5 };
-    let capped = ScoreOptions { scale: Some(0.6), soft_cap: Some(4.0), window: None };
+    let scored = |scores| AttentionConfig {
+        scores,
+        ..grouped()
+    };
+    let window = |window| {
+        scored(AttentionScoreConfig {
+            window: Some(window),
+            ..AttentionScoreConfig::default()
+        })
+    };
+    let dynamic = RotaryScaling::DynamicNtk {
+        factor: 2.0,
+        original_max_position_embeddings: 5,
+    };
+    let capped = AttentionScoreConfig {
+        scale: Some(0.6),
+        soft_cap: Some(4.0),
+        window: None,
+    };
     let serial = |config| TestDecoder::new(3, config, false);
     vec![
         ("no positions", serial(plain())),
-        ("one key/value head", serial(plain().with_num_key_value_heads(1))),
-        ("rotary, grouped", serial(grouped().with_position_embedding(rotary(RotaryScaling::None)))),
-        ("dynamic rotary", serial(grouped().with_position_embedding(rotary(dynamic)))),
-        ("alibi", serial(grouped().with_position_embedding(PositionEmbeddingConfig::Alibi { num_heads: 6, max_bias: 8.0 }))),
+        (
+            "one key/value head",
+            serial(plain().with_num_key_value_heads(1)),
+        ),
+        (
+            "rotary, grouped",
+            serial(grouped().with_position_embedding(rotary(RotaryScaling::None))),
+        ),
+        (
+            "dynamic rotary",
+            serial(grouped().with_position_embedding(rotary(dynamic))),
+        ),
+        (
+            "alibi",
+            serial(
+                grouped().with_position_embedding(PositionEmbeddingConfig::Alibi {
+                    num_heads: 6,
+                    max_bias: 8.0,
+                }),
+            ),
+        ),
         ("relative", {
-            let buckets = RelativeConfig { num_heads: 6, num_buckets: 8, max_distance: 16 };
+            let buckets = RelativeConfig {
+                num_heads: 6,
+                num_buckets: 8,
+                max_distance: 16,
+            };
             serial(grouped().with_position_embedding(PositionEmbeddingConfig::Relative(buckets)))
         }),
-        ("learned", serial(plain().with_position_embedding(PositionEmbeddingConfig::Learned { num_positions: 40, width: 16 }))),
+        (
+            "learned",
+            serial(
+                plain().with_position_embedding(PositionEmbeddingConfig::Learned {
+                    num_positions: 40,
+                    width: 16,
+                }),
+            ),
+        ),
         ("window of 5", serial(window(5))),
         ("window of 1, alibi", {
-            serial(window(1).with_position_embedding(PositionEmbeddingConfig::Alibi { num_heads: 6, max_bias: 8.0 }))
+            serial(
+                window(1).with_position_embedding(PositionEmbeddingConfig::Alibi {
+                    num_heads: 6,
+                    max_bias: 8.0,
+                }),
+            )
         }),
         ("scaled, capped", serial(scored(capped))),
         (
             "biases, norms",
-            serial(AttentionConfig { qkv_bias: true, output_bias: true, qk_norm: Some(QkNorm::Head { eps: 1e-6 }), ..grouped() }),
+            serial(AttentionConfig {
+                qkv_bias: true,
+                output_bias: true,
+                qk_norm: Some(QkNorm::Head { eps: 1e-6 }),
+                ..grouped()
+            }),
         ),
-        ("parallel", TestDecoder::new(3, grouped().with_position_embedding(rotary(RotaryScaling::None)), true)),
+        (
+            "parallel",
+            TestDecoder::new(
+                3,
+                grouped().with_position_embedding(rotary(RotaryScaling::None)),
+                true,
+            ),
+        ),
     ]
 }
 
@@ -209,31 +308,57 @@ impl Copier {
             look[(VOCAB + i) * hidden + VOCAB + i + 1 - n] = 400.0;
         }
         let one_hot = |rows: usize, from: usize| {
-            let values = (0..rows * hidden).map(|i| f32::from(u8::from(i % hidden == from + i / hidden))).collect::<Vec<_>>();
+            let values = (0..rows * hidden)
+                .map(|i| f32::from(u8::from(i % hidden == from + i / hidden)))
+                .collect::<Vec<_>>();
             Tensor::<2>::from_data(TensorData::new(values, [rows, hidden]), &device)
         };
         let layer = |strengths: &&[f32]| CopierAttention {
             look: Tensor::from_data(TensorData::new(look.clone(), [hidden, hidden]), &device),
-            strengths: Tensor::<1>::from_floats(*strengths, &device).reshape([1, strengths.len(), 1, 1]),
+            strengths: Tensor::<1>::from_floats(*strengths, &device).reshape([
+                1,
+                strengths.len(),
+                1,
+                1,
+            ]),
             brittle,
         };
-        Self { layers: strengths.iter().map(layer).collect(), embedding: one_hot(VOCAB, 0), positions: one_hot(2 * n, VOCAB) }
+        Self {
+            layers: strengths.iter().map(layer).collect(),
+            embedding: one_hot(VOCAB, 0),
+            positions: one_hot(2 * n, VOCAB),
+        }
     }
 }
 
 impl HeadAttention for CopierAttention {
-    fn project(&self, input: Tensor<3>, _: Positions) -> Projected {
+    fn project_qkv(&self, input: Tensor<3>, _: Positions) -> Qkv {
         let [batch, seq, hidden] = input.dims();
-        let heads = |x: Tensor<3>| x.unsqueeze_dim::<4>(1).expand([batch, self.strengths.dims()[1], seq, hidden]);
+        let heads = |x: Tensor<3>| {
+            x.unsqueeze_dim::<4>(1)
+                .expand([batch, self.strengths.dims()[1], seq, hidden])
+        };
         let query = input.clone().matmul(self.look.clone().unsqueeze());
-        let tokens = input.clone().slice_fill([0..batch, 0..seq, VOCAB..hidden], 0.0);
-        Projected { query: heads(query), key: heads(input), value: heads(tokens) }
+        let tokens = input
+            .clone()
+            .slice_fill([0..batch, 0..seq, VOCAB..hidden], 0.0);
+        Qkv {
+            query: heads(query),
+            key: heads(input),
+            value: heads(tokens),
+        }
     }
 
-    fn merge_heads(&self, heads: Tensor<4>) -> Tensor<3> {
+    fn output_projection(&self, heads: Tensor<4>) -> Tensor<3> {
         let [batch, _, seq, hidden] = heads.dims();
-        let heads = if self.brittle { heads.clone() / heads.abs().sum_dim(3) } else { heads };
-        (heads * self.strengths.clone()).sum_dim(1).reshape([batch, seq, hidden])
+        let heads = if self.brittle {
+            heads.clone() / heads.abs().sum_dim(3)
+        } else {
+            heads
+        };
+        (heads * self.strengths.clone())
+            .sum_dim(1)
+            .reshape([batch, seq, hidden])
     }
 }
 
@@ -241,7 +366,11 @@ impl DecoderModel for Copier {
     type Attention = CopierAttention;
 
     fn shape(&self) -> ModelShape {
-        ModelShape::new("copier", self.layers.len(), self.layers[0].strengths.dims()[1])
+        ModelShape::new(
+            "copier",
+            self.layers.len(),
+            self.layers[0].strengths.dims()[1],
+        )
     }
 
     fn vocab_size(&self) -> usize {
@@ -267,7 +396,12 @@ impl DecoderModel for Copier {
         residual.clamp(0.0, 1.0)
     }
 
-    fn block_output(&self, _: usize, residual: Tensor<3>, attention_output: Tensor<3>) -> Tensor<3> {
+    fn block_output(
+        &self,
+        _: usize,
+        residual: Tensor<3>,
+        attention_output: Tensor<3>,
+    ) -> Tensor<3> {
         residual + attention_output
     }
 

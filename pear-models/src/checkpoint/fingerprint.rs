@@ -18,13 +18,25 @@ impl ModelDirectory {
     /// weights, on all cores; later ones repeat its answer.
     pub fn fingerprint(&self) -> &str {
         self.fingerprint.get_or_init(|| {
-            let names: BTreeSet<String> =
-                self.config.parameters().into_iter().filter_map(|(path, _)| Some(self.source(&path)?.name)).collect();
+            let names: BTreeSet<String> = self
+                .config
+                .parameters()
+                .into_iter()
+                .filter_map(|(path, _)| Some(self.source(&path)?.name))
+                .collect();
             let mut hasher = Hasher::new();
-            for (name, entry) in names.iter().filter_map(|name| self.weights.tensors.get_key_value(name)) {
+            for (name, entry) in names
+                .iter()
+                .filter_map(|name| self.weights.tensors.get_key_value(name))
+            {
                 // Lengths before what is of no fixed length: no two checkpoints give the same bytes.
-                for text in [name.as_str(), &format!("{:?}{:?}", entry.dtype, entry.shape)] {
-                    hasher.update(&(text.len() as u64).to_le_bytes()).update(text.as_bytes());
+                for text in [
+                    name.as_str(),
+                    &format!("{:?}{:?}", entry.dtype, entry.shape),
+                ] {
+                    hasher
+                        .update(&(text.len() as u64).to_le_bytes())
+                        .update(text.as_bytes());
                 }
                 hasher.update_rayon(self.weights.bytes(entry));
             }

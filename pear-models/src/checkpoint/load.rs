@@ -29,23 +29,53 @@ impl ModelDirectory {
     ///
     /// # Errors
     /// As `load`.
-    pub fn load_reporting(&self, device: &Device, dtype: DType, progress: impl FnMut(u64, u64)) -> Result<Decoder, Error> {
+    pub fn load_reporting(
+        &self,
+        device: &Device,
+        dtype: DType,
+        progress: impl FnMut(u64, u64),
+    ) -> Result<Decoder, Error> {
         if !matches!(dtype, DType::F32 | DType::F16 | DType::BF16) {
-            return Err(Error::Input(format!("a model in {dtype:?}: expected f32, f16 or bf16")));
+            return Err(Error::Input(format!(
+                "a model in {dtype:?}: expected f32, f16 or bf16"
+            )));
         }
         let decoder = self.config.init(device)?;
-        let total = self.weights.tensors.values().map(|entry| entry.range.len() as u64).sum();
+        let total = self
+            .weights
+            .tensors
+            .values()
+            .map(|entry| entry.range.len() as u64)
+            .sum();
         let read = BTreeSet::new();
-        Ok(decoder.map(&mut Loader { directory: self, device, dtype, path: Vec::new(), progress, read, done: 0, total }))
+        Ok(decoder.map(&mut Loader {
+            directory: self,
+            device,
+            dtype,
+            path: Vec::new(),
+            progress,
+            read,
+            done: 0,
+            total,
+        }))
     }
 
     /// # Errors
     /// [`Error::Tensors`] with everything that does not fit.
     pub(super) fn check_tensors(&self) -> Result<(), Error> {
         let tensors = &self.weights.tensors;
-        let fail = |problems| Err(Error::Tensors { path: self.path.clone(), problems });
+        let fail = |problems| {
+            Err(Error::Tensors {
+                path: self.path.clone(),
+                problems,
+            })
+        };
         if self.config.num_hidden_layers > tensors.len() {
-            return fail(vec![format!("{} layers, but only {} tensors", self.config.num_hidden_layers, tensors.len())]);
+            return fail(vec![format!(
+                "{} layers, but only {} tensors",
+                self.config.num_hidden_layers,
+                tensors.len()
+            )]);
         }
         let (mut problems, mut used) = (Vec::new(), BTreeSet::new());
         for (path, shape) in self.config.parameters() {
@@ -57,10 +87,16 @@ impl ModelDirectory {
             match tensors.get(&source.name) {
                 None => problems.push(format!("`{}` is missing", source.name)),
                 Some(entry) if entry.shape != expected => {
-                    problems.push(format!("`{}` is {:?}, expected {expected:?}", source.name, entry.shape));
+                    problems.push(format!(
+                        "`{}` is {:?}, expected {expected:?}",
+                        source.name, entry.shape
+                    ));
                 }
                 Some(entry) if !matches!(entry.dtype, Dtype::F32 | Dtype::F16 | Dtype::BF16) => {
-                    problems.push(format!("`{}` is {:?}, expected F32, F16 or BF16", source.name, entry.dtype));
+                    problems.push(format!(
+                        "`{}` is {:?}, expected F32, F16 or BF16",
+                        source.name, entry.dtype
+                    ));
                 }
                 Some(_) => {}
             }
@@ -70,11 +106,18 @@ impl ModelDirectory {
             let buffer = self.family.buffers.iter().any(|end| name.ends_with(end));
             let tied = self.config.tie_word_embeddings && name == self.family.lm_head;
             if !used.contains(name) && !buffer && !tied {
-                problems.push(format!("`{name}` has no place in a {} model of this config", self.config.architecture));
+                problems.push(format!(
+                    "`{name}` has no place in a {} model of this config",
+                    self.config.architecture
+                ));
             }
         }
         problems.dedup();
-        if problems.is_empty() { Ok(()) } else { fail(problems) }
+        if problems.is_empty() {
+            Ok(())
+        } else {
+            fail(problems)
+        }
     }
 }
 
@@ -103,12 +146,23 @@ impl<F: FnMut(u64, u64)> ModuleMapper for Loader<'_, F> {
     fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
         let path = self.path.join(".");
         let weights = &self.directory.weights;
-        let found = self.directory.source(&path).and_then(|source| Some((weights.tensors.get(&source.name)?, source)));
+        let found = self
+            .directory
+            .source(&path)
+            .and_then(|source| Some((weights.tensors.get(&source.name)?, source)));
         // Everything was found when the directory was opened.
-        let Some((entry, source)) = found else { return param };
+        let Some((entry, source)) = found else {
+            return param;
+        };
         let shape = param.lazy_shape().to_vec();
         let normalize = path == "lm_head" && self.directory.config.normalized_lm_head;
-        let read = Read { bytes: weights.bytes(entry), entry, source: &source, shape: &shape, normalize };
+        let read = Read {
+            bytes: weights.bytes(entry),
+            entry,
+            source: &source,
+            shape: &shape,
+            normalize,
+        };
         let data = match self.dtype {
             DType::BF16 => read.data(bf16::from_f32),
             DType::F16 => read.data(f16::from_f32),
@@ -144,7 +198,9 @@ impl Read<'_> {
     }
 
     fn gather<const BYTES: usize, T: Element>(
-        &self, from: impl Fn([u8; BYTES]) -> f32 + Copy, to: impl Fn(f32) -> T + Copy,
+        &self,
+        from: impl Fn([u8; BYTES]) -> f32 + Copy,
+        to: impl Fn(f32) -> T + Copy,
     ) -> Vec<T> {
         let (numbers, _) = self.bytes.as_chunks::<BYTES>();
         let width = self.entry.shape.get(1).copied().unwrap_or(1);
@@ -158,16 +214,27 @@ impl Read<'_> {
                 if self.normalize {
                     values.extend(unit_length(row, from).map(to));
                 } else {
-                    channels.ranges.iter().for_each(|range| values.extend(row[range.clone()].iter().map(convert)));
+                    channels
+                        .ranges
+                        .iter()
+                        .for_each(|range| values.extend(row[range.clone()].iter().map(convert)));
                 }
             }
             return values;
         }
         let transpose = self.source.transposed && rank == 2;
-        let channels = self.source.channels(if transpose { self.shape[1] } else { self.shape[0] });
+        let channels = self.source.channels(if transpose {
+            self.shape[1]
+        } else {
+            self.shape[0]
+        });
         if !transpose {
             for range in &channels.ranges {
-                values.extend(numbers[range.start * width..range.end * width].iter().map(convert));
+                values.extend(
+                    numbers[range.start * width..range.end * width]
+                        .iter()
+                        .map(convert),
+                );
             }
             return values;
         }
@@ -190,7 +257,15 @@ impl Read<'_> {
 }
 
 /// A row divided by its Euclidean length.
-fn unit_length<const BYTES: usize>(row: &[[u8; BYTES]], from: impl Fn([u8; BYTES]) -> f32 + Copy) -> impl Iterator<Item = f32> {
-    let length = row.iter().map(|&b| from(b).powi(2)).sum::<f32>().sqrt().max(1e-12);
+fn unit_length<const BYTES: usize>(
+    row: &[[u8; BYTES]],
+    from: impl Fn([u8; BYTES]) -> f32 + Copy,
+) -> impl Iterator<Item = f32> {
+    let length = row
+        .iter()
+        .map(|&b| from(b).powi(2))
+        .sum::<f32>()
+        .sqrt()
+        .max(1e-12);
     row.iter().map(move |&b| from(b) / length)
 }

@@ -53,7 +53,14 @@ impl ModelDirectory {
         let (family, config) = read_config(&path.join("config.json"))?;
         let weights = Weights::open(path)?;
         let prefix = Self::prefix(family, &config, &weights);
-        let directory = Self { path: path.into(), family, config, weights, prefix, fingerprint: OnceLock::new() };
+        let directory = Self {
+            path: path.into(),
+            family,
+            config,
+            weights,
+            prefix,
+            fingerprint: OnceLock::new(),
+        };
         directory.check_tensors()?;
         Ok(directory)
     }
@@ -96,9 +103,24 @@ impl ModelDirectory {
 
     /// The first prefix under which the embedding is found; the first of all if it is found under none.
     fn prefix(family: &Family, config: &DecoderConfig, weights: &Weights) -> &'static str {
-        let embedding = (family.source)(config, &Parameter { layer: None, name: "embed_tokens" });
-        let is_there = |prefix: &&&str| embedding.as_ref().is_some_and(|e| weights.has(&format!("{prefix}{}", e.name)));
-        family.prefixes.iter().find(is_there).copied().unwrap_or(family.prefixes[0])
+        let embedding = (family.source)(
+            config,
+            &Parameter {
+                layer: None,
+                name: "embed_tokens",
+            },
+        );
+        let is_there = |prefix: &&&str| {
+            embedding
+                .as_ref()
+                .is_some_and(|e| weights.has(&format!("{prefix}{}", e.name)))
+        };
+        family
+            .prefixes
+            .iter()
+            .find(is_there)
+            .copied()
+            .unwrap_or(family.prefixes[0])
     }
 
     /// The tensor of a parameter, by the path it has in the [`Decoder`](crate::Decoder).
@@ -114,10 +136,18 @@ fn source_of(family: &Family, config: &DecoderConfig, prefix: &str, path: &str) 
         "lm_head_bias" => return Some(Source::as_is(family.lm_head.replace(".weight", ".bias"))),
         _ => {}
     }
-    let in_layer = path.strip_prefix("layers.").and_then(|rest| rest.split_once('.'));
+    let in_layer = path
+        .strip_prefix("layers.")
+        .and_then(|rest| rest.split_once('.'));
     let parameter = match in_layer {
-        Some((layer, name)) => Parameter { layer: Some(layer.parse().ok()?), name },
-        None => Parameter { layer: None, name: path },
+        Some((layer, name)) => Parameter {
+            layer: Some(layer.parse().ok()?),
+            name,
+        },
+        None => Parameter {
+            layer: None,
+            name: path,
+        },
     };
     let mut source = (family.source)(config, &parameter)?;
     source.name.insert_str(0, prefix);

@@ -51,36 +51,66 @@ impl Decoder {
     pub fn save(&self, config: &Value, dtype: DType, directory: &Path) -> Result<(), Error> {
         let (family, read) = config_of(&directory.join("config.json"), config.clone())?;
         if read != *self.config() {
-            return Err(Error::Input("a config.json of another model than the one that is to be saved".into()));
+            return Err(Error::Input(
+                "a config.json of another model than the one that is to be saved".into(),
+            ));
         }
         let file_dtype = match dtype {
             DType::F32 => Dtype::F32,
             DType::F16 => Dtype::F16,
             DType::BF16 => Dtype::BF16,
-            other => return Err(Error::Input(format!("a checkpoint in {other:?}: expected f32, f16 or bf16"))),
+            other => {
+                return Err(Error::Input(format!(
+                    "a checkpoint in {other:?}: expected f32, f16 or bf16"
+                )));
+            }
         };
-        let known = read.parameters().into_iter().map(|(path, _)| path).collect();
-        let mut gathered =
-            Gathered { family, config: &read, known, dtype, tensors: BTreeMap::new(), path: Vec::new(), homeless: None };
+        let known = read
+            .parameters()
+            .into_iter()
+            .map(|(path, _)| path)
+            .collect();
+        let mut gathered = Gathered {
+            family,
+            config: &read,
+            known,
+            dtype,
+            tensors: BTreeMap::new(),
+            path: Vec::new(),
+            homeless: None,
+        };
         self.visit(&mut gathered);
         if let Some(path) = gathered.homeless {
-            return Err(Error::Input(format!("the parameter `{path}` has no place in a checkpoint: fold coefficients first")));
+            return Err(Error::Input(format!(
+                "the parameter `{path}` has no place in a checkpoint: fold coefficients first"
+            )));
         }
         fs::create_dir_all(directory).map_err(Error::io("make", directory))?;
         let views: Vec<(&String, TensorView)> = gathered
             .tensors
             .iter()
-            .map(|(name, (shape, bytes))| Ok((name, TensorView::new(file_dtype, shape.clone(), bytes)?)))
+            .map(|(name, (shape, bytes))| {
+                Ok((name, TensorView::new(file_dtype, shape.clone(), bytes)?))
+            })
             .collect::<Result<_, safetensors::SafeTensorError>>()
             .map_err(|e| Error::malformed(directory, e))?;
         let config_path = directory.join("config.json");
         write_json(&config_path, config)?;
         // Beside, then renamed: what is there is whole at any moment.
-        let (beside, path) = (directory.join(".pear-model.safetensors"), directory.join("model.safetensors"));
-        serialize_to_file(views, Some(HashMap::from([("format".into(), "pt".into())])), &beside)
-            .map_err(|e| Error::malformed(&beside, e))?;
+        let (beside, path) = (
+            directory.join(".pear-model.safetensors"),
+            directory.join("model.safetensors"),
+        );
+        serialize_to_file(
+            views,
+            Some(HashMap::from([("format".into(), "pt".into())])),
+            &beside,
+        )
+        .map_err(|e| Error::malformed(&beside, e))?;
         // It comes readable to its owner alone.
-        let permissions = fs::metadata(&config_path).map_err(Error::io("read", &config_path))?.permissions();
+        let permissions = fs::metadata(&config_path)
+            .map_err(Error::io("read", &config_path))?
+            .permissions();
         fs::set_permissions(&beside, permissions).map_err(Error::io("write", &beside))?;
         fs::rename(&beside, &path).map_err(Error::io("write", &path))
     }
@@ -121,7 +151,10 @@ impl ModuleVisitor for Gathered<'_> {
         let file_shape = source.file_shape(&shape);
         let size = data.as_bytes().len() / shape.iter().product::<usize>().max(1);
         let bytes = file_shape.iter().product::<usize>() * size;
-        let (_, tensor) = self.tensors.entry(source.name.clone()).or_insert_with(|| (file_shape, vec![0; bytes]));
+        let (_, tensor) = self
+            .tensors
+            .entry(source.name.clone())
+            .or_insert_with(|| (file_shape, vec![0; bytes]));
         match size {
             2 => place::<2>(&source, &shape, data.as_bytes(), tensor),
             _ => place::<4>(&source, &shape, data.as_bytes(), tensor),
@@ -137,7 +170,8 @@ fn place<const BYTES: usize>(source: &Source, shape: &[usize], values: &[u8], te
     match *shape {
         [input, output] if source.transposed => {
             for (column, channel) in channels(output).enumerate() {
-                (0..input).for_each(|row| tensor[channel * input + row] = values[row * output + column]);
+                (0..input)
+                    .for_each(|row| tensor[channel * input + row] = values[row * output + column]);
             }
         }
         [rows, width] if source.rows_are_channels(2) => {
@@ -148,9 +182,12 @@ fn place<const BYTES: usize>(source: &Source, shape: &[usize], values: &[u8], te
         [input, output] => {
             let total = source.channels(output).total;
             for (column, channel) in channels(output).enumerate() {
-                (0..input).for_each(|row| tensor[row * total + channel] = values[row * output + column]);
+                (0..input)
+                    .for_each(|row| tensor[row * total + channel] = values[row * output + column]);
             }
         }
-        _ => channels(values.len()).zip(values).for_each(|(channel, value)| tensor[channel] = *value),
+        _ => channels(values.len())
+            .zip(values)
+            .for_each(|(channel, value)| tensor[channel] = *value),
     }
 }

@@ -51,21 +51,27 @@ struct Index {
 impl Weights {
     pub(super) fn open(directory: &Path) -> Result<Self, Error> {
         let (single, index) = (directory.join(SINGLE), directory.join(INDEX));
-        let mut weights = Self { shards: Vec::new(), tensors: BTreeMap::new() };
+        let mut weights = Self {
+            shards: Vec::new(),
+            tensors: BTreeMap::new(),
+        };
         if single.exists() {
             weights.add(&single, |_| true)?;
         } else if index.exists() {
             weights.add_shards(directory, &index)?;
         } else {
-            return Err(Error::malformed(directory, format!("holds neither {SINGLE} nor {INDEX}")));
+            return Err(Error::malformed(
+                directory,
+                format!("holds neither {SINGLE} nor {INDEX}"),
+            ));
         }
         Ok(weights)
     }
 
     fn add_shards(&mut self, directory: &Path, index_path: &Path) -> Result<(), Error> {
         let text = std::fs::read(index_path).map_err(Error::io("read", index_path))?;
-        let index: Index =
-            serde_json::from_slice(&text).map_err(|e| Error::malformed(index_path, format!("not a shard index: {e}")))?;
+        let index: Index = serde_json::from_slice(&text)
+            .map_err(|e| Error::malformed(index_path, format!("not a shard index: {e}")))?;
         let mut shards: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
         for (tensor, shard) in &index.weight_map {
             shards.entry(shard).or_default().push(tensor);
@@ -75,14 +81,28 @@ impl Weights {
         }
         for (shard, tensors) in shards {
             let mut components = Path::new(shard).components();
-            if !matches!((components.next(), components.next()), (Some(Component::Normal(_)), None)) {
-                return Err(Error::malformed(index_path, format!("shard `{shard}` is not a file in the same directory")));
+            if !matches!(
+                (components.next(), components.next()),
+                (Some(Component::Normal(_)), None)
+            ) {
+                return Err(Error::malformed(
+                    index_path,
+                    format!("shard `{shard}` is not a file in the same directory"),
+                ));
             }
             let path = directory.join(shard);
             // A stray tensor in a shard that the index does not know is not part of the model.
-            self.add(&path, |name| index.weight_map.get(name).is_some_and(|s| s == shard))?;
-            if let Some(missing) = tensors.iter().find(|tensor| !self.tensors.contains_key(**tensor)) {
-                return Err(Error::malformed(&path, format!("lacks tensor `{missing}`, which {INDEX} says is there")));
+            self.add(&path, |name| {
+                index.weight_map.get(name).is_some_and(|s| s == shard)
+            })?;
+            if let Some(missing) = tensors
+                .iter()
+                .find(|tensor| !self.tensors.contains_key(**tensor))
+            {
+                return Err(Error::malformed(
+                    &path,
+                    format!("lacks tensor `{missing}`, which {INDEX} says is there"),
+                ));
             }
         }
         Ok(())
@@ -96,18 +116,28 @@ impl Weights {
         // SAFETY: the map is only read, and as bytes; should another process shorten the file meanwhile, reading faults, as it would
         // in every program that maps weights.
         let map = unsafe { Mmap::map(&file) }.map_err(Error::io("read", path))?;
-        let malformed = |e: safetensors::SafeTensorError| Error::malformed(path, format!("not a whole safetensors file: {e}"));
+        let malformed = |e: safetensors::SafeTensorError| {
+            Error::malformed(path, format!("not a whole safetensors file: {e}"))
+        };
         // The header is checked against the length of the file: no offset reaches beyond it, none overlap, nothing is left over.
         let (header, metadata) = SafeTensors::read_metadata(&map).map_err(malformed)?;
         let data = header + size_of::<u64>();
         for (name, info) in metadata.tensors() {
             if wanted(&name) {
                 let range = data + info.data_offsets.0..data + info.data_offsets.1;
-                let entry = Entry { shard: self.shards.len(), dtype: info.dtype, shape: info.shape.clone(), range };
+                let entry = Entry {
+                    shard: self.shards.len(),
+                    dtype: info.dtype,
+                    shape: info.shape.clone(),
+                    range,
+                };
                 self.tensors.insert(name, entry);
             }
         }
-        self.shards.push(Shard { path: path.into(), map });
+        self.shards.push(Shard {
+            path: path.into(),
+            map,
+        });
         Ok(())
     }
 
@@ -126,7 +156,11 @@ impl Weights {
             // SAFETY: the map is read-only and of a file: pages that are read again come from the file again.
             let released = unsafe {
                 let advice = memmap2::UncheckedAdvice::DontNeed;
-                self.shards[entry.shard].map.unchecked_advise_range(advice, entry.range.start, entry.range.len())
+                self.shards[entry.shard].map.unchecked_advise_range(
+                    advice,
+                    entry.range.start,
+                    entry.range.len(),
+                )
             };
             // Advice that is not taken costs memory, nothing else.
             if let Err(error) = released {

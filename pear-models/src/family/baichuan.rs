@@ -23,11 +23,19 @@ fn config(reader: &ConfigReader, model_type: &str) -> Result<DecoderConfig, Erro
     let mut attention = attention(reader, &["hidden_size"], &["num_attention_heads"])?;
     let vocab_size = reader.size(&["vocab_size"])?;
     // Read by the rotary models; the ALiBi ones have no limit.
-    let rotary = reader.rotary(attention.head_dim, "rope_theta", "partial_rotary_factor", 1.0);
+    let rotary = reader.rotary(
+        attention.head_dim,
+        "rope_theta",
+        "partial_rotary_factor",
+        1.0,
+    );
     attention.position_embedding = if attention.hidden_size == ROTARY_WIDTH {
         PositionEmbeddingConfig::Rotary(rotary?)
     } else {
-        PositionEmbeddingConfig::Alibi { num_heads: attention.num_attention_heads, max_bias: 8.0 }
+        PositionEmbeddingConfig::Alibi {
+            num_heads: attention.num_attention_heads,
+            max_bias: 8.0,
+        }
     };
     Ok(DecoderConfig {
         architecture: model_type.into(),

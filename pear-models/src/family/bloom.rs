@@ -18,9 +18,16 @@ pub(super) const FAMILY: Family = Family {
 
 fn config(reader: &ConfigReader, model_type: &str) -> Result<DecoderConfig, Error> {
     // Older checkpoints spell the width `n_embed`, the heads `num_attention_heads`.
-    let mut attention = attention(reader, &["hidden_size", "n_embed"], &["n_head", "num_attention_heads"])?;
+    let mut attention = attention(
+        reader,
+        &["hidden_size", "n_embed"],
+        &["n_head", "num_attention_heads"],
+    )?;
     (attention.qkv_bias, attention.output_bias) = (true, true);
-    attention.position_embedding = PositionEmbeddingConfig::Alibi { num_heads: attention.num_attention_heads, max_bias: 8.0 };
+    attention.position_embedding = PositionEmbeddingConfig::Alibi {
+        num_heads: attention.num_attention_heads,
+        max_bias: 8.0,
+    };
     let from_norm = reader.flag("apply_residual_connection_post_layernorm", false)?;
     let hidden_size = attention.hidden_size;
     Ok(DecoderConfig {
@@ -30,7 +37,11 @@ fn config(reader: &ConfigReader, model_type: &str) -> Result<DecoderConfig, Erro
         activation: Activation::GeluTanh,
         norm: NormKind::Layer { bias: true },
         norm_eps: reader.positive("layer_norm_epsilon", 1e-5)?,
-        residual: if from_norm { Residual::SerialFromNorm } else { Residual::Serial },
+        residual: if from_norm {
+            Residual::SerialFromNorm
+        } else {
+            Residual::Serial
+        },
         embedding_norm: true,
         tie_word_embeddings: reader.flag("tie_word_embeddings", true)?,
         attention: attention.clone(),
@@ -48,7 +59,9 @@ fn source(config: &DecoderConfig, parameter: &Parameter) -> Option<Source> {
     let Some(layer) = parameter.layer else {
         return Some(match parameter.name {
             "embed_tokens" => Source::as_is("word_embeddings.weight"),
-            name if name.starts_with("embed_norm") => Source::as_is(name.replace("embed_norm", "word_embeddings_layernorm")),
+            name if name.starts_with("embed_norm") => {
+                Source::as_is(name.replace("embed_norm", "word_embeddings_layernorm"))
+            }
             name => Source::as_is(format!("ln_f{}", name.strip_prefix("norm")?)),
         });
     };

@@ -15,7 +15,11 @@ pub(super) const FAMILY: Family = Family {
 };
 
 fn config(reader: &ConfigReader, model_type: &str) -> Result<DecoderConfig, Error> {
-    let mut attention = attention(reader, &["hidden_size", "n_embed"], &["num_attention_heads", "n_head"])?;
+    let mut attention = attention(
+        reader,
+        &["hidden_size", "n_embed"],
+        &["num_attention_heads", "n_head"],
+    )?;
     let new = reader.flag("new_decoder_architecture", false)?;
     let multi_query = reader.flag("multi_query", true)?;
     let num_kv_heads = reader.optional_size("num_kv_heads")?;
@@ -27,18 +31,33 @@ fn config(reader: &ConfigReader, model_type: &str) -> Result<DecoderConfig, Erro
     let bias = reader.flag("bias", false)?;
     (attention.qkv_bias, attention.output_bias) = (bias, bias);
     // Read even where positions are ALiBi's: the configs of those have its keys, too.
-    let rotary = reader.rotary(attention.head_dim, "rope_theta", "partial_rotary_factor", 1.0);
+    let rotary = reader.rotary(
+        attention.head_dim,
+        "rope_theta",
+        "partial_rotary_factor",
+        1.0,
+    );
     attention.position_embedding = match reader.flag("alibi", false)? {
-        true => PositionEmbeddingConfig::FalconAlibi { num_heads: attention.num_attention_heads, head_dim: attention.head_dim },
+        true => PositionEmbeddingConfig::FalconAlibi {
+            num_heads: attention.num_attention_heads,
+            head_dim: attention.head_dim,
+        },
         false => PositionEmbeddingConfig::Rotary(rotary?),
     };
     let parallel = reader.flag("parallel_attn", true)?;
-    let norms = reader.optional_size("num_ln_in_parallel_attn")?.unwrap_or(if new { 2 } else { 1 });
+    let norms = reader
+        .optional_size("num_ln_in_parallel_attn")?
+        .unwrap_or(if new { 2 } else { 1 });
     let residual = match (parallel, new) {
         (true, true) if norms == 2 => Residual::Parallel,
         (true, _) => Residual::ParallelOneNorm,
         (false, false) => Residual::Serial,
-        (false, true) => return Err(reader.error("parallel_attn", "is false: the new architecture is always parallel")),
+        (false, true) => {
+            return Err(reader.error(
+                "parallel_attn",
+                "is false: the new architecture is always parallel",
+            ));
+        }
     };
     let hidden_size = attention.hidden_size;
     Ok(DecoderConfig {
@@ -54,7 +73,9 @@ fn config(reader: &ConfigReader, model_type: &str) -> Result<DecoderConfig, Erro
         ..DecoderConfig::llama(
             reader.size(&["vocab_size"])?,
             hidden_size,
-            reader.optional_size("ffn_hidden_size")?.unwrap_or(4 * hidden_size),
+            reader
+                .optional_size("ffn_hidden_size")?
+                .unwrap_or(4 * hidden_size),
             reader.layers(&["num_hidden_layers", "n_layer"])?,
             attention.num_attention_heads,
         )

@@ -3,7 +3,10 @@
 
 use pear_core::kernels::Activation;
 
-use super::{ConfigReader, Family, PositionEmbeddingConfig, ScoreOptions, attention, llama_source, windows};
+use super::{
+    AttentionScoreConfig, ConfigReader, Family, PositionEmbeddingConfig, attention, llama_source,
+    windows,
+};
 use crate::config::{DecoderConfig, NormKind, Residual};
 use crate::error::Error;
 
@@ -30,19 +33,39 @@ fn config(reader: &ConfigReader, model_type: &str) -> Result<DecoderConfig, Erro
     }
     attention.qkv_bias = reader.flag("attention_bias", false)?;
     attention.output_bias = attention.qkv_bias;
-    attention.position_embedding =
-        PositionEmbeddingConfig::Rotary(reader.rotary(attention.head_dim, "rope_theta", "partial_rotary_factor", 1.0)?);
+    attention.position_embedding = PositionEmbeddingConfig::Rotary(reader.rotary(
+        attention.head_dim,
+        "rope_theta",
+        "partial_rotary_factor",
+        1.0,
+    )?);
     reader.only("use_bidirectional_attention", false.into())?;
     let num_layers = reader.layers(&["num_hidden_layers"])?;
     // A key that is not there has its default; `null` turns the cap off.
-    let cap = |key: &str, default: f64| if reader.mentions(key) { reader.number(key) } else { Ok(Some(default)) };
+    let cap = |key: &str, default: f64| {
+        if reader.mentions(key) {
+            reader.number(key)
+        } else {
+            Ok(Some(default))
+        }
+    };
     let (mut layer_windows, mut logit_soft_cap) = (Vec::new(), None);
     if gemma2 {
-        let scale = reader.positive("query_pre_attn_scalar", 256.0)?.sqrt().recip();
-        attention.scores =
-            ScoreOptions { scale: Some(scale), soft_cap: cap("attn_logit_softcapping", 50.0)?, ..ScoreOptions::default() };
+        let scale = reader
+            .positive("query_pre_attn_scalar", 256.0)?
+            .sqrt()
+            .recip();
+        attention.scores = AttentionScoreConfig {
+            scale: Some(scale),
+            soft_cap: cap("attn_logit_softcapping", 50.0)?,
+            ..AttentionScoreConfig::default()
+        };
         logit_soft_cap = cap("final_logit_softcapping", 30.0)?;
-        let window = if reader.mentions("sliding_window") { reader.optional_size("sliding_window")? } else { Some(4096) };
+        let window = if reader.mentions("sliding_window") {
+            reader.optional_size("sliding_window")?
+        } else {
+            Some(4096)
+        };
         layer_windows = windows(reader, num_layers, window, |layer| layer % 2 == 0)?;
         // How a cache is laid out.
         reader.get("cache_implementation");
@@ -54,7 +77,11 @@ fn config(reader: &ConfigReader, model_type: &str) -> Result<DecoderConfig, Erro
         activation: activation(reader, gemma2)?,
         norm: NormKind::RmsPlusOne,
         norm_eps: reader.positive("rms_norm_eps", 1e-6)?,
-        residual: if gemma2 { Residual::Sandwich } else { Residual::Serial },
+        residual: if gemma2 {
+            Residual::Sandwich
+        } else {
+            Residual::Serial
+        },
         embedding_scale: Some((hidden_size as f64).sqrt()),
         logit_soft_cap,
         tie_word_embeddings: reader.flag("tie_word_embeddings", true)?,
@@ -72,7 +99,11 @@ fn config(reader: &ConfigReader, model_type: &str) -> Result<DecoderConfig, Erro
 /// Gemma reads `hidden_act`, whose `gelu` in the first configs meant the tanh approximation; Gemma 2 reads `hidden_activation`. The configs
 /// of either have both.
 fn activation(reader: &ConfigReader, gemma2: bool) -> Result<Activation, Error> {
-    let (read, other) = if gemma2 { ("hidden_activation", "hidden_act") } else { ("hidden_act", "hidden_activation") };
+    let (read, other) = if gemma2 {
+        ("hidden_activation", "hidden_act")
+    } else {
+        ("hidden_act", "hidden_activation")
+    };
     reader.get(other);
     match reader.activation(&[read], "gelu_pytorch_tanh")? {
         Activation::Gelu if !gemma2 => Ok(Activation::GeluTanh),

@@ -1,6 +1,8 @@
 //! GPT-2: learned positions, packed projections, weights stored `[in, out]` (`Conv1D`).
 
-use super::{ConfigReader, Family, Parameter, PositionEmbeddingConfig, ScoreOptions, attention};
+use super::{
+    AttentionScoreConfig, ConfigReader, Family, Parameter, PositionEmbeddingConfig, attention,
+};
 use crate::config::{DecoderConfig, NormKind};
 use crate::error::Error;
 use crate::source::Source;
@@ -15,14 +17,25 @@ pub(super) const FAMILY: Family = Family {
 };
 
 fn config(reader: &ConfigReader, model_type: &str) -> Result<DecoderConfig, Error> {
-    let mut attention = attention(reader, &["n_embd", "hidden_size"], &["n_head", "num_attention_heads"])?;
+    let mut attention = attention(
+        reader,
+        &["n_embd", "hidden_size"],
+        &["n_head", "num_attention_heads"],
+    )?;
     (attention.qkv_bias, attention.output_bias) = (true, true);
     attention.position_embedding = PositionEmbeddingConfig::Learned {
         num_positions: reader.size(&["n_positions", "max_position_embeddings"])?,
         width: attention.hidden_size,
     };
-    let scale = if reader.flag("scale_attn_weights", true)? { None } else { Some(1.0) };
-    attention.scores = ScoreOptions { scale, ..ScoreOptions::default() };
+    let scale = if reader.flag("scale_attn_weights", true)? {
+        None
+    } else {
+        Some(1.0)
+    };
+    attention.scores = AttentionScoreConfig {
+        scale,
+        ..AttentionScoreConfig::default()
+    };
     let hidden_size = attention.hidden_size;
     Ok(DecoderConfig {
         architecture: model_type.into(),

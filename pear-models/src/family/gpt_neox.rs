@@ -11,16 +11,29 @@ pub(super) const FAMILY: Family = Family {
     lm_head: "embed_out.weight",
     config,
     source,
-    buffers: &[".attention.bias", ".attention.masked_bias", ".rotary_emb.inv_freq"],
+    buffers: &[
+        ".attention.bias",
+        ".attention.masked_bias",
+        ".rotary_emb.inv_freq",
+    ],
 };
 
 fn config(reader: &ConfigReader, model_type: &str) -> Result<DecoderConfig, Error> {
     let mut attention = attention(reader, &["hidden_size"], &["num_attention_heads"])?;
     let bias = reader.flag("attention_bias", true)?;
     (attention.qkv_bias, attention.output_bias) = (bias, bias);
-    let theta = if reader.has("rotary_emb_base") { "rotary_emb_base" } else { "rope_theta" };
-    let partial = if reader.has("rotary_pct") { "rotary_pct" } else { "partial_rotary_factor" };
-    attention.position_embedding = PositionEmbeddingConfig::Rotary(reader.rotary(attention.head_dim, theta, partial, 0.25)?);
+    let theta = if reader.has("rotary_emb_base") {
+        "rotary_emb_base"
+    } else {
+        "rope_theta"
+    };
+    let partial = if reader.has("rotary_pct") {
+        "rotary_pct"
+    } else {
+        "partial_rotary_factor"
+    };
+    attention.position_embedding =
+        PositionEmbeddingConfig::Rotary(reader.rotary(attention.head_dim, theta, partial, 0.25)?);
     let parallel = reader.flag("use_parallel_residual", true)?;
     Ok(DecoderConfig {
         architecture: model_type.into(),
@@ -29,7 +42,11 @@ fn config(reader: &ConfigReader, model_type: &str) -> Result<DecoderConfig, Erro
         activation: reader.activation(&["hidden_act"], "gelu")?,
         norm: NormKind::Layer { bias: true },
         norm_eps: reader.positive("layer_norm_eps", 1e-5)?,
-        residual: if parallel { Residual::Parallel } else { Residual::Serial },
+        residual: if parallel {
+            Residual::Parallel
+        } else {
+            Residual::Serial
+        },
         tie_word_embeddings: reader.flag("tie_word_embeddings", false)?,
         attention: attention.clone(),
         ..DecoderConfig::llama(

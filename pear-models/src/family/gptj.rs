@@ -17,11 +17,18 @@ pub(super) const FAMILY: Family = Family {
 };
 
 fn config(reader: &ConfigReader, model_type: &str) -> Result<DecoderConfig, Error> {
-    let mut attention = attention(reader, &["n_embd", "hidden_size"], &["n_head", "num_attention_heads"])?;
+    let mut attention = attention(
+        reader,
+        &["n_embd", "hidden_size"],
+        &["n_head", "num_attention_heads"],
+    )?;
     reader.only("rotary", true.into())?;
     reader.only("scale_attn_weights", true.into())?;
     let rotary_dim = reader.optional_size("rotary_dim")?.unwrap_or(64);
-    let rotary = RotaryConfig { layout: RotaryLayout::Interleaved, ..RotaryConfig::new(rotary_dim, 10000.0) };
+    let rotary = RotaryConfig {
+        layout: RotaryLayout::Interleaved,
+        ..RotaryConfig::new(rotary_dim, 10000.0)
+    };
     attention.position_embedding = PositionEmbeddingConfig::Rotary(rotary);
     // The length of a table that is computed here.
     reader.optional_size("n_positions")?;

@@ -22,26 +22,47 @@ fn config(reader: &ConfigReader, model_type: &str) -> Result<DecoderConfig, Erro
     }
     attention.qkv_bias = reader.flag("attention_bias", false)?;
     attention.output_bias = attention.qkv_bias;
-    let rotary = reader.rotary(attention.head_dim, "rope_theta", "partial_rotary_factor", 1.0)?;
+    let rotary = reader.rotary(
+        attention.head_dim,
+        "rope_theta",
+        "partial_rotary_factor",
+        1.0,
+    )?;
     attention.position_embedding = PositionEmbeddingConfig::Rotary(rotary);
     let num_layers = reader.layers(&["num_hidden_layers"])?;
     let (mut unpositioned, mut layer_windows) = (Vec::new(), Vec::new());
     match model_type {
         "mistral" => {
             // What transformers takes where the key is missing; `null` is none.
-            let window = if reader.mentions("sliding_window") { reader.optional_size("sliding_window")? } else { Some(4096) };
+            let window = if reader.mentions("sliding_window") {
+                reader.optional_size("sliding_window")?
+            } else {
+                Some(4096)
+            };
             layer_windows = windows(reader, num_layers, window, |_| true)?;
         }
         "smollm3" => {
             unpositioned = unpositioned_layers(reader, num_layers)?;
             let window = reader.optional_size("sliding_window")?;
-            let window = if reader.flag("use_sliding_window", false)? { window } else { None };
-            layer_windows = windows(reader, num_layers, window, |layer| unpositioned.get(layer) == Some(&true))?;
+            let window = if reader.flag("use_sliding_window", false)? {
+                window
+            } else {
+                None
+            };
+            layer_windows = windows(reader, num_layers, window, |layer| {
+                unpositioned.get(layer) == Some(&true)
+            })?;
         }
         _ => {}
     }
     // Only Granite's configs have these, and only its models read them.
-    let factor = |key: &str| if model_type == "granite" { reader.positive(key, 1.0) } else { Ok(1.0) };
+    let factor = |key: &str| {
+        if model_type == "granite" {
+            reader.positive(key, 1.0)
+        } else {
+            Ok(1.0)
+        }
+    };
     let unless_one = |factor: f64| Some(factor).filter(|&factor| factor != 1.0);
     if model_type == "granite" {
         attention.scores.scale = Some(factor("attention_multiplier")?);
@@ -73,13 +94,20 @@ fn config(reader: &ConfigReader, model_type: &str) -> Result<DecoderConfig, Erro
 fn unpositioned_layers(reader: &ConfigReader, num_layers: usize) -> Result<Vec<bool>, Error> {
     let interval = reader.optional_size("no_rope_layer_interval")?.unwrap_or(4);
     let Some(value) = reader.get("no_rope_layers") else {
-        return Ok((1..=num_layers).map(|layer| interval > 0 && layer.is_multiple_of(interval)).collect());
+        return Ok((1..=num_layers)
+            .map(|layer| interval > 0 && layer.is_multiple_of(interval))
+            .collect());
     };
-    let marks: Option<Vec<u64>> = value.as_array().and_then(|marks| marks.iter().map(serde_json::Value::as_u64).collect());
+    let marks: Option<Vec<u64>> = value
+        .as_array()
+        .and_then(|marks| marks.iter().map(serde_json::Value::as_u64).collect());
     match marks {
         Some(marks) if marks.len() == num_layers && marks.iter().all(|mark| *mark < 2) => {
             Ok(marks.into_iter().map(|mark| mark == 0).collect())
         }
-        _ => Err(reader.error("no_rope_layers", format!("expected 0 or 1 for each of {num_layers} layers"))),
+        _ => Err(reader.error(
+            "no_rope_layers",
+            format!("expected 0 or 1 for each of {num_layers} layers"),
+        )),
     }
 }

@@ -7,14 +7,24 @@ use crate::config::{DecoderConfig, NormKind};
 use crate::error::Error;
 use crate::source::Source;
 
-pub(super) const FAMILY: Family =
-    Family { model_types: &["mpt"], prefixes: &["transformer.", ""], lm_head: "lm_head.weight", config, source, buffers: &[] };
+pub(super) const FAMILY: Family = Family {
+    model_types: &["mpt"],
+    prefixes: &["transformer.", ""],
+    lm_head: "lm_head.weight",
+    config,
+    source,
+    buffers: &[],
+};
 
 /// The exponent of the last head's slope.
 const MAX_BIAS: f64 = 8.0;
 
 fn config(reader: &ConfigReader, model_type: &str) -> Result<DecoderConfig, Error> {
-    let mut attention = attention(reader, &["d_model", "hidden_size"], &["n_heads", "num_attention_heads"])?;
+    let mut attention = attention(
+        reader,
+        &["d_model", "hidden_size"],
+        &["n_heads", "num_attention_heads"],
+    )?;
     if let Some(nested) = reader.object("attn_config")? {
         nested.only("alibi", true.into())?;
         nested.only("attn_type", "multihead_attention".into())?;
@@ -32,8 +42,10 @@ fn config(reader: &ConfigReader, model_type: &str) -> Result<DecoderConfig, Erro
         }
         nested.finish()?;
     }
-    attention.position_embedding =
-        PositionEmbeddingConfig::Alibi { num_heads: attention.num_attention_heads, max_bias: MAX_BIAS };
+    attention.position_embedding = PositionEmbeddingConfig::Alibi {
+        num_heads: attention.num_attention_heads,
+        max_bias: MAX_BIAS,
+    };
     reader.only("no_bias", true.into())?;
     reader.only("norm_type", "low_precision_layernorm".into())?;
     // The trained table that this flag speaks of is not part of the ALiBi model, nor is its length a limit.

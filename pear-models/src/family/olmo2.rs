@@ -24,8 +24,12 @@ fn config(reader: &ConfigReader, model_type: &str) -> Result<DecoderConfig, Erro
     attention.output_bias = attention.qkv_bias;
     let norm_eps = reader.positive("rms_norm_eps", 1e-5)?;
     attention.qk_norm = Some(QkNorm::Projection { eps: norm_eps });
-    attention.position_embedding =
-        PositionEmbeddingConfig::Rotary(reader.rotary(attention.head_dim, "rope_theta", "partial_rotary_factor", 1.0)?);
+    attention.position_embedding = PositionEmbeddingConfig::Rotary(reader.rotary(
+        attention.head_dim,
+        "rope_theta",
+        "partial_rotary_factor",
+        1.0,
+    )?);
     Ok(DecoderConfig {
         architecture: model_type.into(),
         activation: reader.activation(&["hidden_act"], "silu")?,

@@ -30,12 +30,18 @@ fn config(reader: &ConfigReader, model_type: &str) -> Result<DecoderConfig, Erro
     let hidden_size = attention.hidden_size;
     Ok(DecoderConfig {
         architecture: model_type.into(),
-        embedding_size: reader.optional_size("word_embed_proj_dim")?.unwrap_or(hidden_size),
+        embedding_size: reader
+            .optional_size("word_embed_proj_dim")?
+            .unwrap_or(hidden_size),
         gated_mlp: false,
         mlp_bias: bias,
         activation: reader.activation(&["activation_function"], "relu")?,
         norm: NormKind::Layer { bias: true },
-        residual: if pre_norm { Residual::Serial } else { Residual::PostNorm },
+        residual: if pre_norm {
+            Residual::Serial
+        } else {
+            Residual::PostNorm
+        },
         final_norm: pre_norm && !reader.flag("_remove_final_layer_norm", false)?,
         tie_word_embeddings: reader.flag("tie_word_embeddings", true)?,
         attention: attention.clone(),

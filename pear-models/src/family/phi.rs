@@ -21,8 +21,12 @@ fn config(reader: &ConfigReader, model_type: &str) -> Result<DecoderConfig, Erro
     }
     (attention.qkv_bias, attention.output_bias) = (true, true);
     reader.only("qk_layernorm", false.into())?;
-    attention.position_embedding =
-        PositionEmbeddingConfig::Rotary(reader.rotary(attention.head_dim, "rope_theta", "partial_rotary_factor", 0.5)?);
+    attention.position_embedding = PositionEmbeddingConfig::Rotary(reader.rotary(
+        attention.head_dim,
+        "rope_theta",
+        "partial_rotary_factor",
+        0.5,
+    )?);
     Ok(DecoderConfig {
         architecture: model_type.into(),
         gated_mlp: false,

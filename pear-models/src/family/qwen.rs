@@ -32,7 +32,12 @@ fn config(reader: &ConfigReader, model_type: &str) -> Result<DecoderConfig, Erro
     } else {
         attention.qkv_bias = true;
     }
-    let rotary = reader.rotary(attention.head_dim, "rope_theta", "partial_rotary_factor", 1.0)?;
+    let rotary = reader.rotary(
+        attention.head_dim,
+        "rope_theta",
+        "partial_rotary_factor",
+        1.0,
+    )?;
     attention.position_embedding = PositionEmbeddingConfig::Rotary(rotary);
 
     let num_layers = reader.layers(&["num_hidden_layers"])?;

@@ -143,7 +143,12 @@ const INERT: &[&str] = &[
 ];
 
 /// Keys of [`INERT`] that are so only while they are off.
-const MUST_BE_OFF: &[&str] = &["is_encoder_decoder", "add_cross_attention", "cross_attention_hidden_size", "pruned_heads"];
+const MUST_BE_OFF: &[&str] = &[
+    "is_encoder_decoder",
+    "add_cross_attention",
+    "cross_attention_hidden_size",
+    "pruned_heads",
+];
 
 /// One JSON object and which of its keys have been read.
 pub(crate) struct ConfigReader {
@@ -161,12 +166,21 @@ impl ConfigReader {
         let Value::Object(map) = contents else {
             return Err(Error::malformed(path, "expected a JSON object"));
         };
-        Ok(Self { path: path.into(), map, within: String::new(), used: RefCell::default() })
+        Ok(Self {
+            path: path.into(),
+            map,
+            within: String::new(),
+            used: RefCell::default(),
+        })
     }
 
     /// An error about `key`.
     pub(crate) fn error(&self, key: &str, problem: impl Into<String>) -> Error {
-        Error::Config { path: self.path.clone(), key: format!("{}{key}", self.within), problem: problem.into() }
+        Error::Config {
+            path: self.path.clone(),
+            key: format!("{}{key}", self.within),
+            problem: problem.into(),
+        }
     }
 
     /// The value, `null` counting as absent.
@@ -193,33 +207,52 @@ impl ConfigReader {
         keys.iter().find(|key| self.has(key)).unwrap_or(&keys[0])
     }
 
-    fn typed<T>(&self, key: &str, expected: &str, read: impl Fn(&Value) -> Option<T>) -> Result<Option<T>> {
+    fn typed<T>(
+        &self,
+        key: &str,
+        expected: &str,
+        read: impl Fn(&Value) -> Option<T>,
+    ) -> Result<Option<T>> {
         self.get(key)
-            .map(|value| read(value).ok_or_else(|| self.error(key, format!("is {}: expected {expected}", shorten(value)))))
+            .map(|value| {
+                read(value).ok_or_else(|| {
+                    self.error(key, format!("is {}: expected {expected}", shorten(value)))
+                })
+            })
             .transpose()
     }
 
     pub(crate) fn optional_size(&self, key: &str) -> Result<Option<usize>> {
         let expected = format!("a whole number from 1 to {MAX_WIDTH}");
-        self.typed(key, &expected, |v| v.as_u64().map(|v| v as usize).filter(|v| (1..=MAX_WIDTH).contains(v)))
+        self.typed(key, &expected, |v| {
+            v.as_u64()
+                .map(|v| v as usize)
+                .filter(|v| (1..=MAX_WIDTH).contains(v))
+        })
     }
 
     /// A size under the first of these keys that is there.
     pub(crate) fn size(&self, keys: &[&str]) -> Result<usize> {
         let key = self.first(keys);
-        self.optional_size(key)?.ok_or_else(|| self.error(key, "is missing"))
+        self.optional_size(key)?
+            .ok_or_else(|| self.error(key, "is missing"))
     }
 
     pub(crate) fn layers(&self, keys: &[&str]) -> Result<usize> {
         let (key, layers) = (self.first(keys), self.size(keys)?);
         match layers {
             1..=MAX_LAYERS => Ok(layers),
-            _ => Err(self.error(key, format!("is {layers}: expected at most {MAX_LAYERS} layers"))),
+            _ => Err(self.error(
+                key,
+                format!("is {layers}: expected at most {MAX_LAYERS} layers"),
+            )),
         }
     }
 
     pub(crate) fn flag(&self, key: &str, default: bool) -> Result<bool> {
-        Ok(self.typed(key, "true or false", Value::as_bool)?.unwrap_or(default))
+        Ok(self
+            .typed(key, "true or false", Value::as_bool)?
+            .unwrap_or(default))
     }
 
     pub(crate) fn number(&self, key: &str) -> Result<Option<f64>> {
@@ -229,7 +262,8 @@ impl ConfigReader {
     /// A list of numbers, which must be there.
     fn numbers(&self, key: &str) -> Result<Vec<f64>> {
         let numbers = |value: &Value| value.as_array()?.iter().map(Value::as_f64).collect();
-        self.typed(key, "a list of numbers", numbers)?.ok_or_else(|| self.error(key, "is missing"))
+        self.typed(key, "a list of numbers", numbers)?
+            .ok_or_else(|| self.error(key, "is missing"))
     }
 
     /// A number above 0.
@@ -248,9 +282,10 @@ impl ConfigReader {
     /// Refuses every value of `key` but this one.
     pub(crate) fn only(&self, key: &str, supported: Value) -> Result<()> {
         match self.get(key) {
-            Some(value) if *value != supported => {
-                Err(self.error(key, format!("is {}: only {supported} is supported", shorten(value))))
-            }
+            Some(value) if *value != supported => Err(self.error(
+                key,
+                format!("is {}: only {supported} is supported", shorten(value)),
+            )),
             _ => Ok(()),
         }
     }
@@ -273,9 +308,14 @@ impl ConfigReader {
         match name.as_str() {
             "silu" | "swish" => Ok(Activation::Silu),
             "gelu" => Ok(Activation::Gelu),
-            "gelu_new" | "gelu_pytorch_tanh" | "gelu_fast" | "gelu_python_tanh" => Ok(Activation::GeluTanh),
+            "gelu_new" | "gelu_pytorch_tanh" | "gelu_fast" | "gelu_python_tanh" => {
+                Ok(Activation::GeluTanh)
+            }
             "relu" => Ok(Activation::Relu),
-            _ => Err(self.error(key, format!("is `{name}`: expected silu, gelu, gelu_new, gelu_pytorch_tanh or relu"))),
+            _ => Err(self.error(
+                key,
+                format!("is `{name}`: expected silu, gelu, gelu_new, gelu_pytorch_tanh or relu"),
+            )),
         }
     }
 
@@ -283,7 +323,12 @@ impl ConfigReader {
     pub(crate) fn object(&self, key: &str) -> Result<Option<Self>> {
         let map = self.typed(key, "an object", |v| v.as_object().cloned())?;
         let within = format!("{}{key}.", self.within);
-        Ok(map.map(|map| Self { path: self.path.clone(), map, within, used: RefCell::default() }))
+        Ok(map.map(|map| Self {
+            path: self.path.clone(),
+            map,
+            within,
+            used: RefCell::default(),
+        }))
     }
 
     /// # Errors
@@ -293,7 +338,10 @@ impl ConfigReader {
         for (key, value) in &self.map {
             let inert = INERT.contains(&key.as_str()) && !MUST_BE_OFF.contains(&key.as_str());
             if !used.contains(key) && !inert && !is_off(value) {
-                let problem = format!("is {}: not supported, and ignoring it could make a wrong model", shorten(value));
+                let problem = format!(
+                    "is {}: not supported, and ignoring it could make a wrong model",
+                    shorten(value)
+                );
                 return Err(self.error(key, problem));
             }
         }
@@ -304,21 +352,34 @@ impl ConfigReader {
     ///
     /// `theta_key` and `partial_key` are the family's spellings of the old form.
     pub(crate) fn rotary(
-        &self, head_dim: usize, theta_key: &str, partial_key: &str, default_partial: f64,
+        &self,
+        head_dim: usize,
+        theta_key: &str,
+        partial_key: &str,
+        default_partial: f64,
     ) -> Result<RotaryConfig> {
         let max_positions = self.optional_size("max_position_embeddings")?;
         let old_theta = self.positive(theta_key, 10000.0)?;
         let old_partial = self.number(partial_key)?;
         // As in transformers: the old name wins where both are given, and what stands within wins over what stands beside.
-        let (old, new) = (self.object("rope_scaling")?, self.object("rope_parameters")?);
+        let (old, new) = (
+            self.object("rope_scaling")?,
+            self.object("rope_parameters")?,
+        );
         let rope = old.or(new);
         let (theta, partial) = match &rope {
-            Some(rope) => (rope.positive("rope_theta", old_theta)?, rope.number("partial_rotary_factor")?.or(old_partial)),
+            Some(rope) => (
+                rope.positive("rope_theta", old_theta)?,
+                rope.number("partial_rotary_factor")?.or(old_partial),
+            ),
             None => (old_theta, old_partial),
         };
         let partial = partial.unwrap_or(default_partial);
         if !(partial > 0.0 && partial <= 1.0) {
-            return Err(self.error(partial_key, format!("is {partial}: expected more than 0 and at most 1")));
+            return Err(self.error(
+                partial_key,
+                format!("is {partial}: expected more than 0 and at most 1"),
+            ));
         }
         let rotary_dim = (head_dim as f64 * partial) as usize;
         if rotary_dim == 0 || !rotary_dim.is_multiple_of(2) {
@@ -328,17 +389,32 @@ impl ConfigReader {
             ));
         }
         let scaling = match rope {
-            Some(reader) => reader.rotary_scaling(max_positions, self.optional_size("original_max_position_embeddings")?)?,
+            Some(reader) => reader.rotary_scaling(
+                max_positions,
+                self.optional_size("original_max_position_embeddings")?,
+            )?,
             None => RotaryScaling::None,
         };
-        Ok(RotaryConfig { rotary_dim, rope_theta: theta, layout: RotaryLayout::HalfSplit, scaling })
+        Ok(RotaryConfig {
+            rotary_dim,
+            rope_theta: theta,
+            layout: RotaryLayout::HalfSplit,
+            scaling,
+        })
     }
 
-    fn rotary_scaling(&self, max_positions: Option<usize>, outer_original: Option<usize>) -> Result<RotaryScaling> {
+    fn rotary_scaling(
+        &self,
+        max_positions: Option<usize>,
+        outer_original: Option<usize>,
+    ) -> Result<RotaryScaling> {
         self.used.borrow_mut().insert("type".into());
         let kind = self.first(&["rope_type", "type"]);
         let name = self.text(kind)?.unwrap_or_else(|| "default".into());
-        let required = |key: &str| self.number(key)?.ok_or_else(|| self.error(key, "is missing"));
+        let required = |key: &str| {
+            self.number(key)?
+                .ok_or_else(|| self.error(key, "is missing"))
+        };
         let factor = || {
             let factor = required("factor")?;
             if factor.is_finite() && factor >= 1.0 {
@@ -347,26 +423,34 @@ impl ConfigReader {
             Err(self.error("factor", format!("is {factor}: expected at least 1")))
         };
         let original = outer_original.or(self.optional_size("original_max_position_embeddings")?);
-        let context =
-            |or: Option<usize>| original.or(or).ok_or_else(|| self.error("original_max_position_embeddings", "is missing"));
+        let context = |or: Option<usize>| {
+            original
+                .or(or)
+                .ok_or_else(|| self.error("original_max_position_embeddings", "is missing"))
+        };
         let scaling = match name.as_str() {
             "default" => RotaryScaling::None,
             "linear" => RotaryScaling::Linear { factor: factor()? },
             "dynamic" => RotaryScaling::DynamicNtk {
                 factor: factor()?,
                 // transformers takes the config's own maximum here, whatever else is given.
-                original_max_position_embeddings: max_positions.map_or_else(|| context(None), Ok)?,
+                original_max_position_embeddings: max_positions
+                    .map_or_else(|| context(None), Ok)?,
             },
             "yarn" => {
                 let original_max_position_embeddings = context(max_positions)?;
                 let factor = match self.has("factor") {
                     true => factor()?,
                     false => {
-                        max_positions.unwrap_or(original_max_position_embeddings) as f64 / original_max_position_embeddings as f64
+                        max_positions.unwrap_or(original_max_position_embeddings) as f64
+                            / original_max_position_embeddings as f64
                     }
                 };
-                let computed =
-                    RotaryScaling::yarn_attention_factor(factor, self.number("mscale")?, self.number("mscale_all_dim")?);
+                let computed = RotaryScaling::yarn_attention_factor(
+                    factor,
+                    self.number("mscale")?,
+                    self.number("mscale_all_dim")?,
+                );
                 RotaryScaling::Yarn {
                     factor,
                     original_max_position_embeddings,
@@ -388,10 +472,14 @@ impl ConfigReader {
                 let factor = match self.has("factor") {
                     true => factor()?,
                     false => {
-                        max_positions.unwrap_or(original_max_position_embeddings) as f64 / original_max_position_embeddings as f64
+                        max_positions.unwrap_or(original_max_position_embeddings) as f64
+                            / original_max_position_embeddings as f64
                     }
                 };
-                let computed = RotaryScaling::longrope_attention_factor(factor, original_max_position_embeddings);
+                let computed = RotaryScaling::longrope_attention_factor(
+                    factor,
+                    original_max_position_embeddings,
+                );
                 RotaryScaling::LongRope {
                     short_factor: self.numbers("short_factor")?,
                     long_factor: self.numbers("long_factor")?,
@@ -400,7 +488,9 @@ impl ConfigReader {
                 }
             }
             _ => {
-                let problem = format!("is `{name}`: expected default, linear, dynamic, yarn, longrope or llama3");
+                let problem = format!(
+                    "is `{name}`: expected default, linear, dynamic, yarn, longrope or llama3"
+                );
                 return Err(self.error(kind, problem));
             }
         };
@@ -410,14 +500,22 @@ impl ConfigReader {
 
     /// Which layers have the sliding window, from `layer_types`; `None` where the config has no such list.
     pub(crate) fn layer_types(&self, num_layers: usize) -> Result<Option<Vec<bool>>> {
-        let Some(value) = self.get("layer_types") else { return Ok(None) };
+        let Some(value) = self.get("layer_types") else {
+            return Ok(None);
+        };
         let Some(types) = value.as_array().filter(|types| types.len() == num_layers) else {
-            return Err(self.error("layer_types", format!("expected a list of {num_layers} layers")));
+            return Err(self.error(
+                "layer_types",
+                format!("expected a list of {num_layers} layers"),
+            ));
         };
         let sliding = |name: &Value| match name.as_str() {
             Some("sliding_attention") => Ok(true),
             Some("full_attention") => Ok(false),
-            _ => Err(self.error("layer_types", format!("holds {name}: expected full_attention or sliding_attention"))),
+            _ => Err(self.error(
+                "layer_types",
+                format!("holds {name}: expected full_attention or sliding_attention"),
+            )),
         };
         types.iter().map(sliding).collect::<Result<_>>().map(Some)
     }

@@ -21,15 +21,23 @@ fn config(reader: &ConfigReader, model_type: &str) -> Result<DecoderConfig, Erro
     attention.qkv_bias = reader.flag("use_qkv_bias", false)?;
     // A norm for each head with weights of its own: the 12B model alone.
     reader.only("qk_layernorm", false.into())?;
-    attention.position_embedding =
-        PositionEmbeddingConfig::Rotary(reader.rotary(attention.head_dim, "rope_theta", "partial_rotary_factor", 0.25)?);
+    attention.position_embedding = PositionEmbeddingConfig::Rotary(reader.rotary(
+        attention.head_dim,
+        "rope_theta",
+        "partial_rotary_factor",
+        0.25,
+    )?);
     let parallel = reader.flag("use_parallel_residual", false)?;
     Ok(DecoderConfig {
         architecture: model_type.into(),
         activation: reader.activation(&["hidden_act"], "silu")?,
         norm: NormKind::Layer { bias: true },
         norm_eps: reader.positive("layer_norm_eps", 1e-5)?,
-        residual: if parallel { Residual::ParallelOneNorm } else { Residual::Serial },
+        residual: if parallel {
+            Residual::ParallelOneNorm
+        } else {
+            Residual::Serial
+        },
         tie_word_embeddings: reader.flag("tie_word_embeddings", false)?,
         attention: attention.clone(),
         ..DecoderConfig::llama(

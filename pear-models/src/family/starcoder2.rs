@@ -1,6 +1,8 @@
 //! StarCoder2 ([arXiv 2402.19173](https://arxiv.org/abs/2402.19173)): grouped queries, a sliding window, biases, an MLP without a gate.
 
-use super::{ConfigReader, Family, Parameter, PositionEmbeddingConfig, attention, llama_source, windows};
+use super::{
+    ConfigReader, Family, Parameter, PositionEmbeddingConfig, attention, llama_source, windows,
+};
 use crate::config::{DecoderConfig, NormKind};
 use crate::error::Error;
 use crate::source::Source;
@@ -19,19 +21,36 @@ fn config(reader: &ConfigReader, model_type: &str) -> Result<DecoderConfig, Erro
     attention.num_key_value_heads = reader.optional_size("num_key_value_heads")?.unwrap_or(2);
     let bias = reader.flag("use_bias", true)?;
     (attention.qkv_bias, attention.output_bias) = (bias, bias);
-    attention.position_embedding =
-        PositionEmbeddingConfig::Rotary(reader.rotary(attention.head_dim, "rope_theta", "partial_rotary_factor", 1.0)?);
+    attention.position_embedding = PositionEmbeddingConfig::Rotary(reader.rotary(
+        attention.head_dim,
+        "rope_theta",
+        "partial_rotary_factor",
+        1.0,
+    )?);
     reader.only("mlp_type", "default".into())?;
     reader.only("norm_type", "layer_norm".into())?;
     // Dropouts, and what the configs took over from StarCoder's and nothing reads.
-    let inert = ["residual_dropout", "embedding_dropout", "activation_function", "layer_norm_epsilon"];
-    for inert in inert.into_iter().chain(["scale_attention_softmax_in_fp32", "scale_attn_weights"]) {
+    let inert = [
+        "residual_dropout",
+        "embedding_dropout",
+        "activation_function",
+        "layer_norm_epsilon",
+    ];
+    for inert in inert
+        .into_iter()
+        .chain(["scale_attention_softmax_in_fp32", "scale_attn_weights"])
+    {
         reader.get(inert);
     }
     let num_layers = reader.layers(&["num_hidden_layers"])?;
     Ok(DecoderConfig {
         architecture: model_type.into(),
-        windows: windows(reader, num_layers, reader.optional_size("sliding_window")?, |_| true)?,
+        windows: windows(
+            reader,
+            num_layers,
+            reader.optional_size("sliding_window")?,
+            |_| true,
+        )?,
         gated_mlp: false,
         mlp_bias: bias,
         activation: reader.activation(&["hidden_act"], "gelu_pytorch_tanh")?,
@@ -50,7 +69,12 @@ fn config(reader: &ConfigReader, model_type: &str) -> Result<DecoderConfig, Erro
 }
 
 fn source(_config: &DecoderConfig, parameter: &Parameter) -> Option<Source> {
-    let renamed = |module: &str, kind: &str| Some(Source::linear(format!("layers.{}.mlp.{module}.{kind}", parameter.layer?)));
+    let renamed = |module: &str, kind: &str| {
+        Some(Source::linear(format!(
+            "layers.{}.mlp.{module}.{kind}",
+            parameter.layer?
+        )))
+    };
     match parameter.name.rsplit_once('.') {
         Some(("mlp.up_proj", kind)) => renamed("c_fc", kind),
         Some(("mlp.down_proj", kind)) => renamed("c_proj", kind),

@@ -20,7 +20,11 @@ pub(super) const FAMILY: Family = Family {
 const POSITION_OFFSET: usize = 2;
 
 fn config(reader: &ConfigReader, model_type: &str) -> Result<DecoderConfig, Error> {
-    let mut attention = attention(reader, &["d_model", "hidden_size"], &["attention_heads", "num_attention_heads"])?;
+    let mut attention = attention(
+        reader,
+        &["d_model", "hidden_size"],
+        &["attention_heads", "num_attention_heads"],
+    )?;
     (attention.qkv_bias, attention.output_bias) = (true, true);
     let hidden_size = attention.hidden_size;
     attention.position_embedding = PositionEmbeddingConfig::Sinusoidal(SinusoidalConfig {
@@ -54,6 +58,9 @@ fn source(_config: &DecoderConfig, parameter: &Parameter) -> Option<Source> {
     match (parameter.layer, parameter.name) {
         (Some(layer), name) => opt::layer_source(layer, name),
         (None, "embed_tokens") => Some(Source::as_is("embed_tokens.weight")),
-        (None, name) => Some(Source::as_is(format!("layer_norm{}", name.strip_prefix("norm")?))),
+        (None, name) => Some(Source::as_is(format!(
+            "layer_norm{}",
+            name.strip_prefix("norm")?
+        ))),
     }
 }

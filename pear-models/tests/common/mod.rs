@@ -65,7 +65,10 @@ pub struct Train {
 
 impl Reweighted {
     pub fn pairs(&self) -> Vec<(HeadId, f32)> {
-        self.coefficients.iter().map(|c| (HeadId::new(c.layer, c.head), c.value)).collect()
+        self.coefficients
+            .iter()
+            .map(|c| (HeadId::new(c.layer, c.head), c.value))
+            .collect()
     }
 }
 
@@ -75,7 +78,9 @@ pub fn fixtures() -> PathBuf {
 
 /// Every checkpoint, by name.
 pub fn names() -> Vec<String> {
-    let folders = std::fs::read_dir(fixtures()).unwrap().map(|entry| entry.unwrap());
+    let folders = std::fs::read_dir(fixtures())
+        .unwrap()
+        .map(|entry| entry.unwrap());
     let mut names: Vec<String> = folders
         .filter(|entry| entry.path().join("config.json").exists())
         .map(|entry| entry.file_name().into_string().unwrap())
@@ -95,18 +100,30 @@ pub fn open(name: &str) -> ModelDirectory {
 }
 
 pub fn load(name: &str) -> Decoder {
-    open(name).load(&device(), DType::F32).unwrap_or_else(|e| panic!("{name}: {e}"))
+    open(name)
+        .load(&device(), DType::F32)
+        .unwrap_or_else(|e| panic!("{name}: {e}"))
 }
 
 /// The CPU, or the device that `BURN_DEVICE` names: everything here holds on every backend.
 pub fn device() -> Device {
-    if std::env::var_os("BURN_DEVICE").is_some() { Device::default() } else { Device::flex() }
+    if std::env::var_os("BURN_DEVICE").is_some() {
+        Device::default()
+    } else {
+        Device::flex()
+    }
 }
 
 /// The largest difference between two lists of the same length.
-pub fn distance<'a>(a: impl IntoIterator<Item = &'a f64>, b: impl IntoIterator<Item = &'a f64>) -> f64 {
+pub fn distance<'a>(
+    a: impl IntoIterator<Item = &'a f64>,
+    b: impl IntoIterator<Item = &'a f64>,
+) -> f64 {
     let (a, b): (Vec<_>, Vec<_>) = (a.into_iter().collect(), b.into_iter().collect());
     assert_eq!(a.len(), b.len());
     // A NaN on either side must not be lost in the maximum.
-    a.iter().zip(&b).map(|(a, b)| (*a - *b).abs()).fold(0.0, |worst, d| if d <= worst { worst } else { d })
+    a.iter()
+        .zip(&b)
+        .map(|(a, b)| (*a - *b).abs())
+        .fold(0.0, |worst, d| if d <= worst { worst } else { d })
 }

@@ -50,7 +50,10 @@ impl ModuleMapper for Wide {
             let shape = tensor.dims();
             let scale = self.scale / (shape[0] as f64).sqrt();
             let mut draw = || {
-                self.state = self.state.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
+                self.state = self
+                    .state
+                    .wrapping_mul(6364136223846793005)
+                    .wrapping_add(1442695040888963407);
                 let uniform = (self.state >> 11) as f64 / (1u64 << 53) as f64;
                 ((uniform - 0.5) * 12f64.sqrt() * scale) as f32
             };
@@ -61,13 +64,24 @@ impl ModuleMapper for Wide {
 }
 
 impl Small {
-    pub fn new(layers: usize, heads: usize, key_value_heads: usize, vocab: usize, position: PositionEmbeddingConfig) -> Self {
+    pub fn new(
+        layers: usize,
+        heads: usize,
+        key_value_heads: usize,
+        vocab: usize,
+        position: PositionEmbeddingConfig,
+    ) -> Self {
         let device = Device::flex();
         let hidden = heads * HEAD_DIM;
         let absolute = position.is_absolute();
-        let within = if absolute { PositionEmbeddingConfig::None } else { position.clone() };
-        let config =
-            AttentionConfig::new(hidden, heads).with_num_key_value_heads(key_value_heads).with_position_embedding(within);
+        let within = if absolute {
+            PositionEmbeddingConfig::None
+        } else {
+            position.clone()
+        };
+        let config = AttentionConfig::new(hidden, heads)
+            .with_num_key_value_heads(key_value_heads)
+            .with_position_embedding(within);
         let linear = |from, to| LinearConfig::new(from, to).init(&device);
         let weights = Weights {
             embedding: Param::from_tensor(Tensor::zeros([vocab, hidden], &device)),
@@ -76,12 +90,20 @@ impl Small {
             up: (0..layers).map(|_| linear(hidden, 2 * hidden)).collect(),
             down: (0..layers).map(|_| linear(2 * hidden, hidden)).collect(),
         };
-        let mut wide = Wide { state: 42, scale: 1.6 };
+        let mut wide = Wide {
+            state: 42,
+            scale: 1.6,
+        };
         let mut weights = weights.map(&mut wide);
         // Rows, not columns, are the vectors here.
         weights.embedding = weights.embedding.map(|e| e * ((vocab as f64).sqrt() / 1.6));
         let shape = ModelShape::new("small", layers, heads);
-        Self { weights: weights.valid(), shape, vocab, seen: Mutex::default() }
+        Self {
+            weights: weights.valid(),
+            shape,
+            vocab,
+            seen: Mutex::default(),
+        }
     }
 
     /// What was asked for since the last call.
@@ -127,11 +149,20 @@ impl DecoderModel for Small {
     }
 
     fn attention_input(&self, layer: usize, residual: Tensor<3>) -> Tensor<3> {
-        self.seen.lock().unwrap().layers.push((layer, residual.is_autodiff()));
+        self.seen
+            .lock()
+            .unwrap()
+            .layers
+            .push((layer, residual.is_autodiff()));
         norm(residual)
     }
 
-    fn block_output(&self, layer: usize, residual: Tensor<3>, attention_output: Tensor<3>) -> Tensor<3> {
+    fn block_output(
+        &self,
+        layer: usize,
+        residual: Tensor<3>,
+        attention_output: Tensor<3>,
+    ) -> Tensor<3> {
         let residual = residual + attention_output;
         let inner = silu(self.weights.up[layer].forward(norm(residual.clone())));
         residual + self.weights.down[layer].forward(inner)
@@ -141,6 +172,7 @@ impl DecoderModel for Small {
         let [batch, seq, hidden] = residual.dims();
         self.seen.lock().unwrap().logits.push(batch * seq);
         let rows = norm(residual).reshape([batch * seq, hidden]);
-        rows.matmul(self.weights.embedding.val().transpose()).reshape([batch, seq, self.vocab])
+        rows.matmul(self.weights.embedding.val().transpose())
+            .reshape([batch, seq, self.vocab])
     }
 }

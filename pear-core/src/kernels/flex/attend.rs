@@ -23,39 +23,81 @@ pub(in crate::kernels) struct Scoring {
 #[backend_extension(Flex)]
 trait CachedAttention: Backend {
     fn attend_cached(
-        query: FloatTensor<Self>, key: FloatTensor<Self>, value: FloatTensor<Self>, scoring: Scoring,
+        query: FloatTensor<Self>,
+        key: FloatTensor<Self>,
+        value: FloatTensor<Self>,
+        scoring: Scoring,
     ) -> FloatTensor<Self>;
     fn attend_cached_biased(
-        query: FloatTensor<Self>, key: FloatTensor<Self>, value: FloatTensor<Self>, bias: FloatTensor<Self>, scoring: Scoring,
+        query: FloatTensor<Self>,
+        key: FloatTensor<Self>,
+        value: FloatTensor<Self>,
+        bias: FloatTensor<Self>,
+        scoring: Scoring,
     ) -> FloatTensor<Self>;
 }
 
 pub(in crate::kernels) fn attend_cached(
-    query: Tensor<4>, key: Tensor<4>, value: Tensor<4>, bias: Option<Tensor<4>>, scoring: Scoring,
+    query: Tensor<4>,
+    key: Tensor<4>,
+    value: Tensor<4>,
+    bias: Option<Tensor<4>>,
+    scoring: Scoring,
 ) -> Tensor<4> {
-    let (query, key, value) = (query.into_dispatch(), key.into_dispatch(), value.into_dispatch());
+    let (query, key, value) = (
+        query.into_dispatch(),
+        key.into_dispatch(),
+        value.into_dispatch(),
+    );
     Tensor::from_dispatch(match bias {
-        Some(bias) => Dispatch::attend_cached_biased(query, key, value, bias.into_dispatch(), scoring),
+        Some(bias) => {
+            Dispatch::attend_cached_biased(query, key, value, bias.into_dispatch(), scoring)
+        }
         None => Dispatch::attend_cached(query, key, value, scoring),
     })
 }
 
 impl CachedAttention for Flex {
-    fn attend_cached(query: FlexTensor, key: FlexTensor, value: FlexTensor, scoring: Scoring) -> FlexTensor {
+    fn attend_cached(
+        query: FlexTensor,
+        key: FlexTensor,
+        value: FlexTensor,
+        scoring: Scoring,
+    ) -> FlexTensor {
         attend(query, key, value, None, scoring)
     }
 
     fn attend_cached_biased(
-        query: FlexTensor, key: FlexTensor, value: FlexTensor, bias: FlexTensor, scoring: Scoring,
+        query: FlexTensor,
+        key: FlexTensor,
+        value: FlexTensor,
+        bias: FlexTensor,
+        scoring: Scoring,
     ) -> FlexTensor {
         attend(query, key, value, Some(bias), scoring)
     }
 }
 
-fn attend(query: FlexTensor, key: FlexTensor, value: FlexTensor, bias: Option<FlexTensor>, scoring: Scoring) -> FlexTensor {
+fn attend(
+    query: FlexTensor,
+    key: FlexTensor,
+    value: FlexTensor,
+    bias: Option<FlexTensor>,
+    scoring: Scoring,
+) -> FlexTensor {
     let shape = query.shape();
-    let rows_in_one_piece = |x: FlexTensor| if x.layout().strides()[3] == 1 { x } else { x.to_contiguous() };
-    let (query, key, value) = (query.to_contiguous(), rows_in_one_piece(key), rows_in_one_piece(value));
+    let rows_in_one_piece = |x: FlexTensor| {
+        if x.layout().strides()[3] == 1 {
+            x
+        } else {
+            x.to_contiguous()
+        }
+    };
+    let (query, key, value) = (
+        query.to_contiguous(),
+        rows_in_one_piece(key),
+        rows_in_one_piece(value),
+    );
     let (dtype, query) = (query.dtype(), cast(query, DType::F32));
     let output = with_stored!(key, T => Attention::<T>::new(values(&query), &shape, &key, &value, scoring).run(bias));
     cast(tensor(output, shape), dtype)
@@ -71,11 +113,21 @@ impl<'a, T: Stored> Rows<'a, T> {
     fn new(x: &'a FlexTensor) -> Self {
         let (layout, shape) = (x.layout(), x.shape());
         let strides = layout.strides();
-        assert!(strides.iter().all(|&stride| stride >= 0), "a layout without turned dimensions");
+        assert!(
+            strides.iter().all(|&stride| stride >= 0),
+            "a layout without turned dimensions"
+        );
         let numbers = &x.storage::<T>()[layout.start_offset()..];
         let reach: usize = (0..4).map(|i| (shape[i] - 1) * strides[i] as usize).sum();
         assert!(reach < numbers.len(), "keys and values within their buffer");
-        Self { numbers, strides: [strides[0] as usize, strides[1] as usize, strides[2] as usize] }
+        Self {
+            numbers,
+            strides: [
+                strides[0] as usize,
+                strides[1] as usize,
+                strides[2] as usize,
+            ],
+        }
     }
 
     #[inline(always)]
@@ -98,7 +150,13 @@ struct Attention<'a, T> {
 }
 
 impl<'a, T: Stored> Attention<'a, T> {
-    fn new(query: &'a [f32], shape: &Shape, key: &'a FlexTensor, value: &'a FlexTensor, scoring: Scoring) -> Self {
+    fn new(
+        query: &'a [f32],
+        shape: &Shape,
+        key: &'a FlexTensor,
+        value: &'a FlexTensor,
+        scoring: Scoring,
+    ) -> Self {
         let (key_value_heads, keys) = (key.shape()[1], key.shape()[2]);
         Self {
             query,
@@ -121,47 +179,66 @@ impl<'a, T: Stored> Attention<'a, T> {
         let mut output = vec![0.0; self.query.len()];
         // The query heads of a key/value head stand together.
         let parts = output.par_chunks_mut(group * self.queries * self.head_dim);
-        parts.zip(self.query.par_chunks(group * self.queries * self.head_dim)).enumerate().for_each(|(part, (output, query))| {
-            let (sample, shared) = (part / self.key_value_heads, part % self.key_value_heads);
-            vectorised(
-                #[inline(always)]
-                || {
-                    let mut scores = vec![0.0; self.keys];
-                    let rows = output.chunks_exact_mut(self.head_dim).zip(query.chunks_exact(self.head_dim));
-                    for (row, (output, query)) in rows.enumerate() {
-                        let (head, index) = (shared * group + row / self.queries, row % self.queries);
-                        let bias = biases.map(|(shape, bias)| {
-                            let (sample, index) = (sample % shape[0], index % shape[2]);
-                            let head = head % shape[1];
-                            &bias[((sample * shape[1] + head) * shape[2] + index) * self.keys..][..self.keys]
-                        });
-                        self.one(query, (sample, shared, index), bias, &mut scores, output);
-                    }
-                },
-            );
-        });
+        parts
+            .zip(self.query.par_chunks(group * self.queries * self.head_dim))
+            .enumerate()
+            .for_each(|(part, (output, query))| {
+                let (sample, shared) = (part / self.key_value_heads, part % self.key_value_heads);
+                vectorised(
+                    #[inline(always)]
+                    || {
+                        let mut scores = vec![0.0; self.keys];
+                        let rows = output
+                            .chunks_exact_mut(self.head_dim)
+                            .zip(query.chunks_exact(self.head_dim));
+                        for (row, (output, query)) in rows.enumerate() {
+                            let (head, index) =
+                                (shared * group + row / self.queries, row % self.queries);
+                            let bias = biases.map(|(shape, bias)| {
+                                let (sample, index) = (sample % shape[0], index % shape[2]);
+                                let head = head % shape[1];
+                                &bias[((sample * shape[1] + head) * shape[2] + index) * self.keys..]
+                                    [..self.keys]
+                            });
+                            self.one(query, (sample, shared, index), bias, &mut scores, output);
+                        }
+                    },
+                );
+            });
         output
     }
 
     #[inline(always)]
     fn one(
-        &self, query: &[f32], (sample, shared, index): (usize, usize, usize), bias: Option<&[f32]>, scores: &mut [f32],
+        &self,
+        query: &[f32],
+        (sample, shared, index): (usize, usize, usize),
+        bias: Option<&[f32]>,
+        scores: &mut [f32],
         output: &mut [f32],
     ) {
         let end = self.keys - self.queries + index + 1;
-        let start = self.scoring.window.map_or(0, |window| end.saturating_sub(window));
+        let start = self
+            .scoring
+            .window
+            .map_or(0, |window| end.saturating_sub(window));
         for (position, score) in (start..end).zip(&mut scores[start..end]) {
-            *score = dot(query, self.key.row(sample, shared, position, self.head_dim)) * self.scoring.scale;
+            *score = dot(query, self.key.row(sample, shared, position, self.head_dim))
+                * self.scoring.scale;
         }
         let seen = &mut scores[start..end];
         if let Some(cap) = self.scoring.soft_cap {
-            seen.iter_mut().for_each(|score| *score = (*score / cap).tanh() * cap);
+            seen.iter_mut()
+                .for_each(|score| *score = (*score / cap).tanh() * cap);
         }
         if let Some(bias) = bias {
-            seen.iter_mut().zip(&bias[start..end]).for_each(|(score, bias)| *score += bias);
+            seen.iter_mut()
+                .zip(&bias[start..end])
+                .for_each(|(score, bias)| *score += bias);
         }
         let highest = max(seen);
-        seen.iter_mut().for_each(|score| *score = exp(*score - highest));
+        seen.iter_mut()
+            .for_each(|score| *score = exp(*score - highest));
         let scale = sum(
             seen,
             #[inline(always)]
@@ -169,8 +246,14 @@ impl<'a, T: Stored> Attention<'a, T> {
         )
         .recip();
         for (position, &weight) in (start..end).zip(seen.iter()) {
-            let (weight, value) = (weight * scale, self.value.row(sample, shared, position, self.head_dim));
-            output.iter_mut().zip(value).for_each(|(output, value)| *output = weight.mul_add(value.widen(), *output));
+            let (weight, value) = (
+                weight * scale,
+                self.value.row(sample, shared, position, self.head_dim),
+            );
+            output
+                .iter_mut()
+                .zip(value)
+                .for_each(|(output, value)| *output = weight.mul_add(value.widen(), *output));
         }
     }
 }

@@ -11,7 +11,9 @@ use burn::backend::autodiff::checkpoint::{base::Checkpointer, strategy::Checkpoi
 use burn::backend::autodiff::grads::Gradients;
 use burn::backend::autodiff::ops::{Backward, NodeGuard, Ops, OpsKind};
 use burn::backend::tensor::FloatTensor;
-use burn::backend::{Autodiff, Backend, Dispatch, DispatchDevice, Flex, TensorMetadata, backend_extension};
+use burn::backend::{
+    Autodiff, Backend, Dispatch, DispatchDevice, Flex, TensorMetadata, backend_extension,
+};
 use burn::prelude::*;
 use burn::tensor::DType;
 use rayon::prelude::*;
@@ -56,39 +58,84 @@ pub(super) fn activate<const D: usize>(kind: Activation, x: Tensor<D>) -> Tensor
     Tensor::from_dispatch(Dispatch::activate(x.into_dispatch(), kind))
 }
 
-pub(super) fn activate_gated<const D: usize>(kind: Activation, gate: Tensor<D>, up: Tensor<D>) -> Tensor<D> {
-    Tensor::from_dispatch(Dispatch::activate_gated(gate.into_dispatch(), up.into_dispatch(), kind))
+pub(super) fn activate_gated<const D: usize>(
+    kind: Activation,
+    gate: Tensor<D>,
+    up: Tensor<D>,
+) -> Tensor<D> {
+    Tensor::from_dispatch(Dispatch::activate_gated(
+        gate.into_dispatch(),
+        up.into_dispatch(),
+        kind,
+    ))
 }
 
 pub(super) fn rms_norm<const D: usize>(x: Tensor<D>, weight: Tensor<1>, eps: f64) -> Tensor<D> {
-    Tensor::from_dispatch(Dispatch::rms_norm(x.into_dispatch(), weight.into_dispatch(), eps as f32))
+    Tensor::from_dispatch(Dispatch::rms_norm(
+        x.into_dispatch(),
+        weight.into_dispatch(),
+        eps as f32,
+    ))
 }
 
-pub(super) fn causal_softmax(scores: Tensor<4>, first_query: usize, window: Option<usize>) -> Tensor<4> {
+pub(super) fn causal_softmax(
+    scores: Tensor<4>,
+    first_query: usize,
+    window: Option<usize>,
+) -> Tensor<4> {
     let window = window.unwrap_or(usize::MAX);
-    Tensor::from_dispatch(Dispatch::causal_softmax(scores.into_dispatch(), first_query, window))
+    Tensor::from_dispatch(Dispatch::causal_softmax(
+        scores.into_dispatch(),
+        first_query,
+        window,
+    ))
 }
 
 pub(super) fn cross_entropy(logits: Tensor<2>, labels: &[u32]) -> Tensor<1> {
-    Tensor::from_dispatch(Dispatch::cross_entropy_of(logits.into_dispatch(), labels.to_vec()))
+    Tensor::from_dispatch(Dispatch::cross_entropy_of(
+        logits.into_dispatch(),
+        labels.to_vec(),
+    ))
 }
 
 pub(super) fn rotate(x: Tensor<4>, cos: Tensor<2>, sin: Tensor<2>, interleaved: bool) -> Tensor<4> {
-    Tensor::from_dispatch(Dispatch::rotate(x.into_dispatch(), cos.into_dispatch(), sin.into_dispatch(), interleaved))
+    Tensor::from_dispatch(Dispatch::rotate(
+        x.into_dispatch(),
+        cos.into_dispatch(),
+        sin.into_dispatch(),
+        interleaved,
+    ))
 }
 
 /// Entry points of the kernels, plain and under autodiff.
 #[backend_extension(Flex, Autodiff)]
 trait Kernels: Backend {
     fn linear_without_bias(x: FloatTensor<Self>, weight: FloatTensor<Self>) -> FloatTensor<Self>;
-    fn linear_with_bias(x: FloatTensor<Self>, weight: FloatTensor<Self>, bias: FloatTensor<Self>) -> FloatTensor<Self>;
+    fn linear_with_bias(
+        x: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        bias: FloatTensor<Self>,
+    ) -> FloatTensor<Self>;
     fn convert(x: FloatTensor<Self>, dtype: DType) -> FloatTensor<Self>;
     fn activate(x: FloatTensor<Self>, kind: Activation) -> FloatTensor<Self>;
-    fn activate_gated(gate: FloatTensor<Self>, up: FloatTensor<Self>, kind: Activation) -> FloatTensor<Self>;
+    fn activate_gated(
+        gate: FloatTensor<Self>,
+        up: FloatTensor<Self>,
+        kind: Activation,
+    ) -> FloatTensor<Self>;
     fn rms_norm(x: FloatTensor<Self>, weight: FloatTensor<Self>, eps: f32) -> FloatTensor<Self>;
-    fn causal_softmax(scores: FloatTensor<Self>, first_query: usize, window: usize) -> FloatTensor<Self>;
+    fn causal_softmax(
+        scores: FloatTensor<Self>,
+        first_query: usize,
+        window: usize,
+    ) -> FloatTensor<Self>;
     fn cross_entropy_of(logits: FloatTensor<Self>, labels: Vec<u32>) -> FloatTensor<Self>;
-    fn rotate(x: FloatTensor<Self>, cos: FloatTensor<Self>, sin: FloatTensor<Self>, interleaved: bool) -> FloatTensor<Self>;
+    fn rotate(
+        x: FloatTensor<Self>,
+        cos: FloatTensor<Self>,
+        sin: FloatTensor<Self>,
+        interleaved: bool,
+    ) -> FloatTensor<Self>;
 }
 
 impl Kernels for Flex {
@@ -125,7 +172,12 @@ impl Kernels for Flex {
     }
 
     fn rotate(x: FlexTensor, cos: FlexTensor, sin: FlexTensor, interleaved: bool) -> FlexTensor {
-        Rotation { cos, sin, interleaved }.apply(x, 1.0)
+        Rotation {
+            cos,
+            sin,
+            interleaved,
+        }
+        .apply(x, 1.0)
     }
 }
 
@@ -137,7 +189,11 @@ impl<C: CheckpointStrategy> Kernels for Autodiff<Flex, C> {
         track::<C, _, 1>([node], weight, output)
     }
 
-    fn linear_with_bias(x: FloatTensor<Self>, weight: FloatTensor<Self>, bias: FloatTensor<Self>) -> FloatTensor<Self> {
+    fn linear_with_bias(
+        x: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        bias: FloatTensor<Self>,
+    ) -> FloatTensor<Self> {
         let (x, node) = x.into_parts();
         let weight = Weight(weight.primitive().clone());
         let output = weight.multiply(x, Some(bias.primitive().clone()));
@@ -156,22 +212,44 @@ impl<C: CheckpointStrategy> Kernels for Autodiff<Flex, C> {
         track::<C, _, 1>([node], Activated { kind, x: input }, output)
     }
 
-    fn activate_gated(gate: FloatTensor<Self>, up: FloatTensor<Self>, kind: Activation) -> FloatTensor<Self> {
-        let kernel = Gated { kind, gate: gate.primitive().clone(), up: up.primitive().clone() };
+    fn activate_gated(
+        gate: FloatTensor<Self>,
+        up: FloatTensor<Self>,
+        kind: Activation,
+    ) -> FloatTensor<Self> {
+        let kernel = Gated {
+            kind,
+            gate: gate.primitive().clone(),
+            up: up.primitive().clone(),
+        };
         let output = Flex::activate_gated(kernel.gate.clone(), kernel.up.clone(), kind);
         track::<C, _, 2>([gate.node(), up.node()], kernel, output)
     }
 
     fn rms_norm(x: FloatTensor<Self>, weight: FloatTensor<Self>, eps: f32) -> FloatTensor<Self> {
-        let kernel = RmsNorm { x: x.primitive().clone(), weight: weight.primitive().clone(), eps };
+        let kernel = RmsNorm {
+            x: x.primitive().clone(),
+            weight: weight.primitive().clone(),
+            eps,
+        };
         let output = kernel.forward();
         track::<C, _, 1>([x.node()], kernel, output)
     }
 
-    fn causal_softmax(scores: FloatTensor<Self>, first_query: usize, window: usize) -> FloatTensor<Self> {
+    fn causal_softmax(
+        scores: FloatTensor<Self>,
+        first_query: usize,
+        window: usize,
+    ) -> FloatTensor<Self> {
         let (scores, node) = scores.into_parts();
         let weights = Flex::causal_softmax(scores, first_query, window);
-        track::<C, _, 1>([node], Softmax { weights: weights.clone() }, weights)
+        track::<C, _, 1>(
+            [node],
+            Softmax {
+                weights: weights.clone(),
+            },
+            weights,
+        )
     }
 
     fn cross_entropy_of(logits: FloatTensor<Self>, labels: Vec<u32>) -> FloatTensor<Self> {
@@ -181,9 +259,18 @@ impl<C: CheckpointStrategy> Kernels for Autodiff<Flex, C> {
         track::<C, _, 1>([node], kernel, output)
     }
 
-    fn rotate(x: FloatTensor<Self>, cos: FloatTensor<Self>, sin: FloatTensor<Self>, interleaved: bool) -> FloatTensor<Self> {
+    fn rotate(
+        x: FloatTensor<Self>,
+        cos: FloatTensor<Self>,
+        sin: FloatTensor<Self>,
+        interleaved: bool,
+    ) -> FloatTensor<Self> {
         let (x, node) = x.into_parts();
-        let kernel = Rotation { cos: cos.primitive().clone(), sin: sin.primitive().clone(), interleaved };
+        let kernel = Rotation {
+            cos: cos.primitive().clone(),
+            sin: sin.primitive().clone(),
+            interleaved,
+        };
         let output = kernel.apply(x, 1.0);
         track::<C, _, 1>([node], kernel, output)
     }
@@ -212,9 +299,15 @@ impl<P: Pullback<N> + Sync, const N: usize> Backward<Flex, N> for Differentiate<
 
 /// The output as a node of the graph, if one of its inputs is.
 fn track<C: CheckpointStrategy, P: Pullback<N> + Sync, const N: usize>(
-    inputs: [NodeGuard; N], pullback: P, output: FlexTensor,
+    inputs: [NodeGuard; N],
+    pullback: P,
+    output: FlexTensor,
 ) -> FloatTensor<Autodiff<Flex, C>> {
-    match Differentiate(PhantomData).prepare::<C>(inputs).compute_bound().stateful() {
+    match Differentiate(PhantomData)
+        .prepare::<C>(inputs)
+        .compute_bound()
+        .stateful()
+    {
         OpsKind::Tracked(step) => step.finish(pullback, output),
         OpsKind::UnTracked(step) => step.finish(output),
     }
@@ -239,7 +332,9 @@ struct Activated {
 
 impl Pullback<1> for Activated {
     fn pull(self, grad: FlexTensor) -> [FlexTensor; 1] {
-        [with_function!(self.kind, F => zip(grad, self.x, #[inline(always)] |grad, x| grad * F::value_and_slope(x).1))]
+        [
+            with_function!(self.kind, F => zip(grad, self.x, #[inline(always)] |grad, x| grad * F::value_and_slope(x).1)),
+        ]
     }
 }
 
@@ -255,7 +350,10 @@ impl Pullback<2> for Gated {
         let grad = grad.to_contiguous();
         let (mut to_gate, mut to_up) = (self.gate.into_data(), self.up.into_data());
         let (gate, up) = (values_mut(&mut to_gate), values_mut(&mut to_up));
-        let parts = gate.par_chunks_mut(BLOCK).zip(up.par_chunks_mut(BLOCK)).zip(values::<f32>(&grad).par_chunks(BLOCK));
+        let parts = gate
+            .par_chunks_mut(BLOCK)
+            .zip(up.par_chunks_mut(BLOCK))
+            .zip(values::<f32>(&grad).par_chunks(BLOCK));
         with_function!(self.kind, F => parts.for_each(|((gate, up), grad)| vectorised(#[inline(always)] || {
             for ((gate, up), &grad) in gate.iter_mut().zip(up.iter_mut()).zip(grad) {
                 let (value, slope) = F::value_and_slope(*gate);
@@ -280,7 +378,11 @@ impl RmsNorm {
 
     fn forward_in<T: Stored>(&self) -> FlexTensor {
         let (x, weight) = (self.x.to_contiguous(), self.weight.to_contiguous());
-        let (x_values, weight, width) = (values::<T>(&x), values::<T>(&weight), weight.shape().num_elements());
+        let (x_values, weight, width) = (
+            values::<T>(&x),
+            values::<T>(&weight),
+            weight.shape().num_elements(),
+        );
         let output = filled(
             x_values.len(),
             width,
@@ -290,7 +392,9 @@ impl RmsNorm {
                 for (out, x) in out.chunks_exact_mut(width).zip(rows) {
                     let scale = self.scale(x);
                     for ((out, x), weight) in out.iter_mut().zip(x).zip(weight) {
-                        out.write(T::narrow(T::narrow(x.widen() * scale).widen() * weight.widen()));
+                        out.write(T::narrow(
+                            T::narrow(x.widen() * scale).widen() * weight.widen(),
+                        ));
                     }
                 }
             },
@@ -327,9 +431,13 @@ impl Pullback<1> for RmsNorm {
                 let rows = x[first * width..].chunks_exact(width);
                 for (grad, x) in grad.chunks_exact_mut(width).zip(rows) {
                     let scale = self.scale(x);
-                    grad.iter_mut().zip(weight).for_each(|(grad, weight)| *grad *= weight);
+                    grad.iter_mut()
+                        .zip(weight)
+                        .for_each(|(grad, weight)| *grad *= weight);
                     let along = scale * scale * dot(grad, x) / width as f32;
-                    grad.iter_mut().zip(x).for_each(|(grad, x)| *grad = scale * (*grad - x * along));
+                    grad.iter_mut()
+                        .zip(x)
+                        .for_each(|(grad, x)| *grad = scale * (*grad - x * along));
                 }
             },
         );
@@ -349,7 +457,9 @@ fn softmax_rows(scores: FlexTensor, first_query: usize, window: usize) -> FlexTe
         |first, rows| {
             for (row, scores) in (first..).zip(rows.chunks_exact_mut(keys)) {
                 let end = (first_query + row % queries + 1).min(keys);
-                let start = (first_query + row % queries + 1).saturating_sub(window).min(end);
+                let start = (first_query + row % queries + 1)
+                    .saturating_sub(window)
+                    .min(end);
                 scores[..start].fill(0.0);
                 scores[end..].fill(0.0);
                 let seen = &mut scores[start..end];
@@ -384,9 +494,14 @@ impl Pullback<1> for Softmax {
             keys,
             #[inline(always)]
             |first, rows| {
-                for (grad, weights) in rows.chunks_exact_mut(keys).zip(weights[first * keys..].chunks_exact(keys)) {
+                for (grad, weights) in rows
+                    .chunks_exact_mut(keys)
+                    .zip(weights[first * keys..].chunks_exact(keys))
+                {
                     let along = dot(grad, weights);
-                    grad.iter_mut().zip(weights).for_each(|(grad, weight)| *grad = weight * (*grad - along));
+                    grad.iter_mut()
+                        .zip(weights)
+                        .for_each(|(grad, weight)| *grad = weight * (*grad - along));
                 }
             },
         );
@@ -432,23 +547,25 @@ impl Pullback<1> for CrossEntropy {
         let (vocab, grad) = (self.logits.shape()[1], grad.to_contiguous());
         let mut logits = self.logits.into_data();
         let rows = values_mut(&mut logits).par_chunks_exact_mut(vocab);
-        rows.zip(self.labels).zip(values(&grad)).for_each(|((logits, label), grad)| {
-            vectorised(
-                #[inline(always)]
-                || {
-                    let highest = max(logits);
-                    logits.iter_mut().for_each(|x| *x = exp(*x - highest));
-                    let scale = grad
-                        / sum(
-                            logits,
-                            #[inline(always)]
-                            |x| x,
-                        );
-                    logits.iter_mut().for_each(|x| *x *= scale);
-                    logits[label as usize] -= grad;
-                },
-            );
-        });
+        rows.zip(self.labels)
+            .zip(values(&grad))
+            .for_each(|((logits, label), grad)| {
+                vectorised(
+                    #[inline(always)]
+                    || {
+                        let highest = max(logits);
+                        logits.iter_mut().for_each(|x| *x = exp(*x - highest));
+                        let scale = grad
+                            / sum(
+                                logits,
+                                #[inline(always)]
+                                |x| x,
+                            );
+                        logits.iter_mut().for_each(|x| *x *= scale);
+                        logits[label as usize] -= grad;
+                    },
+                );
+            });
         [FlexTensor::from_data(logits)]
     }
 }
@@ -467,7 +584,11 @@ impl Rotation {
     }
 
     fn apply_in<T: Stored>(&self, x: FlexTensor, direction: f32) -> FlexTensor {
-        let x = if x.layout().strides()[3] == 1 { x } else { x.to_contiguous() };
+        let x = if x.layout().strides()[3] == 1 {
+            x
+        } else {
+            x.to_contiguous()
+        };
         let (cos, sin) = (self.cos.to_contiguous(), self.sin.to_contiguous());
         let (cos, sin, half) = (values::<T>(&cos), values::<T>(&sin), self.cos.shape()[1]);
         let (shape, strides, offset) = (x.shape(), x.layout().strides(), x.layout().start_offset());
@@ -479,8 +600,11 @@ impl Rotation {
             #[inline(always)]
             |first, out| {
                 for (row, out) in (first..).zip(out.chunks_exact_mut(width)) {
-                    let (position, head, sample) = (row % seq, row / seq % heads, row / seq / heads);
-                    let start = sample as isize * strides[0] + head as isize * strides[1] + position as isize * strides[2];
+                    let (position, head, sample) =
+                        (row % seq, row / seq % heads, row / seq / heads);
+                    let start = sample as isize * strides[0]
+                        + head as isize * strides[1]
+                        + position as isize * strides[2];
                     let start = offset + start as usize;
                     let x = &source[start..start + width];
                     let angles = position * half..(position + 1) * half;
@@ -542,16 +666,22 @@ fn in_blocks<T: Send>(data: &mut [T], width: usize, f: impl Fn(usize, &mut [T]) 
             || f(0, data),
         );
     }
-    data.par_chunks_mut(rows * width).enumerate().for_each(|(block, data)| {
-        vectorised(
-            #[inline(always)]
-            || f(block * rows, data),
-        )
-    });
+    data.par_chunks_mut(rows * width)
+        .enumerate()
+        .for_each(|(block, data)| {
+            vectorised(
+                #[inline(always)]
+                || f(block * rows, data),
+            )
+        });
 }
 
 /// A new buffer of `len` numbers, a multiple of `width`. `write` must write every number of the rows it is given.
-fn filled<T: Stored>(len: usize, width: usize, write: impl Fn(usize, &mut [MaybeUninit<T>]) + Sync) -> Vec<T> {
+fn filled<T: Stored>(
+    len: usize,
+    width: usize,
+    write: impl Fn(usize, &mut [MaybeUninit<T>]) + Sync,
+) -> Vec<T> {
     let mut buffer = Vec::with_capacity(len);
     in_blocks(&mut buffer.spare_capacity_mut()[..len], width, write);
     // SAFETY: the blocks cover the first `len` numbers, and every caller in this file writes all of each block.
@@ -582,7 +712,9 @@ fn zip(a: FlexTensor, b: FlexTensor, f: impl Fn(f32, f32) -> f32 + Sync) -> Flex
             1,
             #[inline(always)]
             |first, a| {
-                a.iter_mut().zip(&b[first..]).for_each(|(a, &b)| *a = f(*a, b));
+                a.iter_mut()
+                    .zip(&b[first..])
+                    .for_each(|(a, &b)| *a = f(*a, b));
             },
         );
         return FlexTensor::from_data(a);
@@ -623,7 +755,10 @@ fn sum<T: Copy>(x: &[T], f: impl Fn(T) -> f32) -> f32 {
     let blocks = x.chunks_exact(32);
     let rest: f32 = blocks.remainder().iter().map(|&x| f(x)).sum();
     for block in blocks {
-        lanes.iter_mut().zip(block).for_each(|(lane, &x)| *lane += f(x));
+        lanes
+            .iter_mut()
+            .zip(block)
+            .for_each(|(lane, &x)| *lane += f(x));
     }
     lanes.iter().sum::<f32>() + rest
 }
@@ -632,9 +767,16 @@ fn sum<T: Copy>(x: &[T], f: impl Fn(T) -> f32) -> f32 {
 fn max(x: &[f32]) -> f32 {
     let mut lanes = [f32::NEG_INFINITY; 32];
     let blocks = x.chunks_exact(32);
-    let rest = blocks.remainder().iter().copied().fold(f32::NEG_INFINITY, larger);
+    let rest = blocks
+        .remainder()
+        .iter()
+        .copied()
+        .fold(f32::NEG_INFINITY, larger);
     for block in blocks {
-        lanes.iter_mut().zip(block).for_each(|(lane, &x)| *lane = larger(*lane, x));
+        lanes
+            .iter_mut()
+            .zip(block)
+            .for_each(|(lane, &x)| *lane = larger(*lane, x));
     }
     lanes.iter().copied().fold(rest, larger)
 }

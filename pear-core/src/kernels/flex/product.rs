@@ -47,8 +47,16 @@ impl Weight {
         let strides = layout.strides();
         let numbers = &self.0.storage::<T>()[layout.start_offset()..];
         let reach = (from - 1) as isize * strides[0] + (to - 1) as isize * strides[1];
-        assert!(strides[0] >= 0 && strides[1] >= 0 && (reach as usize) < numbers.len(), "a weight within its buffer");
-        View { numbers, from, to, strides: [strides[0] as usize, strides[1] as usize] }
+        assert!(
+            strides[0] >= 0 && strides[1] >= 0 && (reach as usize) < numbers.len(),
+            "a weight within its buffer"
+        );
+        View {
+            numbers,
+            from,
+            to,
+            strides: [strides[0] as usize, strides[1] as usize],
+        }
     }
 
     fn transposed(&self) -> Self {
@@ -87,18 +95,36 @@ impl<T: Stored> View<'_, T> {
             }
         }
         let start = SendPointer(spare.as_mut_ptr().cast::<f32>());
-        let panel = if T::dtype() == DType::F32 { self.to } else { (PANEL / self.from).clamp(1, self.to) };
+        let panel = if T::dtype() == DType::F32 {
+            self.to
+        } else {
+            (PANEL / self.from).clamp(1, self.to)
+        };
         for first in (0..self.to).step_by(panel) {
             let columns = first..self.to.min(first + panel);
             // SAFETY: as [`multiply_panel`](View::multiply_panel) asks: the output has `rows` rows of `to` numbers, begun with the bias if there is
             // one, and nobody else holds it.
             unsafe {
                 match T::dtype() {
-                    DType::F32 => self.as_f32().multiply_panel(x, columns, start, self.to, bias.is_some()),
+                    DType::F32 => {
+                        self.as_f32()
+                            .multiply_panel(x, columns, start, self.to, bias.is_some())
+                    }
                     _ => {
                         let (widened, strides) = self.widen(columns.clone());
-                        let view = View { numbers: &widened, from: self.from, to: columns.len(), strides };
-                        view.multiply_panel(x, 0..columns.len(), SendPointer(start.0.add(first)), self.to, bias.is_some());
+                        let view = View {
+                            numbers: &widened,
+                            from: self.from,
+                            to: columns.len(),
+                            strides,
+                        };
+                        view.multiply_panel(
+                            x,
+                            0..columns.len(),
+                            SendPointer(start.0.add(first)),
+                            self.to,
+                            bias.is_some(),
+                        );
                     }
                 }
             }
@@ -109,7 +135,12 @@ impl<T: Stored> View<'_, T> {
     }
 
     fn as_f32(&self) -> View<'_, f32> {
-        View { numbers: bytemuck::cast_slice(self.numbers), from: self.from, to: self.to, strides: self.strides }
+        View {
+            numbers: bytemuck::cast_slice(self.numbers),
+            from: self.from,
+            to: self.to,
+            strides: self.strides,
+        }
     }
 
     /// Some columns in f32, whichever of their dimensions was contiguous still so.
@@ -118,16 +149,30 @@ impl<T: Stored> View<'_, T> {
         let width = columns.len();
         let mut values = vec![0.0; self.from * width];
         if down == 1 {
-            values.par_chunks_mut(self.from).zip(columns).for_each(|(values, column)| {
-                let numbers = &self.numbers[column * across..][..self.from];
-                values.iter_mut().zip(numbers).for_each(|(value, number)| *value = number.widen());
-            });
+            values
+                .par_chunks_mut(self.from)
+                .zip(columns)
+                .for_each(|(values, column)| {
+                    let numbers = &self.numbers[column * across..][..self.from];
+                    values
+                        .iter_mut()
+                        .zip(numbers)
+                        .for_each(|(value, number)| *value = number.widen());
+                });
             return (values, [1, self.from]);
         }
-        values.par_chunks_mut(width).enumerate().for_each(|(row, values)| {
-            let numbers = self.numbers[row * down + columns.start * across..].iter().step_by(across);
-            values.iter_mut().zip(numbers).for_each(|(value, number)| *value = number.widen());
-        });
+        values
+            .par_chunks_mut(width)
+            .enumerate()
+            .for_each(|(row, values)| {
+                let numbers = self.numbers[row * down + columns.start * across..]
+                    .iter()
+                    .step_by(across);
+                values
+                    .iter_mut()
+                    .zip(numbers)
+                    .for_each(|(value, number)| *value = number.widen());
+            });
         (values, [width, 1])
     }
 
@@ -146,7 +191,9 @@ impl<T: Stored> View<'_, T> {
                 vectorised(
                     #[inline(always)]
                     || match self.strides[1] {
-                        1 if rows == 1 && self.to <= NARROW => self.add_rows::<1>(x, inputs, columns, &mut sums),
+                        1 if rows == 1 && self.to <= NARROW => {
+                            self.add_rows::<1>(x, inputs, columns, &mut sums)
+                        }
                         1 => self.add_rows::<8>(x, inputs, columns, &mut sums),
                         _ => self.add_dots(x, columns, &mut sums),
                     },
@@ -155,8 +202,14 @@ impl<T: Stored> View<'_, T> {
             })
             .collect();
         for ((_, columns), sums) in parts.iter().zip(sums) {
-            for (output, sums) in output.chunks_exact_mut(self.to).zip(sums.chunks_exact(columns.len())) {
-                output[columns.clone()].iter_mut().zip(sums).for_each(|(output, sum)| *output += sum);
+            for (output, sums) in output
+                .chunks_exact_mut(self.to)
+                .zip(sums.chunks_exact(columns.len()))
+            {
+                output[columns.clone()]
+                    .iter_mut()
+                    .zip(sums)
+                    .for_each(|(output, sum)| *output += sum);
             }
         }
         output
@@ -164,24 +217,41 @@ impl<T: Stored> View<'_, T> {
 
     /// Inputs and outputs that are multiplied apart. In memory each is one piece where it can be: what is read in order is fetched ahead.
     fn parts(&self) -> Vec<(Range<usize>, Range<usize>)> {
-        let pieces = |len: usize, piece: usize| (0..len).step_by(piece).map(move |start| start..len.min(start + piece));
+        let pieces = |len: usize, piece: usize| {
+            (0..len)
+                .step_by(piece)
+                .map(move |start| start..len.min(start + piece))
+        };
         if self.strides[1] != 1 {
-            return pieces(self.to, 128).map(|columns| (0..self.from, columns)).collect();
+            return pieces(self.to, 128)
+                .map(|columns| (0..self.from, columns))
+                .collect();
         }
         let segments = self.to.div_ceil(SEGMENT);
         let width = self.to.div_ceil(segments).next_multiple_of(64);
         // Each part of the inputs has sums of its own: few enough that adding them up is little beside reading the weight.
         let column = size_of::<T>() * self.from;
-        let wanted = (32 / segments).min(column / 448).min(column * self.to / PART).max(1);
+        let wanted = (32 / segments)
+            .min(column / 448)
+            .min(column * self.to / PART)
+            .max(1);
         let height = self.from.div_ceil(wanted).next_multiple_of(8);
         pieces(self.to, width)
-            .flat_map(|columns| pieces(self.from, height).map(move |inputs| (inputs, columns.clone())))
+            .flat_map(|columns| {
+                pieces(self.from, height).map(move |inputs| (inputs, columns.clone()))
+            })
             .collect()
     }
 
     /// Outputs are contiguous: rows of the weight are added up, some at once.
     #[inline(always)]
-    fn add_rows<const AT_ONCE: usize>(self, x: &[f32], inputs: &Range<usize>, columns: &Range<usize>, sums: &mut [f32]) {
+    fn add_rows<const AT_ONCE: usize>(
+        self,
+        x: &[f32],
+        inputs: &Range<usize>,
+        columns: &Range<usize>,
+        sums: &mut [f32],
+    ) {
         let width = columns.len();
         let row = |input: usize| &self.numbers[input * self.strides[0] + columns.start..][..width];
         let whole = inputs.end - inputs.len() % AT_ONCE;
@@ -201,7 +271,9 @@ impl<T: Stored> View<'_, T> {
         for input in whole..inputs.end {
             for (sums, x) in sums.chunks_exact_mut(width).zip(x.chunks_exact(self.from)) {
                 let x = x[input];
-                sums.iter_mut().zip(row(input)).for_each(|(sum, weight)| *sum = x.mul_add(weight.widen(), *sum));
+                sums.iter_mut()
+                    .zip(row(input))
+                    .for_each(|(sum, weight)| *sum = x.mul_add(weight.widen(), *sum));
             }
         }
     }
@@ -225,43 +297,55 @@ impl View<'_, f32> {
     /// # Safety
     /// `output` points to as many rows as `x` has, with the first of `columns` at its place, all initialised if `begun`, and nobody else
     /// reads or writes them.
-    unsafe fn multiply_panel(self, x: &[f32], columns: Range<usize>, output: SendPointer, stride: usize, begun: bool) {
+    unsafe fn multiply_panel(
+        self,
+        x: &[f32],
+        columns: Range<usize>,
+        output: SendPointer,
+        stride: usize,
+        begun: bool,
+    ) {
         let rows = x.len() / self.from;
         // One each: a weight is packed anew for every piece. In whole tiles of 16 rows. Too few for that are multiplied by all cores together.
         let (piece, parallelism) = match rows < MANY_ROWS {
             true => (rows, gemm::Parallelism::Rayon(0)),
-            false => {
-                (rows.div_ceil(rayon::current_num_threads()).next_multiple_of(16).max(MANY_ROWS / 2), gemm::Parallelism::None)
-            }
+            false => (
+                rows.div_ceil(rayon::current_num_threads())
+                    .next_multiple_of(16)
+                    .max(MANY_ROWS / 2),
+                gemm::Parallelism::None,
+            ),
         };
         let weight = &self.numbers[columns.start * self.strides[1]..];
-        x.par_chunks(piece * self.from).enumerate().for_each(|(index, x)| {
-            // SAFETY: `x` holds whole rows of `from` numbers, the reach of the weight was checked, each piece writes rows of its own, and
-            // they are read only where they were begun.
-            unsafe {
-                gemm::gemm(
-                    x.len() / self.from,
-                    columns.len(),
-                    self.from,
-                    output.get().add(index * piece * stride),
-                    1,
-                    stride as isize,
-                    begun,
-                    x.as_ptr(),
-                    1,
-                    self.from as isize,
-                    weight.as_ptr(),
-                    self.strides[1] as isize,
-                    self.strides[0] as isize,
-                    1.0,
-                    1.0,
-                    false,
-                    false,
-                    false,
-                    parallelism,
-                );
-            }
-        });
+        x.par_chunks(piece * self.from)
+            .enumerate()
+            .for_each(|(index, x)| {
+                // SAFETY: `x` holds whole rows of `from` numbers, the reach of the weight was checked, each piece writes rows of its own, and
+                // they are read only where they were begun.
+                unsafe {
+                    gemm::gemm(
+                        x.len() / self.from,
+                        columns.len(),
+                        self.from,
+                        output.get().add(index * piece * stride),
+                        1,
+                        stride as isize,
+                        begun,
+                        x.as_ptr(),
+                        1,
+                        self.from as isize,
+                        weight.as_ptr(),
+                        self.strides[1] as isize,
+                        self.strides[0] as isize,
+                        1.0,
+                        1.0,
+                        false,
+                        false,
+                        false,
+                        parallelism,
+                    );
+                }
+            });
     }
 }
 
@@ -284,9 +368,17 @@ unsafe impl Sync for SendPointer {}
 pub(super) fn dot<T: Stored>(a: &[f32], b: &[T]) -> f32 {
     let mut lanes = [0f32; 32];
     let (a_blocks, b_blocks) = (a.chunks_exact(32), b.chunks_exact(32));
-    let rest: f32 = a_blocks.remainder().iter().zip(b_blocks.remainder()).map(|(a, b)| a * b.widen()).sum();
+    let rest: f32 = a_blocks
+        .remainder()
+        .iter()
+        .zip(b_blocks.remainder())
+        .map(|(a, b)| a * b.widen())
+        .sum();
     for (a, b) in a_blocks.zip(b_blocks) {
-        lanes.iter_mut().zip(a.iter().zip(b)).for_each(|(lane, (a, b))| *lane = a.mul_add(b.widen(), *lane));
+        lanes
+            .iter_mut()
+            .zip(a.iter().zip(b))
+            .for_each(|(lane, (a, b))| *lane = a.mul_add(b.widen(), *lane));
     }
     lanes.iter().sum::<f32>() + rest
 }

@@ -1,0 +1,12 @@
+//! How attention scores are made from queries and keys.
+
+/// How scores are made from queries and keys, in this order: scale, soft cap, bias, mask, softmax.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct AttentionScoreConfig {
+    /// Multiplies `q kᵀ`; `1 / √head_dim` if `None`.
+    pub scale: Option<f64>,
+    /// `cap · tanh(score / cap)` (`attn_logit_softcapping`).
+    pub soft_cap: Option<f64>,
+    /// Each position sees itself and the `window − 1` before it (`sliding_window`).
+    pub window: Option<usize>,
+}
