@@ -1,4 +1,4 @@
-//! PEAR on a model of your own: a small decoder in plain burn, made known to PEAR by two traits.
+//! PEAR on a model of your own: a small decoder in plain burn, made known to PEAR by three traits.
 //!
 //! ```sh
 //! cargo run --release --example custom_model
@@ -6,9 +6,8 @@
 //!
 //! Random weights would have nothing to locate. So the model is trained for a few seconds on the task that heads are located on, and
 //! then one head is turned against copying by hand: its output is made to count −2 times. What PEAR should find is thus known. What
-//! to copy for your own model are the two `impl`s and, of `run`, the stages 1 to 3.
+//! to copy for your own model are the three `impl`s and, of `run`, the stages 1 to 3.
 
-use std::ops::ControlFlow;
 use std::process::ExitCode;
 
 use anyhow::Result;
@@ -20,11 +19,11 @@ use burn::optim::{AdamConfig, AdamWConfig, GradientsParams};
 use burn::prelude::*;
 use burn::tensor::activation::log_softmax;
 use clap::Parser;
-use pear_core::forward::{additivity_error, logits, residual};
+use pear_core::forward::{additivity_error, logits, training_logits};
 use pear_core::reparam::HeadScaling;
 use pear_core::{
-    DecoderModel, HeadAttention, HeadCoefficients, HeadId, ModelShape, NoEdit, Positions,
-    ProxyTask, Qkv,
+    DecoderLayer, DecoderModel, HeadAttention, HeadCoefficients, HeadId, ModelShape, NoEdit,
+    Positions, ProxyTask, Qkv,
 };
 use pear_examples::cli::{self, TopK, print};
 use pear_examples::draw::terminal_heat_map;
@@ -88,7 +87,7 @@ impl TinyGpt {
     }
 }
 
-// ---------------------------------------------------------------- the two traits: all that PEAR needs to know
+// ---------------------------------------------------------------- the three traits: all that PEAR needs to know
 
 /// Attention in two halves. The softmax between them is PEAR's, so that it can get at the heads.
 impl HeadAttention for SelfAttention {
@@ -122,12 +121,35 @@ impl HeadAttention for SelfAttention {
     }
 }
 
-/// The model cut where attention begins and ends.
-impl DecoderModel for TinyGpt {
+/// A layer cut where attention begins and ends.
+impl DecoderLayer for Block {
     type Attention = SelfAttention;
+
+    fn attention(&self) -> &SelfAttention {
+        &self.attention
+    }
+
+    fn attention_input(&self, residual: Tensor<3>) -> Tensor<3> {
+        self.attention_norm.forward(residual)
+    }
+
+    fn output(&self, residual: Tensor<3>, attention_output: Tensor<3>) -> Tensor<3> {
+        let residual = residual + attention_output;
+        let inner = Gelu::new().forward(self.up.forward(self.mlp_norm.forward(residual.clone())));
+        residual + self.down.forward(inner)
+    }
+}
+
+/// The model hands out its layers.
+impl DecoderModel for TinyGpt {
+    type Layer<'a> = &'a Block;
 
     fn shape(&self) -> ModelShape {
         ModelShape::new("tiny-gpt", LAYERS, HEADS)
+    }
+
+    fn hidden_size(&self) -> usize {
+        WIDTH
     }
 
     fn vocab_size(&self) -> usize {
@@ -148,24 +170,8 @@ impl DecoderModel for TinyGpt {
         self.tokens.forward(tokens) + self.positions.forward(places)
     }
 
-    fn attention(&self, layer: usize) -> &SelfAttention {
-        &self.blocks[layer].attention
-    }
-
-    fn attention_input(&self, layer: usize, residual: Tensor<3>) -> Tensor<3> {
-        self.blocks[layer].attention_norm.forward(residual)
-    }
-
-    fn block_output(
-        &self,
-        layer: usize,
-        residual: Tensor<3>,
-        attention_output: Tensor<3>,
-    ) -> Tensor<3> {
-        let block = &self.blocks[layer];
-        let residual = residual + attention_output;
-        let inner = Gelu::new().forward(block.up.forward(block.mlp_norm.forward(residual.clone())));
-        residual + block.down.forward(inner)
+    fn layer(&self, index: usize) -> pear_core::Result<&Block> {
+        Ok(&self.blocks[index])
     }
 
     fn logits(&self, residual: Tensor<3>) -> Tensor<3> {
@@ -214,10 +220,11 @@ fn run(arguments: Arguments) -> Result<()> {
 
     let model = pretrain(TinyGpt::new(&device), &task, arguments.pretraining_steps)?;
     show("the model, trained for a moment", &model, None)?;
+    let shape = model.shape();
     let model = scale_heads(
         model,
-        &HeadCoefficients::new(&[(PLANTED, -2.0)], HEADS, &device)?,
-    );
+        &HeadCoefficients::new(&[(PLANTED, -2.0)], &shape, &device)?,
+    )?;
     show(
         &format!("with head {PLANTED} turned against copying"),
         &model,
@@ -229,7 +236,7 @@ fn run(arguments: Arguments) -> Result<()> {
     let tokens = held_out.slice(0..4).tokens(&device);
     print(&format!(
         "heads add up to attention, but for          {:.1e}\n",
-        additivity_error(&model, tokens.clone())
+        additivity_error(&model, tokens.clone())?
     ))?;
 
     // Stage 1: locate. This model knows one length only; take several with one of your own.
@@ -237,13 +244,7 @@ fn run(arguments: Arguments) -> Result<()> {
         metric: Metric::LogProbDiff,
         ..LocateOptions::default()
     };
-    let scores = locate(
-        &model,
-        &proxy_batches(&task, &[(N, 100)])?,
-        &options,
-        |_| {},
-    )?
-    .scores;
+    let scores = locate(&model, &proxy_batches(&task, &[(N, 100)])?, &options)?.scores;
     let heads =
         TopK::checked(Some(TopK::Count(arguments.top_k)), 1, LAYERS * HEADS)?.of(&scores)?;
     print(&format!(
@@ -259,9 +260,7 @@ fn run(arguments: Arguments) -> Result<()> {
         ..TrainOptions::default()
     };
     let mut trainer = Trainer::new(&model, &heads, options)?;
-    trainer.run(&Sequences::Drawn(task.clone()), |_, _| {
-        Ok(ControlFlow::Continue(()))
-    })?;
+    trainer.run(&Sequences::Drawn(task.clone()))?;
     show(
         "with the trainer's coefficients",
         &model,
@@ -293,9 +292,9 @@ fn run(arguments: Arguments) -> Result<()> {
     }
 
     // Stage 3: into the weights. Afterwards the model is plain burn again: save it as any other, run it without PEAR.
-    let folded = scale_heads(model.clone(), &coefficients);
-    let applied = logits(&model, tokens.clone(), &mut coefficients);
-    let difference: f32 = (applied - logits(&folded, tokens, &mut NoEdit))
+    let folded = scale_heads(model.clone(), &coefficients)?;
+    let applied = logits(&model, tokens.clone(), &mut coefficients)?;
+    let difference: f32 = (applied - logits(&folded, tokens, &mut NoEdit)?)
         .abs()
         .max()
         .into_scalar();
@@ -306,16 +305,15 @@ fn run(arguments: Arguments) -> Result<()> {
 }
 
 /// The model with coefficients multiplied into its output projections, which are known by their paths.
-fn scale_heads(model: TinyGpt, coefficients: &HeadCoefficients) -> TinyGpt {
+fn scale_heads(model: TinyGpt, coefficients: &HeadCoefficients) -> Result<TinyGpt> {
     let layer_of = |path: &str| {
         path.strip_prefix("blocks.")?
             .strip_suffix(".attention.out.weight")?
             .parse()
             .ok()
     };
-    model
-        .apply_reparameterization(HeadScaling::new(coefficients.clone(), layer_of))
-        .materialize()
+    let scaling = HeadScaling::new(coefficients.clone(), layer_of);
+    Ok(scaling.attach(model)?.materialize())
 }
 
 /// A few steps on the proxy task, all weights learning: what your model already has behind it.
@@ -328,12 +326,10 @@ fn pretrain(model: TinyGpt, task: &ProxyTask, steps: usize) -> Result<TinyGpt> {
         let start = 1_000_000 + step * 32;
         let batch = task.batch(N, start..start + 32)?;
         // The forward pass over the traits trains a model as well as it runs one.
-        let hidden = residual(&model, batch.tokens(&device), &mut NoEdit).narrow(1, N - 1, N);
+        let logits =
+            training_logits(&model, batch.tokens(&device), &mut NoEdit)?.narrow(1, N - 1, N);
         let labels = batch.labels(&device).unsqueeze_dim(2);
-        let loss = log_softmax(model.logits(hidden), 2)
-            .gather(2, labels)
-            .mean()
-            .neg();
+        let loss = log_softmax(logits, 2).gather(2, labels).mean().neg();
         let gradients = GradientsParams::from_grads(loss.backward(), &model);
         model = optimizer.step(0.002, model, gradients);
     }

@@ -6,13 +6,14 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Write;
+use std::ops::ControlFlow;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::{Context, Result, bail};
 use burn::tensor::DType;
 use clap::{Parser, ValueEnum};
-use pear_core::files::{Overlap, Rounding, SequenceRecord, Stability};
+use pear_core::files::SequenceRecord;
 use pear_core::model::DecoderModel;
 use pear_core::proxy::ProxyBatch;
 use pear_core::{HeadId, LayerRange};
@@ -25,8 +26,8 @@ use pear_examples::progress::Progress as ProgressBar;
 use pear_examples::proxy::Draw;
 use pear_examples::tokens::TokenFile;
 use pear_locate::{
-    LengthReport, LocateOptions, Progress, Scores, locate, proxy_batches, rank_correlation,
-    resume_on, stability,
+    Event, LengthReport, LocateOptions, Locator, Overlap, Report, Rounding, Scores, Stability,
+    proxy_batches, rank_correlation, stability,
 };
 use pear_models::{Decoder, ModelDirectory};
 
@@ -282,7 +283,6 @@ fn run(arguments: Arguments) -> Result<()> {
         .collect::<Result<Vec<Decoder>>>()?;
     let weights = peak_memory();
     reset_peak_memory();
-    let models: Vec<&Decoder> = [&model].into_iter().chain(&copies).collect();
     cli::print(&format!(
         "model   {}\nscores  {}, {}, {}\n",
         model.shape(),
@@ -294,11 +294,14 @@ fn run(arguments: Arguments) -> Result<()> {
         Some((file, _)) if finished.len() < batches.len() => Ok(file.write(finished)?),
         _ => Ok(()),
     };
-    let report = with_progress("locating", |progress| {
-        Ok(resume_on(
-            &models, &batches, &options, finished, keep, progress,
-        )?)
-    })?;
+    let report = observed(
+        "locating",
+        &Locator::new(&model, options.clone())
+            .with_copies(&copies)
+            .with_finished(finished),
+        &batches,
+        keep,
+    )?;
     let heads = top_k.of(&report.scores)?;
     let mut stability = stability(&report, heads.len());
     if arguments.method == Method::Both {
@@ -306,9 +309,12 @@ fn run(arguments: Arguments) -> Result<()> {
             method: pear_locate::Method::Attribution,
             ..options.clone()
         };
-        let estimated = with_progress("estimating", |progress| {
-            Ok(locate(&model, &batches, &options, progress)?)
-        })?
+        let estimated = observed(
+            "estimating",
+            &Locator::new(&model, options.clone()),
+            &batches,
+            |_| Ok(()),
+        )?
         .scores;
         stability.attribution_rank_correlation = rank_correlation(&report.scores, &estimated);
         stability.overlaps.push(Overlap::of(
@@ -322,9 +328,12 @@ fn run(arguments: Arguments) -> Result<()> {
             mode: other(options.mode),
             ..options.clone()
         };
-        let again = with_progress("other mode", |progress| {
-            Ok(locate(&model, &batches, &options, progress)?)
-        })?;
+        let again = observed(
+            "other mode",
+            &Locator::new(&model, options.clone()),
+            &batches,
+            |_| Ok(()),
+        )?;
         let modes = [report.scores.settings.mode, options.mode].map(|mode| mode.to_string());
         stability
             .overlaps
@@ -374,16 +383,25 @@ fn memory(weights: u64, budget: usize) -> String {
     }
 }
 
-/// Runs something that tells how far it is.
-fn with_progress<T>(
+/// Runs a locator with a progress bar; `keep` is handed the lengths finished so far whenever there is one more.
+fn observed(
     what: &'static str,
-    run: impl FnOnce(&mut dyn FnMut(Progress)) -> Result<T>,
-) -> Result<T> {
+    locator: &Locator<&Decoder>,
+    batches: &[ProxyBatch],
+    mut keep: impl FnMut(&[LengthReport]) -> Result<()>,
+) -> Result<Report> {
     let mut bar = None;
-    run(&mut |step| {
-        let bar = bar.get_or_insert_with(|| ProgressBar::new(what, step.total));
-        bar.set(step.done, format!("n = {}", step.n));
-    })
+    let outcome = locator.run_with(batches, |event| -> Result<ControlFlow<()>> {
+        match event {
+            Event::Layer(progress) => bar
+                .get_or_insert_with(|| ProgressBar::new(what, progress.total))
+                .set(progress.done, format!("n = {}", progress.n)),
+            Event::LengthFinished(finished) => keep(finished)?,
+            _ => {}
+        }
+        Ok(ControlFlow::Continue(()))
+    })?;
+    outcome.finished().context("locating was cancelled")
 }
 
 fn other(mode: pear_locate::Mode) -> pear_locate::Mode {
@@ -415,9 +433,12 @@ fn compare_dtypes(
         )
     })?;
     let model = directory.load(&device, other)?;
-    let again = with_progress("other dtype", |progress| {
-        Ok(locate(&model, batches, options, progress)?)
-    })?
+    let again = observed(
+        "other dtype",
+        &Locator::new(&model, options.clone()),
+        batches,
+        |_| Ok(()),
+    )?
     .scores;
     let [here, there] = [dtype, other].map(name_of);
     let k = stability.top_k;
@@ -444,7 +465,6 @@ fn options(arguments: &Arguments) -> Result<LocateOptions> {
             Method::Attribution => pear_locate::Method::Attribution,
             Method::Exact | Method::Both => pear_locate::Method::Exact,
         },
-        seed: arguments.seed,
         layers: arguments.layers,
         memory_budget: (arguments.memory as usize) << 20,
     })

@@ -18,15 +18,13 @@ use burn::module::Module;
 use burn::prelude::*;
 use burn::tensor::DType;
 use clap::{Parser, ValueEnum};
-use pear_core::{
-    DecoderModel, HeadCoefficients, HeadId, NoEdit, Profile, ProxyTask, Scores, forward,
-};
+use pear_core::{DecoderModel, HeadCoefficients, HeadId, NoEdit, Profile, ProxyTask, forward};
 use pear_examples::cli;
 use pear_examples::draw::{Curve, curves, heat_map, terminal_heat_map};
 use pear_examples::progress::Progress;
 use pear_examples::random::Random;
 use pear_examples::tiny_world::{Exam, Kind, Marks, Place, World, share};
-use pear_locate::{LocateOptions, locate, proxy_batches};
+use pear_locate::{LocateOptions, Scores, locate, proxy_batches};
 use pear_models::tiny::Tiny;
 use pear_models::{Decoder, ModelDirectory, log_probs};
 use pear_train::{Sequences, TrainOptions, Trainer, evaluate};
@@ -183,7 +181,6 @@ impl<'a> Demonstration<'a> {
             &self.model,
             &proxy_batches(&self.task, &LENGTHS)?,
             &LocateOptions::default(),
-            |_| {},
         )?
         .scores;
         let seconds = since.elapsed().as_secs_f64();
@@ -254,11 +251,14 @@ impl<'a> Demonstration<'a> {
         let options = train_options();
         let (mut bar, mut history) = (Progress::new(name, options.steps as u64), Vec::new());
         let mut trainer = Trainer::new(&self.model, heads, options)?;
-        trainer.run(&Sequences::Drawn(self.task.clone()), |_, step| {
-            bar.set(step.step as u64 + 1, format!("loss {:.3}", step.loss));
-            history.push(step.coefficients.clone());
-            Ok(ControlFlow::Continue(()))
-        })?;
+        trainer.run_with(
+            &Sequences::Drawn(self.task.clone()),
+            |_, step| -> Result<_> {
+                bar.set(step.step as u64 + 1, format!("loss {:.3}", step.loss));
+                history.push(step.coefficients.clone());
+                Ok(ControlFlow::Continue(()))
+            },
+        )?;
         Ok((trainer.profile()?, history))
     }
 
@@ -421,7 +421,7 @@ impl<'a> Demonstration<'a> {
         };
         let (in_f32, written) = (apart(&self.with(coefficients)?)?, apart(&folded)?);
         let [plain_ms, folded_ms] =
-            forward_milliseconds([model, &folded], &batch.tokens(&model.device()));
+            forward_milliseconds([model, &folded], &batch.tokens(&model.device()))?;
         say(&format!(
             "\n5  Folding: the coefficients multiplied into the output projections\n   \
              log-probabilities of 1,000 tokens, re-weighted against folded: largest difference {in_f32:.0e};\n   \
@@ -465,20 +465,20 @@ fn gains(before: &Marks, after: &Marks) -> String {
 const PASSES: usize = 25;
 
 /// The median time of a forward pass; the models take turns, so that whatever else the machine does meets both.
-fn forward_milliseconds(models: [&Decoder; 2], tokens: &Tensor<2, Int>) -> [f64; 2] {
+fn forward_milliseconds(models: [&Decoder; 2], tokens: &Tensor<2, Int>) -> Result<[f64; 2]> {
     let mut times = [const { Vec::new() }; 2];
     for _ in 0..PASSES {
         for (model, times) in models.iter().zip(&mut times) {
             let since = Instant::now();
             // Taking the numbers out waits for the device.
-            let _ = forward::logits(*model, tokens.clone(), &mut NoEdit).into_data();
+            let _ = forward::logits(*model, tokens.clone(), &mut NoEdit)?.into_data();
             times.push(1000.0 * since.elapsed().as_secs_f64());
         }
     }
-    times.map(|mut times| {
+    Ok(times.map(|mut times| {
         times.sort_by(f64::total_cmp);
         times[PASSES / 2]
-    })
+    }))
 }
 
 /// 6. What was written.

@@ -12,10 +12,12 @@ use anyhow::{Context, Result, bail};
 use burn::prelude::Device;
 use burn::tensor::DType;
 use clap::Parser;
-use pear_core::files::{Ablation, Mode, write_atomic};
-use pear_core::{DecoderModel, HeadCoefficients, HeadId, ProxyTask, Scores};
+use pear_core::files::write_atomic;
+use pear_core::{DecoderModel, HeadCoefficients, HeadId, ProxyTask};
 use pear_examples::cli;
 use pear_examples::draw::{Curve, curves_over, heat_map};
+use pear_locate::Scores;
+use pear_locate::{Ablation, Mode};
 
 use pear_examples::progress::Progress;
 use pear_examples::random::Random;
@@ -291,21 +293,13 @@ impl Study<'_> {
     }
 
     fn scores(&self, options: LocateOptions) -> Result<Scores> {
-        Ok(locate(
-            &self.model,
-            &proxy_batches(&self.task, &LENGTHS)?,
-            &options,
-            |_| {},
-        )?
-        .scores)
+        Ok(locate(&self.model, &proxy_batches(&self.task, &LENGTHS)?, &options)?.scores)
     }
 
     /// Coefficients learned on random tokens alone.
     fn trained(&self, heads: &[HeadId]) -> Result<Outcome> {
         let mut trainer = Trainer::new(&self.model, heads, options())?;
-        trainer.run(&Sequences::Drawn(self.task.clone()), |_, _| {
-            Ok(std::ops::ControlFlow::Continue(()))
-        })?;
+        trainer.run(&Sequences::Drawn(self.task.clone()))?;
         let coefficients = trainer.coefficients();
         self.outcome(
             &coefficients
@@ -317,11 +311,8 @@ impl Study<'_> {
     }
 
     fn outcome(&self, coefficients: &[(HeadId, f32)]) -> Result<Outcome> {
-        let numbers = HeadCoefficients::new(
-            coefficients,
-            self.model.shape().num_heads,
-            &self.model.device(),
-        )?;
+        let numbers =
+            HeadCoefficients::new(coefficients, &self.model.shape(), &self.model.device())?;
         let folded = self.model.clone().with_coefficients(&numbers)?.fold();
         let held_out = self.task.batch(50, 1 << 40..(1 << 40) + 100)?;
         let proxy = evaluate(&folded, &held_out, None)?;

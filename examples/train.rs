@@ -14,7 +14,7 @@ use anyhow::{Context, Result, bail};
 use clap::{Parser, ValueEnum};
 use pear_core::files::SequenceRecord;
 use pear_core::proxy::ProxyBatch;
-use pear_core::{DecoderModel, HeadCoefficients, HeadId, Scores};
+use pear_core::{DecoderModel, HeadCoefficients, HeadId};
 use pear_examples::cli::{self, ModelArgs, TopK};
 use pear_examples::device::DeviceName;
 use pear_examples::draw::{Curve, check_picture, curves};
@@ -23,6 +23,7 @@ use pear_examples::progress::Progress;
 use pear_examples::proxy::Draw;
 use pear_examples::tokens::TokenFile;
 use pear_examples::training_log::TrainingLog;
+use pear_locate::Scores;
 use pear_models::{Decoder, ModelDirectory};
 use pear_train::{Error, ProxyMetrics, Schedule, Sequences, TrainOptions, Trainer, evaluate};
 
@@ -292,7 +293,7 @@ fn run(arguments: Arguments) -> Result<()> {
     // The last profile within the limit of the text, and whether training stopped because of it.
     let (mut within, mut stopped) = (trainer.profile()?, false);
     let mut bar = Progress::new("training", options.steps as u64);
-    trainer.run(&sequences, |trainer, step| {
+    trainer.run_with(&sequences, |trainer, step| -> pear_train::Result<_> {
         let done = step.step + 1;
         bar.set(done as u64, format!("loss {:.4}", step.loss));
         remember(&mut history, &step.coefficients);
@@ -364,7 +365,12 @@ fn run(arguments: Arguments) -> Result<()> {
 
     if let Some(out) = &arguments.out {
         if let Some(scores) = &scores {
-            profile = profile.with_scores(scores);
+            profile = profile.with_scores(
+                scores
+                    .heads()
+                    .iter()
+                    .map(|scored| (scored.head, scored.score)),
+            );
         }
         if let Some(training) = &mut profile.training {
             training.held_out_loss = Some((before.loss, after.loss));
@@ -439,7 +445,6 @@ fn options(arguments: &Arguments) -> Result<TrainOptions> {
             .held_out_every
             .or(arguments.patience.map(|_| HELD_OUT_EVERY)),
         patience: arguments.patience,
-        seed: arguments.seed,
     };
     match options.validate() {
         // As the flag is called.

@@ -230,7 +230,7 @@ fn run(what: &str, directory: &Path) {
                 .map(|i| (HeadId::new(i, i % shape.num_heads), 0.7))
                 .collect();
             let coefficients =
-                HeadCoefficients::new(&heads, shape.num_heads, &Device::flex()).expect("heads");
+                HeadCoefficients::new(&heads, &shape, &Device::flex()).expect("heads");
             let reweighted = model
                 .clone()
                 .with_coefficients(&coefficients)

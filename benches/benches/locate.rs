@@ -108,7 +108,7 @@ fn seconds(model: &impl DecoderModel, batches: &[ProxyBatch], mode: Mode, times:
     let once = || {
         let start = Instant::now();
         for batch in batches {
-            patched_logits(model, batch, &options, |_| {}).expect("a sweep");
+            patched_logits(model, batch, &options).expect("a sweep");
         }
         start.elapsed().as_secs_f64()
     };

@@ -15,7 +15,7 @@ use std::process::Command;
 use burn::prelude::*;
 use burn::tensor::DType;
 use pear_benches::number_in;
-use pear_core::{HeadCoefficients, HeadId};
+use pear_core::{HeadCoefficients, HeadId, ModelShape};
 use pear_models::{Decoder, DecoderConfig, GenerateOptions, ModelDirectory, generate};
 use serde_json::json;
 
@@ -71,7 +71,8 @@ fn coefficients() -> HeadCoefficients {
     let heads: Vec<_> = (0..10)
         .map(|i| (HeadId::new(i % LAYERS, 5 * i % HEADS), 0.7))
         .collect();
-    HeadCoefficients::new(&heads, HEADS, &Device::flex()).expect("heads")
+    let shape = ModelShape::new("llama", LAYERS, HEADS);
+    HeadCoefficients::new(&heads, &shape, &Device::flex()).expect("heads")
 }
 
 /// Instructions within [`generate_counted`].

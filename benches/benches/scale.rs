@@ -187,8 +187,7 @@ fn measure(model: &Decoder, dtype: DType, rates: &Rates) {
             mode,
             ..LocateOptions::default()
         };
-        let seconds =
-            timed(&mut || drop(patched_logits(model, &batch, &options, |_| {}).expect("scores")));
+        let seconds = timed(&mut || drop(patched_logits(model, &batch, &options).expect("scores")));
         let work = flops.sweep(mode, std::slice::from_ref(&batch));
         row(
             &format!("locating all heads, {mode}, 4 × n = 20"),

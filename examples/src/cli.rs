@@ -11,7 +11,8 @@ use burn::prelude::*;
 use burn::tensor::DType;
 use clap::{Args, Parser, ValueEnum};
 use pear_core::files::{Provenance, SequenceRecord};
-use pear_core::{HeadId, Profile, Scores};
+use pear_core::{HeadId, Profile};
+use pear_locate::Scores;
 use pear_models::{Decoder, ModelDirectory};
 
 use crate::device::DeviceName;

@@ -4,10 +4,10 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
-use pear_core::files::{Provenance, ScoreSettings, read_json, write_json};
+use pear_core::files::{Provenance, read_json, write_json};
 use pear_core::proxy::ProxyBatch;
 use pear_core::{LayerRange, ModelShape};
-use pear_locate::{LengthReport, LocateOptions};
+use pear_locate::{LengthReport, LocateOptions, ScoreSettings};
 use serde::{Deserialize, Serialize};
 
 const FORMAT: &str = "pear-scores-partial";
@@ -37,7 +37,7 @@ impl Run {
             .collect();
         Self {
             model,
-            settings: options.settings(),
+            settings: options.settings(batches.first().and_then(ProxyBatch::seed)),
             layers: options.layers,
             lengths,
             provenance,

@@ -24,9 +24,9 @@ use burn::prelude::*;
 use burn::tensor::DType;
 use burn::tensor::activation::log_softmax;
 use clap::ValueEnum;
+use pear_core::NoEdit;
 use pear_core::files::write_json;
-use pear_core::forward::{residual, token_tensor};
-use pear_core::{DecoderModel, NoEdit};
+use pear_core::forward::{token_tensor, training_logits};
 use pear_models::{Decoder, DecoderConfig};
 use serde::{Deserialize, Serialize};
 
@@ -143,7 +143,7 @@ impl Pretraining {
                 let batch = stage.batch(step, world, self.seed, &mut random);
                 let loss = pupil.step(stage.learning_rate(step), |model| {
                     mean_loss(model, &batch, device)
-                });
+                })?;
                 done = start + step + 1;
                 progress(done, loss);
                 if let Some(folder) = folder.filter(|folder| folder.is_due(done)) {
@@ -289,7 +289,7 @@ fn looped(words: &[u32], span: usize, len: usize, random: &mut Random) -> Item {
 }
 
 /// Mean cross-entropy of the next token, each as heavy as its row says.
-fn mean_loss(model: &Decoder, rows: &[Item], device: &Device) -> Tensor<1> {
+fn mean_loss(model: &Decoder, rows: &[Item], device: &Device) -> pear_core::Result<Tensor<1>> {
     let len = rows[0].len() - 1;
     let tokens = |from: usize| -> Vec<Vec<u32>> {
         rows.iter()
@@ -307,16 +307,10 @@ fn mean_loss(model: &Decoder, rows: &[Item], device: &Device) -> Tensor<1> {
         .collect();
     let total: f32 = weights.iter().sum();
     let weights = Tensor::<3>::from_data(TensorData::new(weights, [rows.len(), len, 1]), device);
-    let log_probs = log_softmax(
-        model.logits(residual(
-            model,
-            token_tensor(&tokens(0), device),
-            &mut NoEdit,
-        )),
-        2,
-    );
+    let logits = training_logits(model, token_tensor(&tokens(0), device), &mut NoEdit)?;
+    let log_probs = log_softmax(logits, 2);
     let wanted = log_probs.gather(2, token_tensor(&tokens(1), device).unsqueeze_dim(2));
-    (wanted * weights).sum().div_scalar(-total)
+    Ok((wanted * weights).sum().div_scalar(-total))
 }
 
 /// Writes a model and its tokenizer as a Hugging Face model directory, the weights rounded to `dtype`.
@@ -441,14 +435,18 @@ impl Pupil {
     }
 
     /// One step down `loss`, whose value is returned.
-    fn step(&mut self, learning_rate: f64, loss: impl FnOnce(&Decoder) -> Tensor<1>) -> f64 {
-        let loss = loss(&self.model);
+    fn step(
+        &mut self,
+        learning_rate: f64,
+        loss: impl FnOnce(&Decoder) -> pear_core::Result<Tensor<1>>,
+    ) -> pear_core::Result<f64> {
+        let loss = loss(&self.model)?;
         let value = loss.clone().into_scalar::<f32>();
         let gradients = GradientsParams::from_grads(loss.backward(), &self.model);
         self.model = self
             .optimizer
             .step(learning_rate, self.model.clone(), gradients);
-        f64::from(value)
+        Ok(f64::from(value))
     }
 
     fn save(&self, folder: &Path) -> Result<()> {

@@ -218,10 +218,21 @@ pub struct Attention {
 }
 
 impl Attention {
-    /// With these coefficients on its heads from now on, or with none.
-    pub fn with_coefficients(mut self, coefficients: Option<LayerCoefficients>) -> Self {
+    /// With these coefficients on its heads from now on, in place of any it had, or with none.
+    ///
+    /// # Errors
+    /// [`Error::HeadCount`] for coefficients of a layer with another number of heads.
+    pub fn with_coefficients(mut self, coefficients: Option<LayerCoefficients>) -> Result<Self> {
+        if let Some(found) = coefficients.as_ref().map(LayerCoefficients::num_heads)
+            && found != self.num_attention_heads
+        {
+            return Err(Error::HeadCount {
+                expected: self.num_attention_heads,
+                found,
+            });
+        }
         self.coefficients = coefficients;
-        self
+        Ok(self)
     }
 
     /// The coefficients on its heads.
@@ -232,7 +243,10 @@ impl Attention {
     /// The same function with the coefficients multiplied into the output projection's weight, and none left to apply.
     pub fn fold(mut self) -> Self {
         if let Some(coefficients) = self.coefficients.take() {
-            self.o_proj.weight = self.o_proj.weight.map(|weight| coefficients.fold(weight));
+            self.o_proj.weight = self
+                .o_proj
+                .weight
+                .map(|weight| coefficients.fixed().fold(weight));
         }
         self
     }
@@ -320,5 +334,9 @@ impl HeadAttention for Attention {
     fn score_bias(&self, queries: Range<usize>, keys: Range<usize>) -> Option<Tensor<4>> {
         let device = self.o_proj.weight.val().device().inner();
         self.position_embedding.score_bias(queries, keys, &device)
+    }
+
+    fn coefficients(&self) -> Option<&LayerCoefficients> {
+        self.coefficients.as_ref()
     }
 }

@@ -55,6 +55,60 @@ pub enum Error {
         /// Its coefficient.
         value: f64,
     },
+    /// An edit of a head's output that cannot be made.
+    #[error("cannot edit head {head}: {problem}")]
+    Edit {
+        /// The head.
+        head: HeadId,
+        /// Why not.
+        problem: String,
+    },
+    /// Coefficients on top of others.
+    #[error(
+        "layer {layer}: its attention already applies coefficients, and others on top would multiply them: fold or remove those first"
+    )]
+    AlreadyReweighted {
+        /// The layer, from 0.
+        layer: usize,
+    },
+    /// An inference function on a model or coefficients that burn would keep a graph for.
+    #[error(
+        "the outcome is tracked by autodiff, and burn keeps its graph until a backward pass: \
+         call `valid()` on the model, or use a function that trains (`forward::training_logits`, `proxy_loss`)"
+    )]
+    Tracked,
+    /// Coefficients for a layer with another number of heads.
+    #[error("coefficients for a layer of {found} heads, but this one has {expected} query heads")]
+    HeadCount {
+        /// Query heads of the layer.
+        expected: usize,
+        /// Heads that the coefficients are for.
+        found: usize,
+    },
+    /// A token that the model does not know.
+    #[error("token {token} is not in the vocabulary of {vocab_size}")]
+    OutOfVocabulary {
+        /// The token id.
+        token: i64,
+        /// Number of tokens that the model knows.
+        vocab_size: usize,
+    },
+    /// A layer that could not be made.
+    #[error("layer {layer}: {source}")]
+    Layer {
+        /// The layer, from 0.
+        layer: usize,
+        /// Why not.
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// Coefficients for which a model has no output projection.
+    #[error("the coefficients of layer {layer} could not be attached: {problem}")]
+    Unattached {
+        /// The layer, from 0.
+        layer: usize,
+        /// What was found instead of one output projection.
+        problem: String,
+    },
     /// A file made for a model of another shape.
     #[error("made for {found}, but the model is {expected}")]
     ShapeMismatch {
@@ -63,7 +117,7 @@ pub enum Error {
         /// The model named in the file.
         found: ModelShape,
     },
-    /// Sizes of an attention layer or a position embedding that cannot be.
+    /// Invalid sizes of an attention layer or a position embedding.
     #[error("`{field}` = {value}: {expected}")]
     Config {
         /// The field, by the name it has in `config.json` where it has one.
@@ -97,6 +151,17 @@ pub enum Error {
 }
 
 impl Error {
+    /// What a [`DecoderModel`](crate::DecoderModel) returns where a layer that is made on demand cannot be made.
+    pub fn layer(
+        layer: usize,
+        source: impl Into<Box<dyn std::error::Error + Send + Sync>>,
+    ) -> Self {
+        Self::Layer {
+            layer,
+            source: source.into(),
+        }
+    }
+
     pub(crate) fn config(
         field: &'static str,
         value: impl ToString,

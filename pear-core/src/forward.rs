@@ -1,4 +1,7 @@
 //! The forward pass, written once for every model: whole sequences, cached chunks, and a self-test of a model's two halves.
+//!
+//! [`logits`], [`residual`] and [`residual_cached`] are for inference: they refuse to build an autodiff graph, which burn would
+//! keep until a backward pass. [`training_logits`] and the layer-by-layer functions keep what is tracked tracked.
 
 use std::ops::Range;
 
@@ -7,7 +10,7 @@ use burn::prelude::*;
 use crate::attend::{attend, attend_padded};
 use crate::cache::KvCache;
 use crate::edit::HeadEdit;
-use crate::model::{DecoderModel, HeadAttention, Qkv};
+use crate::model::{DecoderLayer, DecoderModel, HeadAttention, Qkv};
 use crate::position::Positions;
 use crate::{Error, Result};
 
@@ -23,6 +26,20 @@ pub fn check_length<M: DecoderModel>(model: &M, length: usize) -> Result<()> {
     }
 }
 
+/// # Errors
+/// [`Error::OutOfVocabulary`] for the first token that the model does not know.
+pub fn check_vocabulary<M: DecoderModel>(
+    model: &M,
+    tokens: impl IntoIterator<Item = i64>,
+) -> Result<()> {
+    let vocab_size = model.vocab_size();
+    let known = |&token: &i64| usize::try_from(token).is_ok_and(|id| id < vocab_size);
+    match tokens.into_iter().find(|token| !known(token)) {
+        Some(token) => Err(Error::OutOfVocabulary { token, vocab_size }),
+        None => Ok(()),
+    }
+}
+
 /// Token ids as the tensor `[batch, seq]` that [`DecoderModel::embed`] takes.
 ///
 /// # Panics
@@ -33,24 +50,32 @@ pub fn token_tensor(rows: &[impl AsRef<[u32]>], device: &Device) -> Tensor<2, In
         .iter()
         .flat_map(|row| row.as_ref().iter().map(|&id| id as i32))
         .collect();
+    assert_eq!(
+        ids.len(),
+        rows.len() * seq,
+        "token_tensor: rows of different lengths"
+    );
     Tensor::from_data(TensorData::new(ids, [rows.len(), seq]), device)
 }
 
 /// Runs `layers` on a residual stream `[batch, seq, hidden]`, with `edit` between the halves of each attention.
 ///
 /// With a cache the tokens follow those that it holds; the caller [advances](KvCache::advance) it after the last layer.
+///
+/// # Errors
+/// What [`run_layer`] returns.
 pub fn run_layers<M: DecoderModel>(
     model: &M,
     mut residual: Tensor<3>,
     layers: Range<usize>,
     mut cache: Option<&mut KvCache>,
-    edit: &mut impl HeadEdit,
-) -> Tensor<3> {
+    edit: &mut (impl HeadEdit + ?Sized),
+) -> Result<Tensor<3>> {
     let padding = cache
         .as_ref()
         .map_or(Vec::new(), |cache| cache.padding().to_vec());
-    let positions = Positions::after(cache.as_ref().map_or(0, |c| c.len()), residual.dims()[1])
-        .padded(&padding);
+    let start = cache.as_ref().map_or(0, |c| c.len());
+    let positions = Positions::after(start, residual.dims()[1]).padded(&padding);
     for layer in layers {
         residual = run_layer(
             model,
@@ -59,77 +84,157 @@ pub fn run_layers<M: DecoderModel>(
             positions,
             cache.as_deref_mut(),
             edit,
-        );
+        )?;
     }
-    residual
+    Ok(residual)
 }
 
 /// Runs one layer on a residual stream `[batch, seq, hidden]` whose tokens stand at `positions`; see [`run_layers`].
+///
+/// # Errors
+/// A layer that cannot be made, what `edit` returns, and [`Error::AlreadyReweighted`] for coefficients on top of others.
 pub fn run_layer<M: DecoderModel>(
     model: &M,
     residual: Tensor<3>,
     layer: usize,
     positions: Positions,
     cache: Option<&mut KvCache>,
-    edit: &mut impl HeadEdit,
-) -> Tensor<3> {
-    let attention = model.attention(layer);
+    edit: &mut (impl HeadEdit + ?Sized),
+) -> Result<Tensor<3>> {
+    let this = model.layer(layer)?;
+    let attention = this.attention();
+    check_not_reweighted(attention, layer, edit)?;
     let Qkv {
         query,
         mut key,
         mut value,
-    } = attention.project_qkv(model.attention_input(layer, residual.clone()), positions);
+    } = attention.project_qkv(this.attention_input(residual.clone()), positions);
     if let Some(cache) = cache {
         (key, value) = cache.append(layer, key, value);
     }
     let heads = edit.edit(
         layer,
         attend_padded(attention, query, key, value, positions.padding),
-    );
-    model.block_output(layer, residual, attention.output_projection(heads))
+    )?;
+    Ok(this.output(residual, attention.output_projection(heads)))
+}
+
+/// # Errors
+/// [`Error::AlreadyReweighted`] if `edit` would multiply heads whose attention applies coefficients already.
+pub fn check_not_reweighted<A: HeadAttention>(
+    attention: &A,
+    layer: usize,
+    edit: &(impl HeadEdit + ?Sized),
+) -> Result<()> {
+    if edit.reweights() && attention.coefficients().is_some() {
+        return Err(Error::AlreadyReweighted { layer });
+    }
+    Ok(())
 }
 
 /// The residual stream after the last layer for whole sequences: `[batch, seq]` to `[batch, seq, hidden]`.
+///
+/// # Errors
+/// Sequences that are too long or hold a token that the model does not know, an edit for another model, a layer that cannot be
+/// made, and [`Error::Tracked`] where the outcome would keep an autodiff graph.
 pub fn residual<M: DecoderModel>(
     model: &M,
     tokens: Tensor<2, Int>,
-    edit: &mut impl HeadEdit,
-) -> Tensor<3> {
-    let embedded = model.embed(tokens.clone(), Positions::first(tokens.dims()[1]));
-    run_layers(model, embedded, 0..model.shape().num_layers, None, edit)
+    edit: &mut (impl HeadEdit + ?Sized),
+) -> Result<Tensor<3>> {
+    check_input(model, &tokens, 0, edit)?;
+    let positions = Positions::first(tokens.dims()[1]);
+    let mut residual = model.embed(tokens, positions);
+    for layer in 0..model.shape().num_layers {
+        residual = untracked(run_layer(model, residual, layer, positions, None, edit)?)?;
+    }
+    untracked(residual)
 }
 
 /// The logits of whole sequences: `[batch, seq]` to `[batch, seq, vocab]`.
+///
+/// # Errors
+/// As [`residual`].
 pub fn logits<M: DecoderModel>(
     model: &M,
     tokens: Tensor<2, Int>,
-    edit: &mut impl HeadEdit,
-) -> Tensor<3> {
-    model.logits(residual(model, tokens, edit))
+    edit: &mut (impl HeadEdit + ?Sized),
+) -> Result<Tensor<3>> {
+    Ok(model.logits(residual(model, tokens, edit)?))
+}
+
+/// As [`logits`], but tracked where `edit` or the model is: what a loss of your own is computed from.
+///
+/// burn keeps the graph until `backward` is called on the loss.
+///
+/// # Errors
+/// As [`residual`], but for the last.
+pub fn training_logits<M: DecoderModel>(
+    model: &M,
+    tokens: Tensor<2, Int>,
+    edit: &mut (impl HeadEdit + ?Sized),
+) -> Result<Tensor<3>> {
+    check_input(model, &tokens, 0, edit)?;
+    let embedded = model.embed(tokens.clone(), Positions::first(tokens.dims()[1]));
+    Ok(model.logits(run_layers(
+        model,
+        embedded,
+        0..model.shape().num_layers,
+        None,
+        edit,
+    )?))
 }
 
 /// Reads the next tokens `[batch, seq]` after those in the cache and returns the residual stream after the last layer,
 /// `[batch, seq, hidden]`. A prompt may come in one piece, in chunks, or token by token.
+///
+/// # Errors
+/// As [`residual`]. The cache is of no use afterwards.
 pub fn residual_cached<M: DecoderModel>(
     model: &M,
     tokens: Tensor<2, Int>,
     cache: &mut KvCache,
-    edit: &mut impl HeadEdit,
-) -> Tensor<3> {
+    edit: &mut (impl HeadEdit + ?Sized),
+) -> Result<Tensor<3>> {
+    check_input(model, &tokens, cache.len(), edit)?;
     let seq = tokens.dims()[1];
-    let embedded = model.embed(
+    let mut residual = model.embed(
         tokens,
         Positions::after(cache.len(), seq).padded(cache.padding()),
     );
-    let residual = run_layers(
-        model,
-        embedded,
-        0..model.shape().num_layers,
-        Some(cache),
-        edit,
-    );
+    for layer in 0..model.shape().num_layers {
+        residual = untracked(run_layers(
+            model,
+            residual,
+            layer..layer + 1,
+            Some(cache),
+            edit,
+        )?)?;
+    }
     cache.advance(seq);
-    residual
+    untracked(residual)
+}
+
+/// Tokens `[batch, seq]` after `start` others.
+fn check_input<M: DecoderModel>(
+    model: &M,
+    tokens: &Tensor<2, Int>,
+    start: usize,
+    edit: &(impl HeadEdit + ?Sized),
+) -> Result<()> {
+    edit.check(&model.shape())?;
+    check_length(model, start + tokens.dims()[1])?;
+    check_vocabulary(model, tokens.clone().into_data().iter::<i64>())
+}
+
+/// # Errors
+/// [`Error::Tracked`] if an autodiff graph would be kept for `outcome`.
+pub fn untracked<const D: usize>(outcome: Tensor<D>) -> Result<Tensor<D>> {
+    if outcome.is_autodiff() {
+        Err(Error::Tracked)
+    } else {
+        Ok(outcome)
+    }
 }
 
 /// What each head adds to the residual stream: `[batch, heads, seq, hidden]`, from head outputs `[batch, heads, seq, head_dim]`.
@@ -138,45 +243,46 @@ pub fn residual_cached<M: DecoderModel>(
 pub fn head_contributions<A: HeadAttention>(attention: &A, heads: Tensor<4>) -> Tensor<4> {
     let [_, num_heads, _, _] = heads.dims();
     let bias = attention.output_projection(heads.zeros_like());
-    let contributions = (0..num_heads)
-        .map(|head| {
-            let alone = only(heads.clone(), head);
-            (attention.output_projection(alone) - bias.clone()).unsqueeze_dim(1)
-        })
-        .collect();
-    Tensor::cat(contributions, 1)
+    let contribution = |head| {
+        let alone = zero_other_heads(heads.clone(), head);
+        (attention.output_projection(alone) - bias.clone()).unsqueeze_dim(1)
+    };
+    Tensor::cat((0..num_heads).map(contribution).collect(), 1)
 }
 
 /// A self-test of a model's two halves: how far head contributions and bias are from summing to the attention's output, relative
 /// to the largest entry of that output, over all layers. Rounding alone leaves about 1e-6 in f32.
 ///
-/// A large value means that [`output_projection`](HeadAttention::output_projection) is not the output projection of separate heads: the
-/// most frequent mistake is to take the tensor *after* W_O for head outputs.
-pub fn additivity_error<M: DecoderModel>(model: &M, tokens: Tensor<2, Int>) -> f32 {
-    let mut residual = model.embed(tokens.clone(), Positions::first(tokens.dims()[1]));
+/// A large value means that [`output_projection`](HeadAttention::output_projection) is not the output projection of separate
+/// heads: the most frequent mistake is to take the tensor *after* W_O for head outputs.
+///
+/// # Errors
+/// As [`residual`].
+pub fn additivity_error<M: DecoderModel>(model: &M, tokens: Tensor<2, Int>) -> Result<f32> {
+    check_input(model, &tokens, 0, &crate::edit::NoEdit)?;
     let positions = Positions::first(tokens.dims()[1]);
+    let mut residual = model.embed(tokens, positions);
     let mut worst = 0f32;
-    for layer in 0..model.shape().num_layers {
-        let attention = model.attention(layer);
-        let qkv = attention.project_qkv(model.attention_input(layer, residual.clone()), positions);
+    for index in 0..model.shape().num_layers {
+        let layer = model.layer(index)?;
+        let attention = layer.attention();
+        let qkv = attention.project_qkv(layer.attention_input(residual.clone()), positions);
         let heads = attend(attention, qkv.query, qkv.key, qkv.value);
-        let output = attention.output_projection(heads.clone());
+        let output = untracked(attention.output_projection(heads.clone()))?;
         let bias = attention.output_projection(heads.zeros_like());
-        let [batch, _, seq, hidden] = [output.dims()[0], 0, output.dims()[1], output.dims()[2]];
         let sum = head_contributions(attention, heads)
             .sum_dim(1)
-            .reshape([batch, seq, hidden])
+            .reshape(output.dims())
             + bias;
         let error: f32 = (sum - output.clone()).abs().max().into_scalar();
         let largest: f32 = output.clone().abs().max().into_scalar();
         worst = worst.max(error / largest.max(f32::MIN_POSITIVE));
-        residual = model.block_output(layer, residual, output);
+        residual = layer.output(residual, output);
     }
-    worst
+    Ok(worst)
 }
 
-/// Head outputs with every head but one set to zero.
-fn only(heads: Tensor<4>, head: usize) -> Tensor<4> {
+fn zero_other_heads(heads: Tensor<4>, head: usize) -> Tensor<4> {
     let [batch, _, seq, head_dim] = heads.dims();
     let place = [0..batch, head..head + 1, 0..seq, 0..head_dim];
     heads

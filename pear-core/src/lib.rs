@@ -6,7 +6,7 @@
 //!
 //! | module | what it is |
 //! | --- | --- |
-//! | [`model`] | the two traits that a model implements |
+//! | [`model`] | the traits that a model implements |
 //! | [`mod@forward`] | the forward pass built on them, with or without a cache |
 //! | [`attention`] | grouped-query attention whose heads can be re-weighted, in two halves with the heads between |
 //! | [`position`] | rotary, ALiBi, learned, sinusoidal, relative and no position embedding behind one interface |
@@ -15,7 +15,7 @@
 //! | [`coefficients`] | the learned numbers: fixed or trainable, applied to heads or folded into weights |
 //! | [`reparam`] | the same coefficients attached to the output projection of *any* burn model |
 //! | [`proxy`] | random tokens repeated twice: the task on which heads are found and coefficients learned |
-//! | [`files`] | scores and profiles as JSON |
+//! | [`files`] | profiles as JSON |
 //!
 //! A *head output* is always `softmax(q kᵀ) v` of one query head, **before** the output projection, where heads are still
 //! heads: `[batch, heads, seq, head_dim]`.
@@ -27,14 +27,14 @@
 //! ```
 //! use burn::prelude::*;
 //! use burn::tensor::Distribution;
-//! use pear_core::{AttentionConfig, HeadCoefficients, HeadId, Positions};
+//! use pear_core::{AttentionConfig, HeadCoefficients, HeadId, ModelShape, Positions};
 //!
 //! let device = Device::flex();
 //! let plain = AttentionConfig::new(32, 4).with_num_key_value_heads(2).init(&device)?;
 //! let head = HeadId::new(0, 1);
-//! let coefficients = HeadCoefficients::new(&[(head, 0.5)], 4, &device)?;
+//! let coefficients = HeadCoefficients::new(&[(head, 0.5)], &ModelShape::new("mine", 1, 4), &device)?;
 //!
-//! let reweighted = plain.clone().with_coefficients(coefficients.layer(0).cloned());
+//! let reweighted = plain.clone().with_coefficients(coefficients.layer(0).cloned())?;
 //! let folded = reweighted.clone().fold();
 //!
 //! let hidden = Tensor::<3>::random([1, 6, 32], Distribution::Normal(0.0, 1.0), &device);
@@ -47,6 +47,7 @@
 
 mod attend;
 pub mod attention;
+mod burn_attention;
 pub mod cache;
 pub mod coefficients;
 pub mod edit;
@@ -65,11 +66,11 @@ pub use attend::{attend, attend_padded};
 pub use attention::{Attention, AttentionConfig, QkNorm};
 pub use cache::KvCache;
 pub use coefficients::{HeadCoefficients, LayerCoefficients};
-pub use edit::{CaptureHeads, HeadEdit, NoEdit};
+pub use edit::{CaptureHeads, HeadEdit, NoEdit, TrackedCoefficients};
 pub use error::Error;
-pub use files::{Profile, Scores};
+pub use files::Profile;
 pub use head::{HeadId, LayerRange, ModelShape};
-pub use model::{DecoderModel, HeadAttention, Qkv};
+pub use model::{DecoderLayer, DecoderModel, HeadAttention, Qkv};
 pub use position::Positions;
 pub use proxy::ProxyTask;
 pub use score_config::AttentionScoreConfig;

@@ -1,4 +1,4 @@
-//! The proxy task: random tokens, then the same tokens again (METHOD of the paper, section 3.1).
+//! The proxy task: random tokens, then the same tokens again (paper, §3.1).
 //!
 //! A sequence is `x_0 … x_{n-1} x_0 … x_{n-1}`. A model that uses its context predicts the second half perfectly but for its first
 //! token; nothing else helps it.
@@ -80,6 +80,7 @@ impl ProxyTask {
             sequences,
             n,
             bos: self.bos.is_some(),
+            seed: Some(self.seed),
         })
     }
 
@@ -107,6 +108,8 @@ pub struct ProxyBatch {
     sequences: Vec<Vec<u32>>,
     n: usize,
     bos: bool,
+    /// The seed they were drawn with, if they were drawn.
+    seed: Option<u64>,
 }
 
 impl ProxyBatch {
@@ -148,12 +151,18 @@ impl ProxyBatch {
             sequences,
             n: length / 2,
             bos: false,
+            seed: None,
         })
     }
 
     /// The sequences, both halves, after the BOS if there is one.
     pub fn sequences(&self) -> &[Vec<u32>] {
         &self.sequences
+    }
+
+    /// The seed they were drawn with; `None` for sequences that were given.
+    pub fn seed(&self) -> Option<u64> {
+        self.seed
     }
 
     /// Tokens that are repeated.
@@ -226,6 +235,7 @@ impl ProxyBatch {
             sequences: self.sequences[range].to_vec(),
             n: self.n,
             bos: self.bos,
+            seed: self.seed,
         }
     }
 }

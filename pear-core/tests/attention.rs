@@ -5,7 +5,7 @@ use burn::prelude::*;
 use pear_core::position::{PositionEmbeddingConfig, RotaryConfig};
 use pear_core::{
     Attention, AttentionConfig, AttentionScoreConfig, HeadAttention, HeadCoefficients, HeadId,
-    Positions, attend, forward,
+    ModelShape, Positions, attend, forward,
 };
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{Rng, SeedableRng};
@@ -194,6 +194,7 @@ fn gradients_of_every_coefficient_agree_with_central_differences() {
             max_bias: 8.0,
         },
     ];
+    let shape = ModelShape::new("", 1, 14);
     for position_embedding in positions {
         let attention = attention(&grouped().with_position_embedding(position_embedding));
         let hidden = random([2, 6, 12], 6);
@@ -203,11 +204,12 @@ fn gradients_of_every_coefficient_agree_with_central_differences() {
         let loss = |coefficients: &HeadCoefficients| {
             let once = attention
                 .clone()
-                .with_coefficients(coefficients.layer(0).cloned());
+                .with_coefficients(coefficients.layer(0).cloned())
+                .unwrap();
             let between = once.forward(hidden.clone(), Positions::first(6));
             once.forward(between, Positions::first(6)).square().mean()
         };
-        let coefficients = HeadCoefficients::new(&heads, 14, &Device::flex())
+        let coefficients = HeadCoefficients::new(&heads, &shape, &Device::flex())
             .unwrap()
             .trainable();
         let gradients = loss(&coefficients).backward();
@@ -219,7 +221,7 @@ fn gradients_of_every_coefficient_agree_with_central_differences() {
                 let mut moved = heads.clone();
                 moved[h].1 += step;
                 values(loss(
-                    &HeadCoefficients::new(&moved, 14, &Device::flex()).unwrap(),
+                    &HeadCoefficients::new(&moved, &shape, &Device::flex()).unwrap(),
                 ))[0]
             };
             let difference = (at(1e-2) - at(-1e-2)) / 2e-2;
@@ -259,10 +261,12 @@ fn contributions_of_heads_and_the_bias_add_up() {
 fn folded_attention_is_the_re_weighted_one_and_keeps_its_bias() {
     let attention = attention(&grouped());
     let pairs = [(HeadId::new(0, 13), -0.5), (HeadId::new(0, 4), 0.3)];
-    let coefficients = HeadCoefficients::new(&pairs, 14, &Device::flex()).unwrap();
+    let coefficients =
+        HeadCoefficients::new(&pairs, &ModelShape::new("", 1, 14), &Device::flex()).unwrap();
     let reweighted = attention
         .clone()
-        .with_coefficients(coefficients.layer(0).cloned());
+        .with_coefficients(coefficients.layer(0).cloned())
+        .unwrap();
     let folded = reweighted.clone().fold();
     assert!(folded.coefficients().is_none());
     let hidden = random([1, 4, 12], 8);

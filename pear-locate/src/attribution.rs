@@ -6,13 +6,13 @@
 //! about `g · (v − A)`. Only the probe position is tracked: keys and values of earlier positions do not react to it. The graph holds
 //! the keys and values of all layers for the sequences that run together, which the memory budget does not count.
 
+use crate::Mode;
 use burn::prelude::*;
 use burn::tensor::DType;
-use pear_core::DecoderModel;
-use pear_core::files::Mode;
+use pear_core::DecoderLayer;
 
-use crate::probe::Probe;
-use crate::readout::{Reading, to_f32};
+use crate::patch_site::PatchSite;
+use crate::readings::{Reading, to_f32};
 
 /// The probe position on its way up, tracked from the first layer whose heads are replaced.
 #[derive(Default)]
@@ -24,10 +24,10 @@ pub(crate) struct Estimate {
 }
 
 impl Estimate {
-    /// Goes through the layer of `probe`; its heads would be replaced by `vectors`, `[samples or 1, heads, head_dim]`.
-    pub(crate) fn through<M: DecoderModel>(
+    /// Goes through the layer of `site`; its heads would be replaced by `vectors`, `[samples or 1, heads, head_dim]`.
+    pub(crate) fn through<L: DecoderLayer>(
         &mut self,
-        probe: &Probe<'_, M>,
+        site: &PatchSite<'_, L>,
         vectors: Option<&Tensor<3>>,
         mode: Mode,
     ) {
@@ -35,20 +35,20 @@ impl Estimate {
         if rows.is_none() && vectors.is_none() {
             return;
         }
-        let normal = probe.heads();
+        let clean = site.heads();
         let mut heads = match (&rows, mode) {
-            (Some(rows), Mode::Activation) => probe.attended(rows.clone()),
-            _ => normal.clone(),
+            (Some(rows), Mode::Activation) => site.attended(rows.clone()),
+            _ => clean.clone(),
         };
         if let Some(vectors) = vectors {
-            let zeros = Tensor::<3>::zeros(normal.dims(), (&normal.device(), normal.dtype()))
+            let zeros = Tensor::<3>::zeros(clean.dims(), (&clean.device(), clean.dtype()))
                 .autodiff()
                 .require_grad();
             heads = heads + zeros.clone();
             self.layers
-                .push([zeros, vectors.clone().expand(normal.dims()) - normal]);
+                .push([zeros, vectors.clone().expand(clean.dims()) - clean]);
         }
-        self.rows = Some(probe.continued(rows, heads));
+        self.rows = Some(site.continued(rows, heads));
     }
 
     /// What every head replaced would be read as. `compared` gives the sum of the compared numbers of rows `[1, samples, hidden]`.
@@ -81,7 +81,7 @@ impl Estimate {
                     .collect();
                 Reading {
                     logits,
-                    references: base.references.clone(),
+                    normalizers: base.normalizers.clone(),
                 }
             }));
         }

@@ -2,8 +2,8 @@
 
 use std::ops::Range;
 
+use pear_core::DecoderModel;
 use pear_core::proxy::ProxyBatch;
-use pear_core::{DecoderModel, Positions};
 
 /// Sizes of the steps that a batch is worked off in; see
 /// [`LocateOptions::DEFAULT_MEMORY_BUDGET`](crate::LocateOptions::DEFAULT_MEMORY_BUDGET) for the estimate.
@@ -18,17 +18,7 @@ pub(crate) struct Plan {
 impl Plan {
     pub(crate) fn new<M: DecoderModel>(model: &M, batch: &ProxyBatch, budget: usize) -> Self {
         let shape = model.shape();
-        let first_token = batch.slice(0..1).tokens(&model.device()).narrow(1, 0, 1);
-        let [_, _, hidden] = model
-            .embed(
-                first_token,
-                Positions {
-                    start: 0,
-                    total: batch.seq_len(),
-                    padding: &[],
-                },
-            )
-            .dims();
+        let hidden = model.hidden_size();
         let position = 32 * hidden + 3 * shape.num_heads * batch.seq_len();
         let sample = 4 * (batch.seq_len() * position + shape.num_layers * shape.num_heads * hidden);
         let fits = (budget / sample).clamp(1, batch.len());

@@ -1,57 +1,74 @@
 //! One sweep on several devices, each with its own copy of the model and its share of the sequences.
 
-use std::ops::Range;
+use std::ops::{ControlFlow, Range};
 use std::panic::resume_unwind;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc;
 use std::thread::{self, ScopedJoinHandle};
 
+use crate::Ablation;
 use burn::prelude::*;
 use pear_core::DecoderModel;
-use pear_core::files::Ablation;
 use pear_core::proxy::ProxyBatch;
 
 use crate::budget::Plan;
-use crate::normal::batch_means;
-use crate::sweep::sweep;
+use crate::clean::batch_means;
+use crate::sweep::{LayerDone, sweep};
 use crate::{LocateOptions, PatchedLogits, Result};
 
 /// As [`sweep`], with the sequences split evenly over `models`. `layer_done` is called on this thread.
-pub(crate) fn sweep_on<M: DecoderModel + Sync>(
-    models: &[&M],
+pub(crate) fn sweep_on_each<M: DecoderModel + Sync>(
+    models: &[M],
     batch: &ProxyBatch,
     options: &LocateOptions,
-    mut layer_done: impl FnMut(&ProxyBatch, usize),
-) -> Result<PatchedLogits> {
+    layer_done: &mut LayerDone<'_>,
+) -> Result<Option<PatchedLogits>> {
     let shares: Vec<(&M, ProxyBatch)> = models
         .iter()
         .zip(shares(batch.len(), models.len()))
-        .map(|(m, r)| (*m, batch.slice(r)))
+        .map(|(model, range)| (model, batch.slice(range)))
         .collect();
     if let [(model, batch)] = &shares[..] {
-        return sweep(*model, batch, options, None, &mut layer_done);
+        return sweep(*model, batch, options, None, layer_done);
     }
     let means = match options.ablation {
         Ablation::BatchMean => Some(means_over_all(&shares, options)?),
         Ablation::SequenceMean | Ablation::Zero => None,
     };
+    let cancelled = AtomicBool::new(false);
     let (sender, receiver) = mpsc::channel::<(usize, usize)>();
     let parts = thread::scope(|scope| {
         let mut threads = Vec::new();
         for (index, &(model, ref share)) in shares.iter().enumerate() {
-            let sender = sender.clone();
+            let (sender, cancelled) = (sender.clone(), &cancelled);
             let here = |mean: &TensorData| Tensor::from_data(mean.clone(), &model.device());
             let means = means.as_ref().map(|means| means.iter().map(here).collect());
-            // The receiver outlives every sender.
-            let mut layer_done = move |_: &ProxyBatch, layer| _ = sender.send((index, layer));
+            let mut layer_done = move |_: &ProxyBatch, layer| {
+                // The receiver outlives every sender.
+                let _ = sender.send((index, layer));
+                if cancelled.load(Ordering::Relaxed) {
+                    return ControlFlow::Break(());
+                }
+                ControlFlow::Continue(())
+            };
             threads.push(scope.spawn(move || sweep(model, share, options, means, &mut layer_done)));
         }
         drop(sender);
         for (index, layer) in receiver {
-            layer_done(&shares[index].1, layer);
+            if !cancelled.load(Ordering::Relaxed) && layer_done(&shares[index].1, layer).is_break()
+            {
+                cancelled.store(true, Ordering::Relaxed);
+            }
         }
-        threads.into_iter().map(joined).collect::<Result<Vec<_>>>()
+        threads
+            .into_iter()
+            .map(joined)
+            .collect::<Result<Option<Vec<_>>>>()
     })?;
-    Ok(PatchedLogits::join(parts))
+    if cancelled.into_inner() {
+        return Ok(None);
+    }
+    Ok(parts.map(PatchedLogits::join))
 }
 
 /// The mean head outputs at the probe position over the sequences of all devices: `[1, heads, head_dim]` for each layer, f32.

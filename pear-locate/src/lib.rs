@@ -6,17 +6,17 @@
 //! predicts better without them ([arXiv 2409.19745](https://arxiv.org/abs/2409.19745), section 3.1). [`LocateOptions`] has
 //! the variations.
 //!
-//! [`locate`] replaces all heads in one pass over the layers, which computes nothing twice; [`naive`] is the definition run
+//! [`locate`] (or a [`Locator`], which can be watched and interrupted) replaces all heads in one pass over the layers, which computes nothing twice; [`naive`] is the definition run
 //! literally, for comparison.
 //!
 //! # Example
 //!
-//! A model of one layer without norms and MLPs, written against the two traits, and its heads:
+//! A model of one layer without norms and MLPs, written against the traits, and its heads:
 //!
 //! ```
 //! use burn::prelude::*;
 //! use burn::tensor::Distribution;
-//! use pear_core::{Attention, AttentionConfig, DecoderModel, ModelShape, Positions, ProxyTask};
+//! use pear_core::{Attention, AttentionConfig, DecoderLayer, DecoderModel, ModelShape, Positions, ProxyTask};
 //! use pear_locate::{LocateOptions, Metric, locate, proxy_batches};
 //!
 //! struct OneLayer {
@@ -25,9 +25,12 @@
 //! }
 //!
 //! impl DecoderModel for OneLayer {
-//!     type Attention = Attention;
+//!     type Layer<'a> = &'a Self;
 //!     fn shape(&self) -> ModelShape {
 //!         ModelShape::new("one-layer", 1, 6)
+//!     }
+//!     fn hidden_size(&self) -> usize {
+//!         24
 //!     }
 //!     fn vocab_size(&self) -> usize {
 //!         100
@@ -36,20 +39,26 @@
 //!         self.embedding.device()
 //!     }
 //!     fn embed(&self, tokens: Tensor<2, Int>, _: Positions) -> Tensor<3> {
-//!         let [batch, seq] = tokens.dims();
-//!         self.embedding.clone().select(0, tokens.reshape([batch * seq])).reshape([batch, seq, 24])
+//!         burn::tensor::module::embedding(self.embedding.clone(), tokens)
 //!     }
-//!     fn attention(&self, _: usize) -> &Attention {
-//!         &self.attention
-//!     }
-//!     fn attention_input(&self, _: usize, residual: Tensor<3>) -> Tensor<3> {
-//!         residual
-//!     }
-//!     fn block_output(&self, _: usize, residual: Tensor<3>, attention_output: Tensor<3>) -> Tensor<3> {
-//!         residual + attention_output
+//!     fn layer(&self, _: usize) -> pear_core::Result<&Self> {
+//!         Ok(self)
 //!     }
 //!     fn logits(&self, residual: Tensor<3>) -> Tensor<3> {
 //!         residual.matmul(self.embedding.clone().transpose().unsqueeze())
+//!     }
+//! }
+//!
+//! impl DecoderLayer for OneLayer {
+//!     type Attention = Attention;
+//!     fn attention(&self) -> &Attention {
+//!         &self.attention
+//!     }
+//!     fn attention_input(&self, residual: Tensor<3>) -> Tensor<3> {
+//!         residual
+//!     }
+//!     fn output(&self, residual: Tensor<3>, attention_output: Tensor<3>) -> Tensor<3> {
+//!         residual + attention_output
 //!     }
 //! }
 //!
@@ -59,8 +68,8 @@
 //!     embedding: Tensor::random([100, 24], Distribution::Normal(0.0, 1.0), &device),
 //! };
 //! let batches = proxy_batches(&ProxyTask::new(100, &[0], 7)?, &[(10, 4), (5, 8)])?;
-//! let options = LocateOptions { metric: Metric::LogitDiff, seed: 7, ..LocateOptions::default() };
-//! let report = locate(&model, &batches, &options, |_| {})?;
+//! let options = LocateOptions { metric: Metric::LogitDiff, ..LocateOptions::default() };
+//! let report = locate(&model, &batches, &options)?;
 //!
 //! assert_eq!(report.scores.heads().len(), 6);
 //! assert!(report.scores.heads()[0].score >= report.scores.heads()[5].score);
@@ -72,27 +81,33 @@
 
 mod attribution;
 mod budget;
+mod clean;
 mod devices;
 mod error;
+mod locator;
 pub mod metric;
 pub mod naive;
-mod normal;
 mod options;
+mod patch_site;
 mod patched;
-mod probe;
 mod progress;
-mod readout;
+mod readings;
 mod report;
+mod scores;
 mod stability;
 mod sweep;
 mod warning;
 
 pub use error::Error;
+pub use locator::{Event, Locator, Outcome, locate, patched_logits};
 pub use options::LocateOptions;
-pub use patched::{PatchedLogits, References};
-pub use pear_core::files::{Ablation, LengthScores, Method, Metric, Mode, ScoreSettings, Scores};
+pub use patched::{Normalizers, PatchedLogits};
 pub use progress::Progress;
-pub use report::{LengthReport, Report, locate, patched_logits, resume, resume_on};
+pub use report::{LengthReport, Report};
+pub use scores::{
+    Ablation, Gap, HeadScore, LengthScores, Method, Metric, Mode, Overlap, Rounding, ScoreSettings,
+    Scores, Stability,
+};
 pub use stability::{rank_correlation, stability};
 pub use warning::Warning;
 

@@ -1,6 +1,6 @@
 //! From logits to scores.
 
-use pear_core::files::Metric;
+use crate::Metric;
 
 use crate::patched::{PatchedLogits, mean};
 use crate::{Error, Result};
@@ -17,7 +17,7 @@ type Grid<T> = Vec<Vec<T>>;
 /// [`Error::RatioUndefined`] if the metric is [`Metric::LogitRatio`] and the mean logit vanishes.
 ///
 /// # Panics
-/// If `metric` compares logits with [references](PatchedLogits::references) that `logits` were computed without.
+/// If `metric` compares logits with [normalizers](PatchedLogits::normalizers) that `logits` were computed without.
 pub fn scores(metric: Metric, logits: &PatchedLogits) -> Result<Grid<f64>> {
     let scale = scale(metric, logits)?;
     Ok(for_each_head(logits, |layer, head| {
@@ -90,16 +90,16 @@ fn differences(metric: Metric, logits: &PatchedLogits, layer: usize, head: usize
         .iter()
         .zip(&logits.base_logits)
         .map(difference);
-    if !metric.has_references() {
+    if !metric.has_normalizers() {
         return reacted.collect();
     }
-    let references = logits
-        .references
+    let normalizers = logits
+        .normalizers
         .as_ref()
-        .expect("computed for a metric without references");
-    let shifts = references.patched[layer][head]
+        .expect("computed for a metric without normalizers");
+    let shifts = normalizers.patched[layer][head]
         .iter()
-        .zip(&references.base)
+        .zip(&normalizers.base)
         .map(difference);
     reacted
         .zip(shifts)

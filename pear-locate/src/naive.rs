@@ -3,17 +3,17 @@
 //! Nothing here is shared with the fast sweep but the model. It is what the fast sweep is tested against, and hundreds of times
 //! slower on a real model.
 
+use crate::{Ablation, Metric, Mode};
 use burn::prelude::*;
 use burn::tensor::DType;
 use pear_core::edit::{ReplaceHead, Replacement};
-use pear_core::files::{Ablation, Metric, Mode};
 use pear_core::forward::residual;
 use pear_core::proxy::ProxyBatch;
 use pear_core::{CaptureHeads, DecoderModel, HeadEdit, HeadId};
 
+use crate::locator::check;
 use crate::patched::{Part, PatchedLogits};
-use crate::readout::{Performance, Reading, all_logits, at, reference, to_f32};
-use crate::report::check;
+use crate::readings::{Performance, Reading, all_logits, at, normalizer, to_f32};
 use crate::{LocateOptions, Result};
 
 /// As [`patched_logits`](crate::patched_logits), head by head and all sequences at once, whatever the memory budget.
@@ -28,28 +28,29 @@ pub fn patched_logits<M: DecoderModel>(
     check(model, std::slice::from_ref(batch), options)?;
     let shape = model.shape();
     let tokens = batch.tokens(&model.device());
-    let mut normal = CaptureHeads::default();
-    let last = residual(model, tokens.clone(), &mut normal);
+    let mut clean = CaptureHeads::default();
+    let last = residual(model, tokens.clone(), &mut clean)?;
     let mut performance = Performance::default();
     performance.add(model, last.clone(), batch, batch.len() * batch.n());
     let base = read(model, last, batch, options.metric);
 
     let mut patched = Vec::new();
     for head in shape.heads().filter(|head| options.replaces(head.layer)) {
-        let with = replacement(options.ablation, &normal.outputs[head.layer], head, batch);
+        let with = replacement(options.ablation, &clean.outputs[head.layer], head, batch);
         let mut replace = ReplaceHead {
             head,
             position: Some(batch.probe()),
             with,
         };
         let last = match options.mode {
-            Mode::Activation => residual(model, tokens.clone(), &mut replace),
+            Mode::Activation => residual(model, tokens.clone(), &mut replace)?,
             Mode::Path => {
-                // Every head keeps what it gave in the normal run, whatever it would give now.
-                let mut frozen = |layer: usize, _heads: Tensor<4>| {
-                    replace.edit(layer, normal.outputs[layer].clone())
+                // Every head keeps what it gave in the clean run, whatever it would give now.
+                let mut frozen = Frozen {
+                    clean: &clean,
+                    replace,
                 };
-                residual(model, tokens.clone(), &mut frozen)
+                residual(model, tokens.clone(), &mut frozen)?
             }
         };
         patched.push(read(model, last, batch, options.metric));
@@ -63,7 +64,19 @@ pub fn patched_logits<M: DecoderModel>(
     )
 }
 
-/// `heads`: the outputs of the head's layer in the normal run, `[batch, heads, seq, head_dim]`.
+/// Replaces a head while all others keep their outputs of the clean run.
+struct Frozen<'a> {
+    clean: &'a CaptureHeads,
+    replace: ReplaceHead,
+}
+
+impl HeadEdit for Frozen<'_> {
+    fn edit(&mut self, layer: usize, _: Tensor<4>) -> pear_core::Result<Tensor<4>> {
+        self.replace.edit(layer, self.clean.outputs[layer].clone())
+    }
+}
+
+/// `heads`: the outputs of the head's layer in the clean run, `[batch, heads, seq, head_dim]`.
 fn replacement(
     ablation: Ablation,
     heads: &Tensor<4>,
@@ -100,6 +113,6 @@ fn read<M: DecoderModel>(
     let targets = Tensor::<1, Int>::from_data(targets.as_slice(), &model.device());
     Reading {
         logits: to_f32(at(logits.clone(), targets)),
-        references: to_f32(reference(metric, logits)),
+        normalizers: to_f32(normalizer(metric, logits)),
     }
 }

@@ -1,27 +1,28 @@
-//! What to replace heads by, what reacts, and how runs are compared.
+//! What to replace heads by, what is recomputed, and how runs are compared.
 
 use pear_core::LayerRange;
-use pear_core::files::{Ablation, Method, Metric, Mode, ScoreSettings};
+use serde::{Deserialize, Serialize};
+
+use crate::{Ablation, Method, Metric, Mode, ScoreSettings};
 
 /// How heads are located. The default is the paper's text; [`as_published`](Self::as_published) is the paper's code.
 ///
 /// ```
 /// use pear_locate::{Ablation, LocateOptions, Metric, Mode};
-/// let options = LocateOptions { metric: Metric::LogitDiff, seed: 7, ..LocateOptions::default() };
+/// let options = LocateOptions { metric: Metric::LogitDiff, ..LocateOptions::default() };
 /// assert_eq!((options.mode, options.ablation), (Mode::Activation, Ablation::SequenceMean));
 /// ```
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct LocateOptions {
-    /// What reacts to the replacement.
+    /// What is recomputed downstream of the replaced head.
     pub mode: Mode,
-    /// What stands in for a head.
+    /// What a head's output is replaced by.
     pub ablation: Ablation,
     /// How runs are compared.
     pub metric: Metric,
     /// How effects are found. [`Method::Attribution`] is an estimate, at the cost of a run and a gradient of the probe position.
     pub method: Method,
-    /// The seed that the proxy sequences were drawn with: only recorded in the scores.
-    pub seed: u64,
     /// The layers whose heads are replaced; all if `None`. What is left out saves its part of the work: the sequences themselves go
     /// through all layers.
     pub layers: Option<LayerRange>,
@@ -56,13 +57,13 @@ impl LocateOptions {
         self.layers.is_none_or(|layers| layers.contains(layer))
     }
 
-    /// What a scores file says about them.
-    pub fn settings(&self) -> ScoreSettings {
+    /// What a scores file says about them, and about sequences drawn with `seed`.
+    pub fn settings(&self, seed: Option<u64>) -> ScoreSettings {
         ScoreSettings {
             mode: self.mode,
             ablation: self.ablation,
             metric: self.metric,
-            seed: self.seed,
+            seed,
             method: self.method,
         }
     }
@@ -70,19 +71,11 @@ impl LocateOptions {
 
 impl Default for LocateOptions {
     fn default() -> Self {
-        let ScoreSettings {
-            mode,
-            ablation,
-            metric,
-            seed,
-            method,
-        } = ScoreSettings::default();
         Self {
-            mode,
-            ablation,
-            metric,
-            method,
-            seed,
+            mode: Mode::default(),
+            ablation: Ablation::default(),
+            metric: Metric::default(),
+            method: Method::default(),
             layers: None,
             memory_budget: Self::DEFAULT_MEMORY_BUDGET,
         }

@@ -4,7 +4,7 @@ use pear_core::proxy::ProxyBatch;
 use pear_core::{HeadId, ModelShape};
 use serde::{Deserialize, Serialize};
 
-use crate::readout::{Performance, Reading};
+use crate::readings::{Performance, Reading};
 use crate::{Error, LocateOptions, Result};
 
 /// Logits of the right token at the probe position, with each head replaced in turn and with none.
@@ -17,7 +17,7 @@ pub struct PatchedLogits {
     /// `patched_logits[layer][head][sample]`; no heads in layers that are left out.
     pub patched_logits: Vec<Vec<Vec<f32>>>,
     /// What the metric subtracts from each logit first, if anything.
-    pub references: Option<References>,
+    pub normalizers: Option<Normalizers>,
     /// Share of second-half tokens that the model predicts.
     pub accuracy: f64,
     /// Mean cross-entropy over the same tokens, in nats.
@@ -27,7 +27,7 @@ pub struct PatchedLogits {
 /// The mean logit over the vocabulary ([centred logits](crate::Metric::CentredLogitDiff)), or the logarithm of the sum of their
 /// exponentials ([log probabilities](crate::Metric::LogProbDiff)), for each run.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct References {
+pub struct Normalizers {
     /// `base[sample]`.
     pub base: Vec<f32>,
     /// `patched[layer][head][sample]`.
@@ -68,14 +68,14 @@ impl PatchedLogits {
                 .map(|heads| heads.iter().map(pick).collect())
                 .collect()
         };
-        let references = self.references.as_ref().map(|r| References {
+        let normalizers = self.normalizers.as_ref().map(|r| Normalizers {
             base: pick(&r.base),
             patched: grid(&r.patched),
         });
         Self {
             base_logits: pick(&self.base_logits),
             patched_logits: grid(&self.patched_logits),
-            references,
+            normalizers,
             ..*self
         }
     }
@@ -112,9 +112,9 @@ impl PatchedLogits {
             n,
             base_logits: joined(&|part| part.base.logits.clone()),
             patched_logits: grid(&|reading| reading.logits.clone()),
-            references: options.metric.has_references().then(|| References {
-                base: joined(&|part| part.base.references.clone()),
-                patched: grid(&|reading| reading.references.clone()),
+            normalizers: options.metric.has_normalizers().then(|| Normalizers {
+                base: joined(&|part| part.base.normalizers.clone()),
+                patched: grid(&|reading| reading.normalizers.clone()),
             }),
             accuracy: performance.accuracy(),
             cross_entropy: performance.cross_entropy(),
@@ -137,7 +137,7 @@ impl PatchedLogits {
             all.cross_entropy += share * (part.cross_entropy - all.cross_entropy);
             all.base_logits.extend(part.base_logits);
             append(&mut all.patched_logits, part.patched_logits);
-            if let (Some(mine), Some(theirs)) = (&mut all.references, part.references) {
+            if let (Some(mine), Some(theirs)) = (&mut all.normalizers, part.normalizers) {
                 mine.base.extend(theirs.base);
                 append(&mut mine.patched, theirs.patched);
             }
@@ -168,13 +168,13 @@ impl PatchedLogits {
         };
         let belongs =
             |base: &[f32], patched: &[Vec<Vec<f32>>]| base.len() == batch.len() && is_grid(patched);
-        let references = match &self.references {
-            Some(references) => {
-                options.metric.has_references() && belongs(&references.base, &references.patched)
+        let normalizers = match &self.normalizers {
+            Some(normalizers) => {
+                options.metric.has_normalizers() && belongs(&normalizers.base, &normalizers.patched)
             }
-            None => !options.metric.has_references(),
+            None => !options.metric.has_normalizers(),
         };
-        if self.n == batch.n() && belongs(&self.base_logits, &self.patched_logits) && references {
+        if self.n == batch.n() && belongs(&self.base_logits, &self.patched_logits) && normalizers {
             return Ok(());
         }
         Err(Error::Unresumable { n: self.n })
@@ -183,7 +183,7 @@ impl PatchedLogits {
     fn check_finite(&self) -> Result<()> {
         let base = [
             Some(&self.base_logits),
-            self.references.as_ref().map(|r| &r.base),
+            self.normalizers.as_ref().map(|r| &r.base),
         ];
         for numbers in base.into_iter().flatten() {
             if let Some((sample, value)) = first_not_finite(numbers) {
@@ -196,7 +196,7 @@ impl PatchedLogits {
         }
         let patched = [
             Some(&self.patched_logits),
-            self.references.as_ref().map(|r| &r.patched),
+            self.normalizers.as_ref().map(|r| &r.patched),
         ];
         for (layer, heads) in patched
             .into_iter()

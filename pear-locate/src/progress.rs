@@ -5,7 +5,7 @@ use pear_core::{LayerRange, ModelShape};
 
 use crate::LocateOptions;
 
-/// Handed to the caller's closure after each layer. A first pass for batch means, where one is needed, comes before and is not
+/// Part of [`Event::Layer`](crate::Event::Layer). A first pass for batch means, where one is needed, comes before and is not
 /// counted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Progress {
@@ -13,54 +13,47 @@ pub struct Progress {
     pub n: usize,
     /// Work done, over all lengths: positions that went through a layer, which take about the same time each.
     pub done: u64,
-    /// Work there is.
+    /// Total work.
     pub total: u64,
 }
 
-/// Counts work and tells about it.
-pub(crate) struct Meter<'a> {
+/// Counts work.
+pub(crate) struct Meter {
     shape: ModelShape,
     layers: Option<LayerRange>,
     done: u64,
     total: u64,
-    report: &'a mut dyn FnMut(Progress),
 }
 
-impl<'a> Meter<'a> {
-    pub(crate) fn new(
-        shape: ModelShape,
-        options: &LocateOptions,
-        batches: &[ProxyBatch],
-        report: &'a mut dyn FnMut(Progress),
-    ) -> Self {
+impl Meter {
+    pub(crate) fn new(shape: ModelShape, options: &LocateOptions, batches: &[ProxyBatch]) -> Self {
         let mut meter = Self {
             shape,
             layers: options.layers,
             done: 0,
             total: 0,
-            report,
         };
         meter.total = batches.iter().map(|batch| meter.all(batch)).sum();
         meter
     }
 
     /// The sequences of `batch` have been through `layer`.
-    pub(crate) fn layer_done(&mut self, batch: &ProxyBatch, layer: usize) {
-        self.add(batch, self.work(batch, layer));
+    pub(crate) fn layer_done(&mut self, batch: &ProxyBatch, layer: usize) -> Progress {
+        self.add(batch, self.work(batch, layer))
     }
 
     /// The sequences of `batch` have been through all layers in an earlier run.
-    pub(crate) fn batch_done(&mut self, batch: &ProxyBatch) {
-        self.add(batch, self.all(batch));
+    pub(crate) fn batch_done(&mut self, batch: &ProxyBatch) -> Progress {
+        self.add(batch, self.all(batch))
     }
 
-    fn add(&mut self, batch: &ProxyBatch, work: u64) {
+    fn add(&mut self, batch: &ProxyBatch, work: u64) -> Progress {
         self.done += work;
-        (self.report)(Progress {
+        Progress {
             n: batch.n(),
             done: self.done,
             total: self.total,
-        });
+        }
     }
 
     fn all(&self, batch: &ProxyBatch) -> u64 {
@@ -69,7 +62,7 @@ impl<'a> Meter<'a> {
             .sum()
     }
 
-    /// Positions that go through `layer`: those of the normal run, and one for each head replaced up to this layer.
+    /// Positions that go through `layer`: those of the clean run, and one for each head replaced up to this layer.
     fn work(&self, batch: &ProxyBatch, layer: usize) -> u64 {
         let replaced = match self.layers {
             Some(LayerRange { first, last }) => (layer.min(last) + 1).saturating_sub(first),

@@ -1,7 +1,7 @@
 //! Whether the heads found are a matter of the sequences, the lengths or the metric.
 
+use crate::{Gap, Metric, Overlap, Scores, Stability};
 use pear_core::HeadId;
-use pear_core::files::{Gap, Metric, Overlap, Scores, Stability};
 
 use crate::metric::{deviations, standard_error};
 use crate::report::{LengthReport, Report, length_scores};

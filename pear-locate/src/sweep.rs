@@ -1,38 +1,43 @@
 //! Every head replaced once, in one pass upward through the layers.
 //!
-//! Replacing a head at the probe position changes nothing at earlier positions and nothing in lower layers. So the normal run
+//! Replacing a head at the probe position changes nothing at earlier positions and nothing in lower layers. So the clean run
 //! goes up the layers once, and with it go the *variants*: at each layer one more for each of its heads, a single residual stream
-//! that attends to the keys and values of the normal run. No position is computed twice:
+//! that attends to the keys and values of the clean run. No position is computed twice:
 //!
 //! ```text
-//! samples · layers · seq                      the normal run
+//! samples · layers · seq                      the clean run
 //! samples · heads · layers · (layers + 1) / 2 the variants, each through the layers from its own upwards
 //! ```
 //!
 //! where the naive sweep has `samples · heads · layers² · seq`.
 
+use std::ops::ControlFlow;
+
+use crate::{Method, Mode};
 use burn::prelude::*;
-use pear_core::files::{Method, Mode};
 use pear_core::proxy::ProxyBatch;
-use pear_core::{DecoderModel, ModelShape};
+use pear_core::{DecoderLayer, DecoderModel, ModelShape};
 
 use crate::attribution::Estimate;
 use crate::budget::Plan;
-use crate::normal::{NormalLayer, batch_means, embed, intervention};
+use crate::clean::{CleanLayer, batch_means, embed, intervention};
+use crate::patch_site::PatchSite;
 use crate::patched::{Part, PatchedLogits};
-use crate::probe::Probe;
-use crate::readout::{Performance, Reading, compared_sum, read};
+use crate::readings::{Performance, Reading, compared_sum, read};
 use crate::{Ablation, LocateOptions, Result};
 
-/// All heads over all sequences of a batch. `means` are those of a batch that this one is part of, `[1, heads, head_dim]` for each layer;
-/// `layer_done` is called with the sequences that have been through a layer.
+/// Called with the sequences that have been through a layer; may end the sweep.
+pub(crate) type LayerDone<'a> = dyn FnMut(&ProxyBatch, usize) -> ControlFlow<()> + 'a;
+
+/// All heads over all sequences of a batch; `None` if `layer_done` ended it. `means` are those of a batch that this one is part of,
+/// `[1, heads, head_dim]` for each layer.
 pub(crate) fn sweep<M: DecoderModel>(
     model: &M,
     batch: &ProxyBatch,
     options: &LocateOptions,
     means: Option<Vec<Tensor<3>>>,
-    layer_done: &mut dyn FnMut(&ProxyBatch, usize),
-) -> Result<PatchedLogits> {
+    layer_done: &mut LayerDone<'_>,
+) -> Result<Option<PatchedLogits>> {
     let shape = model.shape();
     let plan = Plan::new(model, batch, options.memory_budget);
     // Only a mean over sequences that do not run together has to be known beforehand.
@@ -52,9 +57,12 @@ pub(crate) fn sweep<M: DecoderModel>(
             plan,
             means: means.as_deref(),
         };
-        parts.push(step.run(layer_done, &mut performance)?);
+        match step.run(layer_done, &mut performance)? {
+            Some(part) => parts.push(part),
+            None => return Ok(None),
+        }
     }
-    PatchedLogits::collect(batch.n(), &shape, options, &parts, performance)
+    PatchedLogits::collect(batch.n(), &shape, options, &parts, performance).map(Some)
 }
 
 /// Sequences that run together.
@@ -71,35 +79,40 @@ struct Step<'a, M> {
 impl<M: DecoderModel> Step<'_, M> {
     fn run(
         &self,
-        layer_done: &mut dyn FnMut(&ProxyBatch, usize),
+        layer_done: &mut LayerDone<'_>,
         performance: &mut Performance,
-    ) -> Result<Part> {
+    ) -> Result<Option<Part>> {
         let (model, batch) = (self.model, &self.batch);
         let mut residual = embed(model, batch);
         let (mut variants, mut estimate) = (Variants::new(batch), Estimate::default());
         for layer in 0..self.shape.num_layers {
-            let normal = NormalLayer::run(model, layer, &residual)?;
+            let this = model.layer(layer)?;
+            let clean = CleanLayer::run(&this, &residual)?;
             let mean = self.means.map(|means| &means[layer]);
-            let vectors = intervention(self.options.ablation, &normal.heads, batch, mean);
-            let probe = Probe::new(model, layer, batch.probe(), &residual, &normal);
-            residual = model.block_output(layer, residual, normal.output);
+            let vectors = intervention(self.options.ablation, &clean.heads, batch, mean);
+            let site = PatchSite::new(&this, batch.probe(), &residual, &clean);
+            residual = this.output(residual, clean.output);
             let replaces = self.options.replaces(layer);
             if self.options.method == Method::Attribution {
-                estimate.through(&probe, replaces.then_some(&vectors), self.options.mode);
-                layer_done(batch, layer);
+                estimate.through(&site, replaces.then_some(&vectors), self.options.mode);
+                if layer_done(batch, layer).is_break() {
+                    return Ok(None);
+                }
                 continue;
             }
             match self.options.mode {
-                Mode::Activation => variants.map(|rows| probe.react(rows)),
-                Mode::Path => variants.map(|rows| probe.pass(rows)),
+                Mode::Activation => variants.map(|rows| site.react(rows)),
+                Mode::Path => variants.map(|rows| site.pass(rows)),
             }
             let mut joined = if replaces { 0 } else { self.shape.num_heads };
             while joined < self.shape.num_heads {
                 let count = variants.room().min(self.shape.num_heads - joined);
-                variants.push(probe.replace(joined, count, &vectors));
+                variants.push(site.replace(joined, count, &vectors));
                 joined += count;
             }
-            layer_done(batch, layer);
+            if layer_done(batch, layer).is_break() {
+                return Ok(None);
+            }
         }
         performance.add(model, residual.clone(), batch, self.plan.logit_rows);
         let [samples, _, hidden] = residual.dims();
@@ -117,14 +130,14 @@ impl<M: DecoderModel> Step<'_, M> {
                     self.plan.logit_rows,
                 )
             });
-            return Ok(Part { base, patched });
+            return Ok(Some(Part { base, patched }));
         }
         let patched = variants
             .chunks
             .into_iter()
             .flat_map(|rows| self.read(rows).split(samples).collect::<Vec<_>>())
             .collect();
-        Ok(Part { base, patched })
+        Ok(Some(Part { base, patched }))
     }
 
     /// `[1, variants * samples, hidden]`.
@@ -150,7 +163,7 @@ impl<M: DecoderModel> Step<'_, M> {
 struct Variants {
     chunks: Vec<Tensor<3>>,
     samples: usize,
-    /// Variants in a full chunk: as many rows as the normal run has.
+    /// Variants in a full chunk: as many rows as the clean run has.
     limit: usize,
 }
 

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use pear_core::files::Metric;
+use crate::Metric;
 use serde::{Deserialize, Serialize};
 
 use crate::patched::PatchedLogits;

@@ -21,7 +21,7 @@ fn batch(n: usize, samples: usize) -> ProxyBatch {
 }
 
 fn run<M: DecoderModel>(model: &M, batch: &ProxyBatch, options: &LocateOptions) -> PatchedLogits {
-    patched_logits(model, batch, options, |_| {}).unwrap()
+    patched_logits(model, batch, options).unwrap()
 }
 
 /// Logits of the right token when `head`'s output at the probe is multiplied by `factor`, from a whole forward pass; the other heads
@@ -35,7 +35,7 @@ fn scaled<M: DecoderModel>(
 ) -> Vec<f64> {
     let tokens = batch.tokens(&model.device());
     let mut normal = CaptureHeads::default();
-    residual(model, tokens.clone(), &mut normal);
+    residual(model, tokens.clone(), &mut normal).unwrap();
     let mut edit = |layer: usize, heads: Tensor<4>| {
         let heads = if mode == Mode::Path {
             normal.outputs[layer].clone()
@@ -55,7 +55,7 @@ fn scaled<M: DecoderModel>(
         let output = heads.clone().slice(place.clone()) * factor;
         heads.slice_assign(place, output)
     };
-    let last = residual(model, tokens, &mut edit);
+    let last = residual(model, tokens, &mut edit).unwrap();
     let logits = model.logits(last.narrow(1, batch.probe(), 1));
     let vocab = logits.dims()[2];
     let logits: Vec<f32> = logits.into_data().iter::<f32>().collect();
@@ -117,16 +117,12 @@ fn where_logits_are_linear_in_the_heads_the_estimate_is_exact() {
             metric,
             ..LocateOptions::default()
         };
-        let exact = locate(&model, &[batch(8, 6)], &options, |_| {})
-            .unwrap()
-            .scores;
+        let exact = locate(&model, &[batch(8, 6)], &options).unwrap().scores;
         let options = LocateOptions {
             method: Method::Attribution,
             ..options
         };
-        let estimated = locate(&model, &[batch(8, 6)], &options, |_| {})
-            .unwrap()
-            .scores;
+        let estimated = locate(&model, &[batch(8, 6)], &options).unwrap().scores;
         for (exact, estimated) in exact
             .grid()
             .iter()
@@ -204,11 +200,7 @@ fn ranks_are_compared() {
         ablation: Ablation::Zero,
         ..LocateOptions::default()
     };
-    let located = |options: &LocateOptions| {
-        locate(&model, &[batch(8, 6)], options, |_| {})
-            .unwrap()
-            .scores
-    };
+    let located = |options: &LocateOptions| locate(&model, &[batch(8, 6)], options).unwrap().scores;
     let exact = located(&options);
     let estimated = located(&LocateOptions {
         method: Method::Attribution,

@@ -2,11 +2,13 @@
 
 mod common;
 
+use std::ops::ControlFlow;
+
 use burn::module::Module;
 use common::{TestDecoder, VOCAB, models, plain};
 use pear_core::{DecoderModel, ProxyTask};
 use pear_locate::{
-    Ablation, Error, LocateOptions, Method, Metric, Progress, locate, proxy_batches, resume_on,
+    Ablation, Error, Event, LocateOptions, Locator, Method, Metric, Progress, locate, proxy_batches,
 };
 
 #[test]
@@ -25,20 +27,20 @@ fn sequences_split_over_copies_give_the_scores_of_one_device() {
                 method,
                 ..LocateOptions::default()
             };
-            let one = locate(&model, &batches, &options, |_| {}).unwrap();
+            let one = locate(&model, &batches, &options).unwrap();
             let copies = [model.clone(), model.clone()];
             let mut seen: Vec<Progress> = Vec::new();
             // More devices than sequences of the second length.
-            let models = [&model, &copies[0], &copies[1]];
-            let three = resume_on(
-                &models,
-                &batches,
-                &options,
-                Vec::new(),
-                |_| Ok(()),
-                |step| seen.push(step),
-            )
-            .unwrap();
+            let three = Locator::new(&model, options.clone())
+                .with_copies(&copies)
+                .run_with(&batches, |event| {
+                    if let Event::Layer(progress) = event {
+                        seen.push(progress);
+                    }
+                    Ok::<_, Error>(ControlFlow::Continue(()))
+                })
+                .unwrap();
+            let three = three.finished().unwrap();
             assert_eq!(seen.last().unwrap().done, seen[0].total);
             for (a, b) in one.by_length.iter().zip(&three.by_length) {
                 let (a, b) = (&a.logits, &b.logits);
@@ -78,26 +80,17 @@ fn sequences_split_over_copies_give_the_scores_of_one_device() {
 #[test]
 fn models_that_are_not_copies_are_refused() {
     let batches = proxy_batches(&ProxyTask::new(VOCAB, &[0], 5).unwrap(), &[(5, 2)]).unwrap();
-    let run = |models: &[&TestDecoder]| {
-        resume_on(
-            models,
-            &batches,
-            &LocateOptions::default(),
-            Vec::new(),
-            |_| Ok(()),
-            |_| {},
-        )
-        .unwrap_err()
+    let run = |model: &TestDecoder, copy: &TestDecoder| {
+        Locator::new(model, LocateOptions::default())
+            .with_copies([copy])
+            .run(&batches)
+            .unwrap_err()
     };
     let (two, three) = (
         TestDecoder::new(2, plain(), false),
         TestDecoder::new(3, plain(), false),
     );
     assert_ne!(two.shape(), three.shape());
-    assert!(matches!(run(&[]), Error::Models));
-    assert!(matches!(run(&[&two, &three]), Error::Models));
-    assert!(matches!(
-        run(&[&two, &two.clone().train()]),
-        Error::Autodiff
-    ));
+    assert!(matches!(run(&two, &three), Error::Models));
+    assert!(matches!(run(&two, &two.clone().train()), Error::Autodiff));
 }

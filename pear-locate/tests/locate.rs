@@ -2,14 +2,16 @@
 
 mod common;
 
+use std::ops::ControlFlow;
+
 use burn::module::Module;
 use common::{Copier, TestDecoder, VOCAB, plain};
 use pear_core::position::PositionEmbeddingConfig;
 use pear_core::proxy::ProxyBatch;
 use pear_core::{DecoderModel, HeadId, NoEdit, ProxyTask, forward};
 use pear_locate::{
-    Ablation, Error, LocateOptions, Metric, Mode, PatchedLogits, Progress, References, Warning,
-    locate, metric, patched_logits, proxy_batches,
+    Ablation, Error, Event, LocateOptions, Locator, Metric, Mode, Normalizers, PatchedLogits,
+    Progress, Warning, locate, metric, patched_logits, proxy_batches,
 };
 
 fn task() -> ProxyTask {
@@ -46,7 +48,7 @@ fn a_planted_suppression_head_is_found_first() {
                     metric,
                     ..LocateOptions::default()
                 };
-                let report = locate(&model, &batches(&[(8, 6)]), &options, |_| {}).unwrap();
+                let report = locate(&model, &batches(&[(8, 6)]), &options).unwrap();
                 let heads = report.scores.heads();
                 assert_eq!(heads[0].head, HeadId::new(1, 2), "{options:?}");
                 assert!(
@@ -68,7 +70,7 @@ fn the_score_of_a_planted_head_is_the_one_computed_by_hand() {
         ablation: Ablation::Zero,
         ..LocateOptions::default()
     };
-    let report = locate(&with_suppression(), &batches(&[(8, 6)]), &options, |_| {}).unwrap();
+    let report = locate(&with_suppression(), &batches(&[(8, 6)]), &options).unwrap();
     assert!(
         (report.scores.by_length[0].base_logit - 2.5).abs() < 1e-5,
         "{}",
@@ -78,12 +80,12 @@ fn the_score_of_a_planted_head_is_the_one_computed_by_hand() {
 }
 
 /// Two samples, one layer of two heads, numbers chosen so that every metric ranks or measures differently.
-fn logits(base: [f32; 2], references: bool) -> PatchedLogits {
+fn logits(base: [f32; 2], normalizers: bool) -> PatchedLogits {
     PatchedLogits {
         n: 10,
         base_logits: base.into(),
         patched_logits: vec![vec![vec![3.0, 5.0], vec![1.0, 4.0]]],
-        references: references.then(|| References {
+        normalizers: normalizers.then(|| Normalizers {
             base: vec![0.5, 1.5],
             patched: vec![vec![vec![1.0, 2.0], vec![-1.0, 0.0]]],
         }),
@@ -94,8 +96,8 @@ fn logits(base: [f32; 2], references: bool) -> PatchedLogits {
 
 #[test]
 fn metrics_agree_with_hand_computed_numbers() {
-    let close = |metric, references, expected: [f64; 2]| {
-        let scores = metric::scores(metric, &logits([2.0, 3.0], references)).unwrap();
+    let close = |metric, normalizers, expected: [f64; 2]| {
+        let scores = metric::scores(metric, &logits([2.0, 3.0], normalizers)).unwrap();
         assert!(
             scores[0]
                 .iter()
@@ -107,7 +109,7 @@ fn metrics_agree_with_hand_computed_numbers() {
     // mean π = 2.5; mean π̃ = 4 and 2.5.
     close(Metric::LogitRatio, false, [4.0 / 2.5 - 1.0, 0.0]);
     close(Metric::LogitDiff, false, [1.5, 0.0]);
-    // References move by 0.5 and by −1.5 on average.
+    // Normalizers move by 0.5 and by −1.5 on average.
     close(Metric::CentredLogitDiff, true, [1.0, 1.5]);
     close(Metric::LogProbDiff, true, [1.0, 1.5]);
     // The ratio of the means, not the mean of the ratios (which would be 1.5 / 2 = 0.75 and more).
@@ -157,7 +159,7 @@ fn a_hopeless_model_is_warned_of() {
         metric: Metric::LogitDiff,
         ..LocateOptions::default()
     };
-    let report = locate(&model, &batches(&[(10, 5), (6, 5)]), &options, |_| {}).unwrap();
+    let report = locate(&model, &batches(&[(10, 5), (6, 5)]), &options).unwrap();
     let warnings: Vec<_> = report.warnings().collect();
     assert!(
         matches!(
@@ -182,9 +184,9 @@ fn a_hopeless_model_is_warned_of() {
 fn accuracy_and_cross_entropy_are_means_over_the_second_half_without_its_first_token() {
     let decoder = TestDecoder::new(2, plain(), false);
     let batch = task().with_bos(Some(0)).batch(7, 0..5).unwrap();
-    let found = patched_logits(&decoder, &batch, &LocateOptions::default(), |_| {}).unwrap();
+    let found = patched_logits(&decoder, &batch, &LocateOptions::default()).unwrap();
 
-    let logits = forward::logits(&decoder, batch.tokens(&decoder.device()), &mut NoEdit);
+    let logits = forward::logits(&decoder, batch.tokens(&decoder.device()), &mut NoEdit).unwrap();
     let logits: Vec<f64> = logits.into_data().iter::<f64>().collect();
     let (mut hits, mut entropy, mut count) = (0.0, 0.0, 0.0);
     for (sample, tokens) in batch.sequences().iter().enumerate() {
@@ -213,16 +215,9 @@ fn final_scores_are_the_plain_mean_over_lengths() {
     let model = TestDecoder::new(2, plain(), false);
     let options = LocateOptions {
         metric: Metric::LogitDiff,
-        seed: 5,
         ..LocateOptions::default()
     };
-    let report = locate(
-        &model,
-        &batches(&[(10, 2), (5, 6), (3, 4)]),
-        &options,
-        |_| {},
-    )
-    .unwrap();
+    let report = locate(&model, &batches(&[(10, 2), (5, 6), (3, 4)]), &options).unwrap();
     let by_length = &report.scores.by_length;
     assert_eq!(
         by_length
@@ -236,13 +231,13 @@ fn final_scores_are_the_plain_mean_over_lengths() {
         let mean = by_length.iter().map(|l| l.scores[layer][head]).sum::<f64>() / 3.0;
         assert!((grid[layer][head] - mean).abs() < 1e-12);
     }
-    assert_eq!(report.scores.settings, options.settings());
+    assert_eq!(report.scores.settings, options.settings(Some(5)));
     assert_eq!(report.by_length[1].logits.patched_logits[0][0].len(), 6);
 }
 
 #[test]
 fn the_published_preset_is_that_of_the_authors_code() {
-    let settings = LocateOptions::as_published().settings();
+    let settings = LocateOptions::as_published().settings(None);
     assert_eq!(
         (settings.mode, settings.ablation, settings.metric),
         (Mode::Path, Ablation::BatchMean, Metric::CentredLogitDiff)
@@ -258,10 +253,14 @@ fn progress_rises_to_the_total() {
             memory_budget,
             ..LocateOptions::default()
         };
-        locate(&model, &batches(&[(5, 3), (4, 2)]), &options, |progress| {
-            seen.push(progress)
-        })
-        .unwrap();
+        Locator::new(&model, options)
+            .run_with(&batches(&[(5, 3), (4, 2)]), |event| {
+                if let Event::Layer(progress) = event {
+                    seen.push(progress);
+                }
+                Ok::<_, Error>(ControlFlow::Continue(()))
+            })
+            .unwrap();
         assert!(
             seen.windows(2)
                 .all(|pair| pair[0].done < pair[1].done && pair[0].total == pair[1].total)
@@ -278,7 +277,7 @@ fn a_logit_that_is_not_finite_names_the_head() {
         ablation: Ablation::Zero,
         ..LocateOptions::default()
     };
-    let error = patched_logits(&model, &batches(&[(5, 2)])[0], &options, |_| {}).unwrap_err();
+    let error = patched_logits(&model, &batches(&[(5, 2)])[0], &options).unwrap_err();
     assert!(
         matches!(
             error,
@@ -292,7 +291,7 @@ fn a_logit_that_is_not_finite_names_the_head() {
         "{error}"
     );
     let model = Copier::new(5, &[&[1.0, f32::NAN]], false);
-    let error = patched_logits(&model, &batches(&[(5, 2)])[0], &options, |_| {}).unwrap_err();
+    let error = patched_logits(&model, &batches(&[(5, 2)])[0], &options).unwrap_err();
     assert!(
         matches!(
             error,
@@ -310,7 +309,7 @@ fn a_logit_that_is_not_finite_names_the_head() {
 fn input_that_cannot_be_used_is_refused() {
     let model = TestDecoder::new(1, plain(), false);
     let refused = |batches: &[ProxyBatch]| {
-        locate(&model, batches, &LocateOptions::default(), |_| {})
+        locate(&model, batches, &LocateOptions::default())
             .unwrap_err()
             .to_string()
     };
@@ -330,7 +329,6 @@ fn input_that_cannot_be_used_is_refused() {
         &short,
         &batches(&[(6, 1), (7, 1)]),
         &LocateOptions::default(),
-        |_| {},
     )
     .unwrap_err();
     assert_eq!(
@@ -338,25 +336,13 @@ fn input_that_cannot_be_used_is_refused() {
         "a sequence of 14 tokens is longer than the 12 positions of the model"
     );
     let none = TestDecoder::new(0, plain(), false);
-    let error = locate(
-        &none,
-        &batches(&[(6, 1)]),
-        &LocateOptions::default(),
-        |_| {},
-    )
-    .unwrap_err();
+    let error = locate(&none, &batches(&[(6, 1)]), &LocateOptions::default()).unwrap_err();
     assert!(matches!(error, Error::NoHeads(_)));
 }
 
 #[test]
 fn a_model_on_an_autodiff_device_is_refused() {
     let model = TestDecoder::new(1, plain(), false).train();
-    let error = locate(
-        &model,
-        &batches(&[(6, 1)]),
-        &LocateOptions::default(),
-        |_| {},
-    )
-    .unwrap_err();
+    let error = locate(&model, &batches(&[(6, 1)]), &LocateOptions::default()).unwrap_err();
     assert!(matches!(error, Error::Autodiff));
 }

@@ -3,12 +3,11 @@
 mod common;
 
 use common::{Copier, VOCAB};
-use pear_core::files::Scores;
 use pear_core::{HeadId, ModelShape, ProxyTask};
 use pear_locate::metric::{deviations, scores, standard_error};
 use pear_locate::{
-    Ablation, LocateOptions, Metric, PatchedLogits, References, Report, ScoreSettings, locate,
-    proxy_batches, stability,
+    Ablation, LocateOptions, Metric, Normalizers, PatchedLogits, Report, ScoreSettings, Scores,
+    locate, proxy_batches, stability,
 };
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{Rng, SeedableRng};
@@ -37,12 +36,12 @@ fn drawn(rng: &mut ChaCha8Rng, samples: usize) -> PatchedLogits {
             .map(|_| (0..samples).map(|_| normal(rng)).collect())
             .collect(),
     ];
-    let references = Some(References { base, patched });
+    let normalizers = Some(Normalizers { base, patched });
     PatchedLogits {
         n: 10,
         base_logits,
         patched_logits: vec![heads],
-        references,
+        normalizers,
         accuracy: 1.0,
         cross_entropy: 0.0,
     }
@@ -137,7 +136,7 @@ fn a_planted_head_is_found_whatever_the_sequences() {
         ablation: Ablation::Zero,
         ..LocateOptions::default()
     };
-    let report = locate(&model, &batches[..2], &options, |_| {}).unwrap();
+    let report = locate(&model, &batches[..2], &options).unwrap();
     let found = stability(&report, 1);
     let between: Vec<[&str; 2]> = found
         .overlaps
@@ -159,7 +158,7 @@ fn a_planted_head_is_found_whatever_the_sequences() {
     assert!(!found.gap.unwrap().is_noise());
     assert_eq!(report.scores.significant().unwrap()[0], HeadId::new(1, 2));
     // One sequence has no halves and no spread.
-    let report = locate(&model, &batches[1..], &options, |_| {}).unwrap();
+    let report = locate(&model, &batches[1..], &options).unwrap();
     let found = stability(&report, 1);
     assert_eq!(
         (found.overlaps.len(), found.gap, report.scores.significant()),

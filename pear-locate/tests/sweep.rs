@@ -30,14 +30,14 @@ fn numbers(logits: &PatchedLogits) -> Vec<f32> {
         .chain(&logits.base_logits)
         .copied()
         .collect();
-    if let Some(references) = &logits.references {
+    if let Some(normalizers) = &logits.normalizers {
         numbers.extend(
-            references
+            normalizers
                 .patched
                 .iter()
                 .flatten()
                 .flatten()
-                .chain(&references.base),
+                .chain(&normalizers.base),
         );
     }
     numbers
@@ -70,7 +70,7 @@ fn effect(logits: &PatchedLogits) -> f32 {
 }
 
 fn fast<M: DecoderModel>(model: &M, batch: &ProxyBatch, options: &LocateOptions) -> PatchedLogits {
-    patched_logits(model, batch, options, |_| {}).unwrap()
+    patched_logits(model, batch, options).unwrap()
 }
 
 #[test]
@@ -156,7 +156,7 @@ fn what_metrics_subtract_is_the_same_for_both_sweeps() {
             fast(&model, &batch, &options),
             naive::patched_logits(&model, &batch, &options).unwrap(),
         );
-        assert!(ours.references.is_some());
+        assert!(ours.normalizers.is_some());
         assert!(distance(&ours, &naive) < 1e-5);
         assert!((ours.cross_entropy - naive.cross_entropy).abs() < 1e-5);
         assert_eq!(ours.accuracy, naive.accuracy);

@@ -7,7 +7,7 @@ use burn::tensor::DType;
 use burn::tensor::module::embedding;
 use pear_core::kernels::linear;
 use pear_core::position::{PositionEmbedding, PositionEmbeddingConfig};
-use pear_core::{Attention, DecoderModel, HeadCoefficients, ModelShape, Positions, Profile};
+use pear_core::{DecoderModel, HeadCoefficients, ModelShape, Positions, Profile};
 
 use crate::config::DecoderConfig;
 use crate::layer::{Layer, Norm};
@@ -104,14 +104,14 @@ impl Decoder {
     /// The model with these coefficients on its heads from now on, in place of any it had.
     ///
     /// # Errors
-    /// A head that the model has not.
+    /// [`pear_core::Error::ShapeMismatch`] for coefficients of a model of another shape.
     pub fn with_coefficients(mut self, coefficients: &HeadCoefficients) -> pear_core::Result<Self> {
-        self.shape().check_heads(coefficients.heads())?;
+        coefficients.check_shape(&self.shape())?;
         for (index, layer) in self.layers.iter_mut().enumerate() {
             layer.self_attn = layer
                 .self_attn
                 .clone()
-                .with_coefficients(coefficients.layer(index).cloned());
+                .with_coefficients(coefficients.layer(index).cloned())?;
         }
         Ok(self)
     }
@@ -164,10 +164,14 @@ impl Decoder {
 }
 
 impl DecoderModel for Decoder {
-    type Attention = Attention;
+    type Layer<'a> = &'a Layer;
 
     fn shape(&self) -> ModelShape {
         self.config.shape()
+    }
+
+    fn hidden_size(&self) -> usize {
+        self.config.hidden_size()
     }
 
     fn vocab_size(&self) -> usize {
@@ -197,21 +201,8 @@ impl DecoderModel for Decoder {
         }
     }
 
-    fn attention(&self, layer: usize) -> &Attention {
-        &self.layers[layer].self_attn
-    }
-
-    fn attention_input(&self, layer: usize, residual: Tensor<3>) -> Tensor<3> {
-        self.layers[layer].attention_input(residual)
-    }
-
-    fn block_output(
-        &self,
-        layer: usize,
-        residual: Tensor<3>,
-        attention_output: Tensor<3>,
-    ) -> Tensor<3> {
-        self.layers[layer].output(residual, attention_output)
+    fn layer(&self, index: usize) -> pear_core::Result<&Layer> {
+        Ok(&self.layers[index])
     }
 
     fn logits(&self, residual: Tensor<3>) -> Tensor<3> {

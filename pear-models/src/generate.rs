@@ -155,7 +155,7 @@ pub fn generate_batch<M: DecoderModel>(
             token_tensor(&unread, &device),
             &mut cache,
             &mut NoEdit,
-        );
+        )?;
         let last = residual.narrow(1, unread[0].len() - 1, 1);
         let logits: Vec<f32> = model.logits(last).into_data().iter::<f32>().collect();
         for (row, logits) in rows.iter_mut().zip(logits.chunks_exact(model.vocab_size())) {

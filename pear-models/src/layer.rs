@@ -5,11 +5,11 @@ use burn::nn::{Linear, LinearConfig};
 use burn::prelude::*;
 use burn::tensor::DType;
 use burn::tensor::module::layer_norm;
-use pear_core::Attention;
 use pear_core::kernels::{
     Activation, activate, activate_gated, linear_forward, rms_norm, rms_norm_rounded_once,
 };
 use pear_core::position::PositionEmbedding;
+use pear_core::{Attention, DecoderLayer};
 
 use crate::config::{DecoderConfig, NormKind, Residual};
 
@@ -90,9 +90,9 @@ impl Mlp {
     }
 }
 
-/// One layer.
+/// One layer of a [`Decoder`](crate::Decoder).
 #[derive(Module, Debug)]
-pub(crate) struct Layer {
+pub struct Layer {
     input_layernorm: Option<Norm>,
     pub(crate) self_attn: Attention,
     post_attention_layernorm: Option<Norm>,
@@ -129,22 +129,30 @@ impl Layer {
             residual_scale: config.residual_scale,
         })
     }
+}
 
-    pub(crate) fn attention_input(&self, residual: Tensor<3>) -> Tensor<3> {
+impl DecoderLayer for Layer {
+    type Attention = Attention;
+
+    fn attention(&self) -> &Attention {
+        &self.self_attn
+    }
+
+    fn attention_input(&self, residual: Tensor<3>) -> Tensor<3> {
         match self.residual {
             Residual::PostNorm => residual,
             _ => normed(&self.input_layernorm, residual),
         }
     }
 
-    pub(crate) fn output(&self, residual: Tensor<3>, attention: Tensor<3>) -> Tensor<3> {
+    fn output(&self, residual: Tensor<3>, attention_output: Tensor<3>) -> Tensor<3> {
         let scaled = |branch: Tensor<3>| match self.residual_scale {
             Some(scale) => branch * scale,
             None => branch,
         };
         match self.residual {
             Residual::Serial => {
-                let residual = residual + scaled(attention);
+                let residual = residual + scaled(attention_output);
                 residual.clone()
                     + scaled(
                         self.mlp
@@ -152,7 +160,7 @@ impl Layer {
                     )
             }
             Residual::SerialFromNorm => {
-                let residual = normed(&self.input_layernorm, residual) + scaled(attention);
+                let residual = normed(&self.input_layernorm, residual) + scaled(attention_output);
                 let normed = normed(&self.post_attention_layernorm, residual);
                 normed.clone() + scaled(self.mlp.forward(normed))
             }
@@ -160,23 +168,24 @@ impl Layer {
                 let mlp = self
                     .mlp
                     .forward(normed(&self.post_attention_layernorm, residual.clone()));
-                residual + scaled(attention) + scaled(mlp)
+                residual + scaled(attention_output) + scaled(mlp)
             }
             Residual::ParallelOneNorm => {
                 let mlp = self
                     .mlp
                     .forward(normed(&self.input_layernorm, residual.clone()));
-                residual + scaled(attention) + scaled(mlp)
+                residual + scaled(attention_output) + scaled(mlp)
             }
             Residual::PostNorm => {
-                let residual = normed(&self.input_layernorm, residual + scaled(attention));
+                let residual = normed(&self.input_layernorm, residual + scaled(attention_output));
                 normed(
                     &self.post_attention_layernorm,
                     residual.clone() + scaled(self.mlp.forward(residual)),
                 )
             }
             Residual::NormedBranches | Residual::Sandwich => {
-                let residual = residual + scaled(normed(&self.post_attention_layernorm, attention));
+                let residual =
+                    residual + scaled(normed(&self.post_attention_layernorm, attention_output));
                 let mlp = self
                     .mlp
                     .forward(normed(&self.pre_feedforward_layernorm, residual.clone()));

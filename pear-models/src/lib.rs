@@ -80,6 +80,7 @@ pub use decoder::Decoder;
 pub use error::Error;
 pub use family::supported_model_types;
 pub use generate::{GenerateOptions, generate, generate_batch};
+pub use layer::Layer;
 pub use pear_core::kernels::Activation;
 pub use score::{log_probs, perplexity};
 #[cfg(feature = "tokenizer")]

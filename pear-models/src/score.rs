@@ -22,7 +22,7 @@ pub fn log_probs<M: DecoderModel>(model: &M, tokens: &[u32]) -> Result<Vec<f64>,
     check_length(model, tokens.len())?;
     let device = model.device();
     // The last token predicts nothing here, but some rotary scalings depend on how long the sequence is.
-    let residual = residual(model, token_tensor(&[tokens], &device), &mut NoEdit);
+    let residual = residual(model, token_tensor(&[tokens], &device), &mut NoEdit)?;
     let labels = &tokens[1..];
     let rows = (LOGITS_IN_MEMORY / model.vocab_size().max(1)).max(1);
     let mut result = Vec::with_capacity(labels.len());

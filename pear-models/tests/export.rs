@@ -8,13 +8,12 @@ use std::path::Path;
 use burn::prelude::*;
 use burn::tensor::DType;
 use common::{distance, expected, names, open};
-use pear_core::{HeadCoefficients, HeadId};
+use pear_core::{HeadCoefficients, HeadId, ModelShape};
 use pear_models::{ModelDirectory, log_probs};
 use safetensors::SafeTensors;
 
 fn export(directory: &ModelDirectory, pairs: &[(HeadId, f32)], out: &Path) {
-    let coefficients =
-        HeadCoefficients::new(pairs, directory.shape().num_heads, &Device::flex()).unwrap();
+    let coefficients = HeadCoefficients::new(pairs, &directory.shape(), &Device::flex()).unwrap();
     directory.export(&coefficients, out).unwrap();
 }
 
@@ -140,13 +139,17 @@ fn only_the_channels_of_the_re_weighted_head_change_in_either_layout() {
 fn nothing_is_written_where_something_stands_or_heads_do_not_exist() {
     let directory = open("llama-2");
     let folder = tempfile::tempdir().unwrap();
-    let one = |head| HeadCoefficients::new(&[(head, 0.5)], 64, &Device::flex()).unwrap();
+    let wide = ModelShape::new("llama", 64, 64);
+    let of_shape = |shape: &ModelShape, head| {
+        HeadCoefficients::new(&[(head, 0.5)], shape, &Device::flex()).unwrap()
+    };
+    let one = |head| of_shape(&directory.shape(), head);
     let out = folder.path().join("absent");
     let error = directory
-        .export(&one(HeadId::new(0, 6)), &out)
+        .export(&of_shape(&wide, HeadId::new(0, 6)), &out)
         .unwrap_err()
         .to_string();
-    assert!(error.contains("head 0.6 does not exist"), "{error}");
+    assert!(error.contains("made for llama with 64 layers"), "{error}");
     assert!(!out.exists());
 
     for within in [

@@ -51,7 +51,7 @@ fn flat(logits: &PatchedLogits) -> Vec<f64> {
 #[test]
 fn every_head_of_every_family_is_patched_as_by_hooks_in_transformers() {
     every_way(|name, model, batch, options, reference, base| {
-        let ours = patched_logits(model, batch, options, |_| {}).unwrap();
+        let ours = patched_logits(model, batch, options).unwrap();
         let error = distance(&flat(&ours), reference.iter().flatten().flatten());
         assert!(
             error < 1e-4,
@@ -67,7 +67,7 @@ fn every_head_of_every_family_is_patched_as_by_hooks_in_transformers() {
 #[test]
 fn the_sweep_gives_the_numbers_of_one_run_a_head() {
     every_way(|name, model, batch, options, _, _| {
-        let fast = patched_logits(model, batch, options, |_| {}).unwrap();
+        let fast = patched_logits(model, batch, options).unwrap();
         let slow = naive::patched_logits(model, batch, options).unwrap();
         let largest = flat(&slow)
             .iter()

@@ -51,7 +51,8 @@ fn logits_are_those_of_transformers() {
             &model,
             token_tensor(&[prompt], &model.device()),
             &mut NoEdit,
-        );
+        )
+        .unwrap();
         let last: Vec<f64> = logits.narrow(1, 8, 1).into_data().iter::<f64>().collect();
         let error = distance(&last, &expected.last_logits);
         assert!(error < TOLERANCE, "{name}: {error}");
@@ -60,7 +61,8 @@ fn logits_are_those_of_transformers() {
             &model,
             token_tensor(&[prompt], &model.device()),
             &mut NoEdit,
-        );
+        )
+        .unwrap();
         let row = residual.narrow(1, 8, 1).squeeze_dim::<2>(1);
         let target = Tensor::<1, Int>::from_ints([41], &model.device());
         let alone: f64 = model
@@ -106,7 +108,8 @@ fn a_prompt_in_chunks_or_token_by_token_gives_what_it_gives_at_once() {
             &model,
             token_tensor(&[prompt], &model.device()),
             &mut NoEdit,
-        );
+        )
+        .unwrap();
         for chunk in [1, 7, 32] {
             let mut cache = KvCache::new(model.shape().num_layers, 4);
             let parts = prompt
@@ -118,6 +121,7 @@ fn a_prompt_in_chunks_or_token_by_token_gives_what_it_gives_at_once() {
                         &mut cache,
                         &mut NoEdit,
                     )
+                    .unwrap()
                 })
                 .collect();
             let error: f32 = (Tensor::cat(parts, 1) - whole.clone())
@@ -142,13 +146,15 @@ fn rows_of_a_batch_are_what_they_are_alone() {
             &model,
             token_tensor(sequences, &model.device()),
             &mut NoEdit,
-        );
+        )
+        .unwrap();
         for (row, sequence) in sequences.iter().enumerate() {
             let alone = forward::residual(
                 &model,
                 token_tensor(&[sequence], &model.device()),
                 &mut NoEdit,
-            );
+            )
+            .unwrap();
             let error: f32 = (batch.clone().narrow(0, row, 1) - alone.clone())
                 .abs()
                 .max()
@@ -222,7 +228,8 @@ fn head_outputs_are_those_before_the_output_projection() {
             &model,
             token_tensor(&[prompt], &model.device()),
             &mut capture,
-        );
+        )
+        .unwrap();
         assert_eq!(capture.outputs.len(), expected.head_outputs.len(), "{name}");
         for (layer, (ours, reference)) in capture
             .outputs
@@ -234,7 +241,8 @@ fn head_outputs_are_those_before_the_output_projection() {
             let error = distance(&ours, reference.iter().flatten().flatten());
             assert!(error < TOLERANCE, "{name}, layer {layer}: {error}");
         }
-        let error = forward::additivity_error(&model, token_tensor(&[prompt], &model.device()));
+        let error =
+            forward::additivity_error(&model, token_tensor(&[prompt], &model.device())).unwrap();
         assert!(
             error < 1e-5,
             "{name}: contributions of heads and bias miss the attention's output by {error}"
@@ -247,10 +255,8 @@ fn re_weighted_and_folded_models_follow_the_reference() {
     for name in names() {
         let (model, expected) = (load(&name), expected(&name));
         let prompt = expected.prompts.iter().find(|p| p.len() == 33).unwrap();
-        let num_heads = model.shape().num_heads;
-        let coefficients =
-            HeadCoefficients::new(&expected.reweighted.pairs(), num_heads, &model.device())
-                .unwrap();
+        let pairs = expected.reweighted.pairs();
+        let coefficients = HeadCoefficients::new(&pairs, &model.shape(), &model.device()).unwrap();
         let reweighted = model.with_coefficients(&coefficients).unwrap();
         let error = distance(
             &log_probs(&reweighted, prompt).unwrap(),

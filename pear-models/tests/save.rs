@@ -115,7 +115,7 @@ fn a_config_of_another_model_and_open_coefficients_are_refused() {
     );
     let coefficients = HeadCoefficients::new(
         &[(HeadId::new(0, 1), 0.5)],
-        directory.shape().num_heads,
+        &directory.shape(),
         &Device::flex(),
     )
     .unwrap();

@@ -32,8 +32,7 @@ fn twelve_steps_follow_pytorch() {
             .map(|batch| ProxyBatch::from_sequences(batch.clone(), model.vocab_size()).unwrap())
             .collect();
 
-        let ones =
-            HeadCoefficients::ones(&heads, model.shape().num_heads, &model.device()).unwrap();
+        let ones = HeadCoefficients::ones(&heads, &model.shape(), &model.device()).unwrap();
         let place = |head: &HeadId| ones.heads().iter().position(|h| h == head).unwrap();
         let gradients = gradients(&model, &heads, &batches[0]);
         assert!(
@@ -73,7 +72,7 @@ fn twelve_steps_follow_pytorch() {
 
 /// That of each head's coefficient where all are 1.
 fn gradients(model: &Decoder, heads: &[HeadId], batch: &ProxyBatch) -> Vec<f64> {
-    let ones = HeadCoefficients::ones(heads, model.shape().num_heads, &model.device())
+    let ones = HeadCoefficients::ones(heads, &model.shape(), &model.device())
         .unwrap()
         .trainable();
     let gradients = ones.gradients(&proxy_loss(model, batch, &ones).unwrap().backward());

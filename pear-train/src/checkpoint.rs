@@ -1,4 +1,4 @@
-//! Everything needed to go on with a training run.
+//! Everything needed to resume a training run.
 
 use std::path::Path;
 
@@ -26,7 +26,7 @@ pub(crate) struct Checkpoint {
     pub state: State,
 }
 
-/// What a run is about: it can only be gone on with if all of this is the same.
+/// What identifies a run: it can only be resumed if all of this is the same.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct Run {
     pub model: ModelShape,
@@ -43,6 +43,9 @@ pub(crate) struct State {
     pub optimizer: AdamW,
     pub losses: Vec<f64>,
     pub held_out: HeldOut,
+    /// Seed that the sequences of the steps so far were drawn with, if they were.
+    #[serde(default)]
+    pub seed: Option<u64>,
 }
 
 impl State {
@@ -52,6 +55,7 @@ impl State {
             optimizer: AdamW::new(heads),
             losses: Vec::new(),
             held_out: HeldOut::default(),
+            seed: None,
         }
     }
 
@@ -115,7 +119,7 @@ impl Checkpoint {
         }
     }
 
-    /// The state that `run` has come to by a file.
+    /// Loads the saved state of `run`.
     pub(crate) fn read(path: &Path, run: &Run) -> Result<State> {
         let fail = |problem: String| {
             Err(Error::Checkpoint {

@@ -43,7 +43,19 @@ pub enum Error {
         /// Sequences that are left.
         left: usize,
     },
-    /// A checkpoint that cannot be gone on with.
+    /// Sequences of another seed than those of the steps before.
+    #[error(
+        "the steps so far were taken on {}, and these are {}",
+        drawn(was),
+        drawn(is)
+    )]
+    Seed {
+        /// Seed of the sequences so far; `None` for given ones.
+        was: Option<u64>,
+        /// Seed of the sequences at hand.
+        is: Option<u64>,
+    },
+    /// A checkpoint that cannot be resumed.
     #[error("{path}: {problem}", path = path.display())]
     Checkpoint {
         /// The file.
@@ -54,4 +66,11 @@ pub enum Error {
     /// Heads, sequences or files that do not fit the model.
     #[error(transparent)]
     Core(#[from] pear_core::Error),
+}
+
+fn drawn(seed: &Option<u64>) -> String {
+    match seed {
+        Some(seed) => format!("sequences drawn with seed {seed}"),
+        None => "sequences that were given".into(),
+    }
 }

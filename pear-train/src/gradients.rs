@@ -3,23 +3,22 @@
 use std::panic::resume_unwind;
 use std::thread;
 
-use burn::module::Module;
 use pear_core::proxy::ProxyBatch;
 use pear_core::{DecoderModel, HeadCoefficients};
 
 use crate::Result;
-use crate::objective::proxy_loss;
+use crate::objective::loss_and_gradients;
 
 /// The loss and its gradient for each coefficient, as shares of a whole batch.
 pub(crate) type LossAndGradients = (f64, Vec<f64>);
 
 /// What computes them: one of the functions below.
 pub(crate) type Compute<M> =
-    fn(&[&M], &ProxyBatch, &HeadCoefficients, usize) -> Result<LossAndGradients>;
+    fn(&[M], &ProxyBatch, &HeadCoefficients, usize) -> Result<LossAndGradients>;
 
 /// On the first model, `at_once` sequences at a time.
 pub(crate) fn on_one<M: DecoderModel>(
-    models: &[&M],
+    models: &[M],
     batch: &ProxyBatch,
     coefficients: &HeadCoefficients,
     at_once: usize,
@@ -27,18 +26,8 @@ pub(crate) fn on_one<M: DecoderModel>(
     let mut sum = (0.0, vec![0.0; coefficients.heads().len()]);
     for start in (0..batch.len()).step_by(at_once) {
         let part = batch.slice(start..batch.len().min(start + at_once));
-        let tracked = coefficients
-            .clone()
-            .to_device(&models[0].device())
-            .trainable();
-        let loss = proxy_loss(models[0], &part, &tracked)?;
-        let value = loss.clone().into_scalar::<f64>();
-        // Backward even where the loss is not finite: a graph that is dropped instead is kept by burn for ever.
-        let gradients = tracked
-            .gradients(&loss.backward())
-            .into_iter()
-            .map(f64::from)
-            .collect();
+        let (value, gradients) = loss_and_gradients(&models[0], &part, coefficients)?;
+        let gradients = gradients.into_iter().map(f64::from).collect();
         add(
             &mut sum,
             (value, gradients),
@@ -50,7 +39,7 @@ pub(crate) fn on_one<M: DecoderModel>(
 
 /// On all models at once, each with an even share of the sequences. The sum is taken in the order of the models.
 pub(crate) fn on_each<M: DecoderModel + Sync>(
-    models: &[&M],
+    models: &[M],
     batch: &ProxyBatch,
     coefficients: &HeadCoefficients,
     at_once: usize,

@@ -16,17 +16,22 @@
 //! # use pear_core::*;
 //! # struct OneLayer { attention: Attention, embedding: Tensor<2> }
 //! # impl DecoderModel for OneLayer {
-//! #     type Attention = Attention;
+//! #     type Layer<'a> = &'a Self;
 //! #     fn shape(&self) -> ModelShape { ModelShape::new("one-layer", 1, 6) }
+//! #     fn hidden_size(&self) -> usize { 24 }
 //! #     fn vocab_size(&self) -> usize { 50 }
 //! #     fn device(&self) -> Device { self.embedding.device() }
 //! #     fn embed(&self, tokens: Tensor<2, Int>, _: Positions) -> Tensor<3> {
 //! #         burn::tensor::module::embedding(self.embedding.clone(), tokens)
 //! #     }
-//! #     fn attention(&self, _: usize) -> &Attention { &self.attention }
-//! #     fn attention_input(&self, _: usize, residual: Tensor<3>) -> Tensor<3> { residual }
-//! #     fn block_output(&self, _: usize, residual: Tensor<3>, attention: Tensor<3>) -> Tensor<3> { residual + attention }
+//! #     fn layer(&self, _: usize) -> Result<&Self> { Ok(self) }
 //! #     fn logits(&self, residual: Tensor<3>) -> Tensor<3> { residual.matmul(self.embedding.clone().transpose().unsqueeze()) }
+//! # }
+//! # impl DecoderLayer for OneLayer {
+//! #     type Attention = Attention;
+//! #     fn attention(&self) -> &Attention { &self.attention }
+//! #     fn attention_input(&self, residual: Tensor<3>) -> Tensor<3> { residual }
+//! #     fn output(&self, residual: Tensor<3>, attention: Tensor<3>) -> Tensor<3> { residual + attention }
 //! # }
 //! # let device = Device::flex();
 //! # device.seed(0);
@@ -41,15 +46,15 @@
 //! let task = ProxyTask::new(50, &[0], 7)?;
 //! let options = TrainOptions { steps: 10, batch_size: 4, length: 8, ..TrainOptions::default() };
 //! let mut trainer = Trainer::new(&model, &heads, options)?;
-//! trainer.run(&Sequences::Drawn(task.clone()), |_trainer, step| {
+//! trainer.run_with(&Sequences::Drawn(task.clone()), |_trainer, step| {
 //!     println!("{}: loss {:.3}, coefficients {:?}", step.step, step.loss, step.coefficients);
-//!     Ok(ControlFlow::Continue(()))
+//!     Ok::<_, pear_train::Error>(ControlFlow::Continue(()))
 //! })?;
 //! let profile = trainer.profile()?;
 //! assert_eq!(profile.coefficients.len(), 2);
 //!
 //! // The same by hand.
-//! let mut coefficients = HeadCoefficients::ones(&heads, 6, &device)?.trainable();
+//! let mut coefficients = HeadCoefficients::ones(&heads, &model.shape(), &device)?.trainable();
 //! let mut optimizer: ModuleOptimizer = AdamWConfig::new().with_epsilon(1e-8).with_weight_decay(0.0).init();
 //! for step in 0..10 {
 //!     let loss = proxy_loss(&model, &task.batch(8, step * 4..(step + 1) * 4)?, &coefficients)?;
@@ -73,7 +78,7 @@ mod schedule;
 mod trainer;
 
 pub use error::Error;
-pub use objective::{ProxyMetrics, evaluate, proxy_loss};
+pub use objective::{ProxyMetrics, evaluate, loss_and_gradients, proxy_loss};
 pub use options::TrainOptions;
 pub use schedule::Schedule;
 pub use trainer::{Sequences, StepReport, Trainer};

@@ -1,12 +1,16 @@
 //! The loss on proxy sequences, and what else they tell.
 
+use burn::module::Module;
 use burn::prelude::*;
 use burn::tensor::DType;
-use pear_core::forward::{check_length, run_layer};
+use pear_core::forward::{
+    check_length, check_not_reweighted, check_vocabulary, run_layer, untracked,
+};
 use pear_core::kernels::cross_entropy;
 use pear_core::proxy::ProxyBatch;
 use pear_core::{
-    DecoderModel, HeadAttention, HeadCoefficients, HeadEdit, NoEdit, Positions, Qkv, attend,
+    DecoderLayer, DecoderModel, HeadAttention, HeadCoefficients, HeadEdit, NoEdit, Positions, Qkv,
+    attend,
 };
 
 use crate::Result;
@@ -16,22 +20,64 @@ const LOGITS_IN_MEMORY: usize = 1 << 24;
 
 /// The mean cross-entropy of the second half of every sequence, `n` tokens of which the first cannot be predicted: `[1]`, f32.
 ///
-/// Tracked if `coefficients` are [trainable](HeadCoefficients::trainable). The model stays on the plain side, so that layers below the
-/// first re-weighted one leave no graph, and nothing is kept for weights. Logits of the first half are not computed, and where
-/// those of the second are many they never stand in memory all at once.
+/// Tracked if `coefficients` are [trainable](HeadCoefficients::trainable): `backward` on it gives their gradients. The gradients
+/// are found here already, and what is returned is linear in the coefficients, so that a loss that is dropped leaves no graph of
+/// the model behind. The model stays on the plain side, so that layers below the first re-weighted one leave no graph, and nothing
+/// is kept for weights. Logits of the first half are not computed, and where those of the second are many they never stand in
+/// memory all at once.
 ///
 /// # Errors
-/// Sequences longer than the model can read.
+/// Sequences longer than the model can read or with tokens that it does not know, coefficients for a model of another shape or on
+/// top of others, and a layer that cannot be made.
 pub fn proxy_loss<M: DecoderModel>(
     model: &M,
     batch: &ProxyBatch,
     coefficients: &HeadCoefficients,
 ) -> Result<Tensor<1>> {
-    check_length(model, batch.seq_len())?;
-    let residual = predicting(model, batch, &mut coefficients.clone());
+    if !coefficients.is_tracked() {
+        return loss_of(model, batch, &mut coefficients.clone());
+    }
+    let (loss, gradients) = loss_and_gradients(model, batch, coefficients)?;
+    let linear = coefficients.weighted_sum(&gradients);
+    let value = linear.clone().inner();
+    Ok(linear - value + loss)
+}
+
+/// [`proxy_loss`] as a number, and its gradient for each coefficient in the order of [`HeadCoefficients::heads`]. Trainable or
+/// not, the coefficients are left as they are.
+///
+/// # Errors
+/// As [`proxy_loss`].
+pub fn loss_and_gradients<M: DecoderModel>(
+    model: &M,
+    batch: &ProxyBatch,
+    coefficients: &HeadCoefficients,
+) -> Result<(f64, Vec<f32>)> {
+    // A leaf of its own: its graph goes with this backward pass.
+    let leaves = coefficients.fixed().to_device(&model.device()).trainable();
+    let loss = loss_of(model, batch, &mut leaves.tracked())?;
+    let value = loss.clone().into_scalar::<f64>();
+    // Backward even where the loss is not finite: a graph that is dropped instead is kept by burn for ever.
+    Ok((value, leaves.gradients(&loss.backward())))
+}
+
+fn loss_of<M: DecoderModel>(
+    model: &M,
+    batch: &ProxyBatch,
+    edit: &mut impl HeadEdit,
+) -> Result<Tensor<1>> {
+    check_batch(model, batch)?;
+    let residual = predicting(model, batch, edit)?;
     let [sequences, n, hidden] = residual.dims();
     let rows = residual.reshape([sequences * n, hidden]);
     Ok(mean_cross_entropy(model, rows, &batch.label_ids()))
+}
+
+/// Whether a model can read these sequences.
+fn check_batch<M: DecoderModel>(model: &M, batch: &ProxyBatch) -> Result<()> {
+    check_length(model, batch.seq_len())?;
+    let tokens = batch.sequences().iter().flatten();
+    Ok(check_vocabulary(model, tokens.map(|&id| i64::from(id)))?)
 }
 
 /// How well a model does the proxy task.
@@ -54,16 +100,17 @@ pub fn evaluate<M: DecoderModel>(
     batch: &ProxyBatch,
     coefficients: Option<&HeadCoefficients>,
 ) -> Result<ProxyMetrics> {
-    check_length(model, batch.seq_len())?;
+    check_batch(model, batch)?;
     let (n, vocab) = (batch.n(), model.vocab_size());
     let at_once = (LOGITS_IN_MEMORY / (n * vocab).max(1)).clamp(1, 32);
     let (mut first, mut rest, mut right) = (0.0, 0.0, 0usize);
     for start in (0..batch.len()).step_by(at_once) {
         let part = batch.slice(start..batch.len().min(start + at_once));
         let residual = match coefficients {
-            Some(coefficients) => predicting(model, &part, &mut coefficients.fixed()),
-            None => predicting(model, &part, &mut NoEdit),
+            Some(coefficients) => predicting(model, &part, &mut coefficients.fixed())?,
+            None => predicting(model, &part, &mut NoEdit)?,
         };
+        let residual = untracked(residual)?;
         let rows = part.len() * n;
         let logits = model.logits(residual).reshape([rows, vocab]);
         let labels = part.labels(&model.device()).reshape([rows, 1]);
@@ -100,29 +147,29 @@ fn predicting<M: DecoderModel>(
     model: &M,
     batch: &ProxyBatch,
     edit: &mut impl HeadEdit,
-) -> Tensor<3> {
+) -> Result<Tensor<3>> {
+    edit.check(&model.shape())?;
     // The last token predicts nothing and is not read; but some rotary scalings depend on how long the sequence is.
     let (positions, whole) = (batch.predicting(), Positions::first(batch.seq_len()));
     let tokens = batch.tokens(&model.device()).narrow(1, 0, positions.end);
     let mut residual = model.embed(tokens, whole);
     let Some(last) = model.shape().num_layers.checked_sub(1) else {
-        return residual.narrow(1, positions.start, positions.len());
+        return Ok(residual.narrow(1, positions.start, positions.len()));
     };
     for layer in 0..last {
-        residual = run_layer(model, residual, layer, whole, None, edit);
+        residual = run_layer(model, residual, layer, whole, None, edit)?;
     }
-    // Of the last layer nobody reads any other position: they give keys and values, and go no further.
-    let attention = model.attention(last);
+    // The other positions of the last layer only give keys and values.
+    let layer = model.layer(last)?;
+    let attention = layer.attention();
+    check_not_reweighted(attention, last, edit)?;
     let Qkv { query, key, value } =
-        attention.project_qkv(model.attention_input(last, residual.clone()), whole);
+        attention.project_qkv(layer.attention_input(residual.clone()), whole);
     let query = query.narrow(2, positions.start, positions.len());
     let heads = attend(attention, query, key, value);
-    let output = attention.output_projection(edit.edit(last, heads));
-    model.block_output(
-        last,
-        residual.narrow(1, positions.start, positions.len()),
-        output,
-    )
+    let output = attention.output_projection(edit.edit(last, heads)?);
+    let residual = residual.narrow(1, positions.start, positions.len());
+    Ok(layer.output(residual, output))
 }
 
 /// Over all rows: `residual` is `[rows, hidden]`, the result `[1]`.

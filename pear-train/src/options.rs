@@ -34,8 +34,6 @@ pub struct TrainOptions {
     /// Training ends early when so many measurements in a row were not below the lowest held-out loss, and then, as after the last
     /// step, the coefficients are those of the lowest. If `None` it never does, and the last coefficients stay.
     pub patience: Option<usize>,
-    /// Seed of the proxy sequences: only recorded here.
-    pub seed: u64,
 }
 
 impl Default for TrainOptions {
@@ -53,7 +51,6 @@ impl Default for TrainOptions {
             micro_batch_size: None,
             held_out_every: None,
             patience: None,
-            seed: 0,
         }
     }
 }

@@ -41,11 +41,11 @@ pub struct StepReport {
 
 /// Learns one coefficient for each of the given heads of a frozen model.
 ///
-/// The [crate's](crate) first example uses it.
+/// It owns its model, which may be a reference or an `Arc` as well. The [crate's](crate) first example uses it.
 #[derive(Debug)]
-pub struct Trainer<'a, M> {
-    /// The model, and copies of it on other devices.
-    models: Vec<&'a M>,
+pub struct Trainer<M> {
+    /// The model, then its copies on other devices.
+    models: Vec<M>,
     compute: Compute<M>,
     options: TrainOptions,
     /// Fixed: each step tracks a copy, so that no graph outlives it.
@@ -55,34 +55,34 @@ pub struct Trainer<'a, M> {
     state: State,
 }
 
-impl<'a, M: DecoderModel> Trainer<'a, M> {
+impl<M: DecoderModel> Trainer<M> {
     /// Starts with coefficients of 1.
     ///
+    /// A model that carries coefficients already is refused by the first step: what is learned would be relative to them, and a
+    /// profile cannot say so.
+    ///
     /// # Errors
-    /// Options out of range, no heads, or heads that the model has not or that are listed twice.
-    pub fn new(model: &'a M, heads: &[HeadId], options: TrainOptions) -> Result<Self> {
+    /// Options out of range, no heads, or heads that the model does not have or that are listed twice.
+    pub fn new(model: M, heads: &[HeadId], options: TrainOptions) -> Result<Self> {
         options.validate()?;
         if heads.is_empty() {
             return Err(Error::NoHeads);
         }
-        let shape = model.shape();
-        shape.check_heads(heads.iter().copied())?;
-        let coefficients = HeadCoefficients::ones(heads, shape.num_heads, &model.device())?;
-        let (provenance, state) = (Provenance::new(), State::new(heads.len()));
+        let coefficients = HeadCoefficients::ones(heads, &model.shape(), &model.device())?;
         Ok(Self {
             models: vec![model],
             compute: on_one,
             options,
             coefficients,
             held_out: None,
-            provenance,
-            state,
+            provenance: Provenance::new(),
+            state: State::new(heads.len()),
         })
     }
 
     /// Splits the sequences of each step evenly between the model and copies of it, on other devices as a rule. The result is that of
     /// the model alone up to rounding.
-    pub fn with_copies(mut self, copies: impl IntoIterator<Item = &'a M>) -> Self
+    pub fn with_copies(mut self, copies: impl IntoIterator<Item = M>) -> Self
     where
         M: Sync,
     {
@@ -101,6 +101,11 @@ impl<'a, M: DecoderModel> Trainer<'a, M> {
     pub fn with_provenance(mut self, provenance: Provenance) -> Self {
         self.provenance = provenance;
         self
+    }
+
+    /// The model.
+    pub fn model(&self) -> &M {
+        &self.models[0]
     }
 
     /// Steps taken.
@@ -144,6 +149,7 @@ impl<'a, M: DecoderModel> Trainer<'a, M> {
                 expected: "the length of the sequences at hand",
             });
         }
+        self.check_seed(batch.seed())?;
         let step = self.state.losses.len();
         let finite = |what, value: f64| {
             if value.is_finite() {
@@ -187,6 +193,7 @@ impl<'a, M: DecoderModel> Trainer<'a, M> {
         self.coefficients = updated;
         (self.state.values, self.state.optimizer) = (values, optimizer);
         self.state.losses.push(loss);
+        self.state.seed = batch.seed();
         if let Some(metrics) = held_out {
             self.state
                 .held_out
@@ -199,6 +206,17 @@ impl<'a, M: DecoderModel> Trainer<'a, M> {
             gradient_norm: norm,
             coefficients,
             held_out,
+        })
+    }
+
+    /// Whether sequences drawn with `seed` go on where the steps so far have come to.
+    fn check_seed(&self, seed: Option<u64>) -> Result<()> {
+        if self.state.losses.is_empty() || self.state.seed == seed {
+            return Ok(());
+        }
+        Err(Error::Seed {
+            was: self.state.seed,
+            is: seed,
         })
     }
 
@@ -226,7 +244,7 @@ impl<'a, M: DecoderModel> Trainer<'a, M> {
                 expected,
             });
         };
-        let metrics = evaluate(self.models[0], sequences, Some(coefficients))?;
+        let metrics = evaluate(&self.models[0], sequences, Some(coefficients))?;
         if !metrics.loss.is_finite() {
             return Err(Error::Diverged {
                 step: steps.saturating_sub(1),
@@ -244,16 +262,26 @@ impl<'a, M: DecoderModel> Trainer<'a, M> {
             .is_some_and(|patience| self.state.held_out.since_best() >= patience)
     }
 
-    /// Takes the steps that are left, or fewer if it [stalls](Self::is_stalled); `each` sees every one, with the trainer as it is then,
-    /// and may stop. A run with [`patience`](TrainOptions::patience) that comes to its end goes back to the best coefficients.
+    /// Takes the steps that are left, unobserved; see [`run_with`](Self::run_with).
     ///
     /// # Errors
-    /// As [`step`](Self::step); [`Error::OutOfSequences`] before the first step if those given do not suffice.
-    pub fn run(
+    /// As [`run_with`](Self::run_with), but for its last.
+    pub fn run(&mut self, sequences: &Sequences) -> Result<()> {
+        self.run_with(sequences, |_, _| Ok(ControlFlow::Continue(())))
+    }
+
+    /// Takes the steps that are left, or fewer if it [stalls](Self::is_stalled). `observe` sees every one, with the trainer as it is
+    /// then, and may end the run, with an error of its own if need be. A run with [`patience`](TrainOptions::patience) that comes
+    /// to its end goes back to the best coefficients.
+    ///
+    /// # Errors
+    /// As [`step`](Self::step); [`Error::OutOfSequences`] before the first step if those given do not suffice; what `observe`
+    /// returns.
+    pub fn run_with<E: From<Error>>(
         &mut self,
         sequences: &Sequences,
-        mut each: impl FnMut(&Self, &StepReport) -> Result<ControlFlow<()>>,
-    ) -> Result<()> {
+        mut observe: impl FnMut(&Self, &StepReport) -> Result<ControlFlow<()>, E>,
+    ) -> Result<(), E> {
         let (steps, batch_size) = (self.options.steps, self.options.batch_size);
         if let Sequences::Given(given) = sequences {
             let whole = given.len() / batch_size;
@@ -264,7 +292,8 @@ impl<'a, M: DecoderModel> Trainer<'a, M> {
                     steps,
                     batch_size,
                     left,
-                });
+                }
+                .into());
             }
         }
         if self.state.losses.is_empty()
@@ -277,12 +306,13 @@ impl<'a, M: DecoderModel> Trainer<'a, M> {
             let start = self.state.losses.len() * batch_size;
             let batch = match sequences {
                 Sequences::Drawn(task) => {
-                    task.batch(self.options.length, start..start + batch_size)?
+                    let drawn = task.batch(self.options.length, start..start + batch_size);
+                    drawn.map_err(Error::from)?
                 }
                 Sequences::Given(given) => given.slice(start..start + batch_size),
             };
             let report = self.step(&batch)?;
-            if each(self, &report)?.is_break() {
+            if observe(self, &report)?.is_break() {
                 return Ok(());
             }
         }
@@ -313,13 +343,13 @@ impl<'a, M: DecoderModel> Trainer<'a, M> {
             weight_decay: self.options.weight_decay,
             clip_norm: self.options.clip_norm,
             clamp: self.options.clamp,
-            seed: Some(self.options.seed),
+            seed: self.state.seed,
             held_out: self.state.held_out.losses().to_vec(),
             best_step: self.best_step(),
             held_out_loss: None,
             text_perplexity: None,
         };
-        let mut profile = Profile::new(self.models[0].shape(), &self.coefficients, Some(training))?;
+        let mut profile = Profile::new(&self.coefficients, Some(training))?;
         profile.provenance = self.provenance.clone();
         Ok(profile)
     }

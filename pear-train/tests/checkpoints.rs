@@ -46,21 +46,21 @@ fn drawn(task: &ProxyTask) -> Sequences {
 }
 
 /// Runs on until `stop` steps are done and returns those taken.
-fn run(trainer: &mut Trainer<Small>, task: &ProxyTask, stop: usize) -> Vec<StepReport> {
+fn run(trainer: &mut Trainer<&Small>, task: &ProxyTask, stop: usize) -> Vec<StepReport> {
     let mut steps = Vec::new();
-    let each = |trainer: &Trainer<Small>, step: &StepReport| {
+    let each = |trainer: &Trainer<&Small>, step: &StepReport| {
         steps.push(step.clone());
-        Ok(if trainer.steps_done() < stop {
+        Ok::<_, Error>(if trainer.steps_done() < stop {
             ControlFlow::Continue(())
         } else {
             ControlFlow::Break(())
         })
     };
-    trainer.run(&drawn(task), each).unwrap();
+    trainer.run_with(&drawn(task), each).unwrap();
     steps
 }
 
-fn saved(trainer: &Trainer<Small>, path: &Path) -> String {
+fn saved(trainer: &Trainer<&Small>, path: &Path) -> String {
     trainer.save(path).unwrap();
     std::fs::read_to_string(path).unwrap()
 }
@@ -273,10 +273,7 @@ fn patience_without_anything_to_measure_is_refused() {
         },
     )
     .unwrap();
-    let error = trainer
-        .run(&drawn(&model.task()), |_, _| Ok(ControlFlow::Continue(())))
-        .unwrap_err()
-        .to_string();
+    let error = trainer.run(&drawn(&model.task())).unwrap_err().to_string();
     assert!(error.contains("`held_out_every`"), "{error}");
 }
 
@@ -326,14 +323,22 @@ fn the_checkpoint_of_another_run_is_refused_with_what_differs() {
         &heads(),
         TrainOptions {
             learning_rate: 0.5,
-            seed: 3,
             ..options()
         },
         made("one", None),
     );
     assert!(
-        error.contains("`learning_rate` was 0.03 and is 0.5")
-            && error.contains("`seed` was 0 and is 3"),
+        error.contains("`learning_rate` was 0.03 and is 0.5"),
+        "{error}"
+    );
+    let mut resumed = Trainer::new(&model, &heads(), options())
+        .unwrap()
+        .with_provenance(made("one", None));
+    resumed.restore(&path).unwrap();
+    let other_seed = ProxyTask::new(37, &[0], 4).unwrap();
+    let error = resumed.run(&drawn(&other_seed)).unwrap_err().to_string();
+    assert!(
+        error.contains("seed 3") && error.contains("seed 4"),
         "{error}"
     );
     let mut half = made("one", None);

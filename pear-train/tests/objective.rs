@@ -43,14 +43,14 @@ fn all_heads(model: &Small) -> Vec<(HeadId, f32)> {
 }
 
 fn coefficients(model: &Small, values: &[(HeadId, f32)]) -> HeadCoefficients {
-    HeadCoefficients::new(values, model.shape().num_heads, &model.device()).unwrap()
+    HeadCoefficients::new(values, &model.shape(), &model.device()).unwrap()
 }
 
 /// The loss by its definition: a whole run, all logits, log-softmax.
 fn defined(model: &Small, batch: &ProxyBatch, edit: &mut impl HeadEdit) -> Tensor<1> {
     let device = model.device();
     let [n, seq] = [batch.n(), batch.seq_len()];
-    let logits = forward::logits(model, batch.tokens(&device), edit);
+    let logits = forward::training_logits(model, batch.tokens(&device), edit).unwrap();
     let log_probs = log_softmax(logits.narrow(1, seq - n - 1, n), 2);
     let labels = batch
         .tokens(&device)
@@ -148,7 +148,7 @@ fn logits_too_large_for_one_piece_change_neither_loss_nor_gradients() {
     assert_eq!(calls.iter().sum::<usize>(), 300);
     assert!(calls.len() > 1, "{calls:?}");
 
-    let reference = defined(&model, &batch, &mut tracked.clone());
+    let reference = defined(&model, &batch, &mut tracked.tracked());
     let expected: f64 = reference.clone().into_scalar();
     let reference = tracked.gradients(&reference.backward());
     assert!(
@@ -171,10 +171,13 @@ fn there_is_no_graph_below_the_first_reweighted_layer_and_no_logits_of_the_first
     let batch = model.task().batch(7, 0..3).unwrap();
     for first in 0..4 {
         let heads = [HeadId::new(first, 1), HeadId::new(3, 4)];
-        let tracked =
-            HeadCoefficients::ones(&heads[..1 + usize::from(first < 3)], 6, &model.device())
-                .unwrap()
-                .trainable();
+        let tracked = HeadCoefficients::ones(
+            &heads[..1 + usize::from(first < 3)],
+            &model.shape(),
+            &model.device(),
+        )
+        .unwrap()
+        .trainable();
         model.seen();
         proxy_loss(&model, &batch, &tracked).unwrap().backward();
         let seen = model.seen();
@@ -229,9 +232,7 @@ fn frozen_weights_are_never_on_the_autodiff_side_and_keep_every_bit() {
     };
     let mut trainer = pear_train::Trainer::new(&model, &heads, options).unwrap();
     let task = pear_train::Sequences::Drawn(model.task());
-    trainer
-        .run(&task, |_, _| Ok(std::ops::ControlFlow::Continue(())))
-        .unwrap();
+    trainer.run(&task).unwrap();
     assert!(!before.is_empty() && before == bits());
 }
 
@@ -248,9 +249,7 @@ fn unlisted_heads_keep_exactly_one() {
     };
     let mut trainer = pear_train::Trainer::new(&model, &listed, options).unwrap();
     let task = pear_train::Sequences::Drawn(model.task());
-    trainer
-        .run(&task, |_, _| Ok(std::ops::ControlFlow::Continue(())))
-        .unwrap();
+    trainer.run(&task).unwrap();
     let learned = trainer.coefficients();
     assert!(learned.layer(0).is_none());
     let per_head: Vec<f32> = learned

@@ -1,10 +1,9 @@
 //! A model built by hand, attention and all, in which one head copies, one undoes it, and one does nothing.
 
-use std::ops::ControlFlow;
-
 use burn::prelude::*;
 use pear_core::{
-    DecoderModel, HeadAttention, HeadCoefficients, HeadId, ModelShape, Positions, ProxyTask, Qkv,
+    DecoderLayer, DecoderModel, HeadAttention, HeadCoefficients, HeadId, ModelShape, Positions,
+    ProxyTask, Qkv,
 };
 use pear_train::{Sequences, TrainOptions, Trainer, evaluate};
 
@@ -55,11 +54,31 @@ impl HeadAttention for Induction {
 
 struct Planted;
 
+impl DecoderLayer for Induction {
+    type Attention = Self;
+
+    fn attention(&self) -> &Self {
+        self
+    }
+
+    fn attention_input(&self, residual: Tensor<3>) -> Tensor<3> {
+        residual
+    }
+
+    fn output(&self, residual: Tensor<3>, attention_output: Tensor<3>) -> Tensor<3> {
+        residual + attention_output
+    }
+}
+
 impl DecoderModel for Planted {
-    type Attention = Induction;
+    type Layer<'a> = Induction;
 
     fn shape(&self) -> ModelShape {
         ModelShape::new("planted", 1, WRITES.len())
+    }
+
+    fn hidden_size(&self) -> usize {
+        2 * VOCAB
     }
 
     fn vocab_size(&self) -> usize {
@@ -81,21 +100,8 @@ impl DecoderModel for Planted {
         burn::tensor::module::embedding(table, tokens)
     }
 
-    fn attention(&self, _: usize) -> &Induction {
-        &Induction
-    }
-
-    fn attention_input(&self, _: usize, residual: Tensor<3>) -> Tensor<3> {
-        residual
-    }
-
-    fn block_output(
-        &self,
-        _: usize,
-        residual: Tensor<3>,
-        attention_output: Tensor<3>,
-    ) -> Tensor<3> {
-        residual + attention_output
+    fn layer(&self, _: usize) -> pear_core::Result<Induction> {
+        Ok(Induction)
     }
 
     fn logits(&self, residual: Tensor<3>) -> Tensor<3> {
@@ -117,11 +123,7 @@ fn the_copier_gains_the_suppressor_loses_and_the_idle_head_stays() {
     };
     let mut trainer = Trainer::new(&Planted, &heads, options).unwrap();
     let before = evaluate(&Planted, &held_out, None).unwrap();
-    trainer
-        .run(&Sequences::Drawn(task), |_, _| {
-            Ok(ControlFlow::Continue(()))
-        })
-        .unwrap();
+    trainer.run(&Sequences::Drawn(task)).unwrap();
     let after = evaluate(&Planted, &held_out, Some(trainer.coefficients())).unwrap();
     let values = trainer.coefficients().values();
     println!("{values:?}: {before:?} to {after:?}");
@@ -142,7 +144,8 @@ fn the_loss_and_accuracy_are_what_the_weights_say() {
     // One logit of 6 a − 4 b for the right token against eleven of 0.
     for (a, b) in [(1.0f32, 1.0), (1.0, 0.0), (0.0, 0.5)] {
         let values = [(HeadId::new(0, 0), a), (HeadId::new(0, 1), b)];
-        let coefficients = HeadCoefficients::new(&values, WRITES.len(), &Planted.device()).unwrap();
+        let coefficients =
+            HeadCoefficients::new(&values, &Planted.shape(), &Planted.device()).unwrap();
         let metrics = evaluate(&Planted, &batch, Some(&coefficients)).unwrap();
         let logit = f64::from(6.0 * a - 4.0 * b);
         let expected = (logit.exp() + (VOCAB - 1) as f64).ln() - logit;

@@ -47,9 +47,9 @@ fn train(model: &Decoder, heads: &[HeadId], options: TrainOptions) -> Vec<StepRe
     let mut steps = Vec::new();
     let mut trainer = Trainer::new(model, heads, options).unwrap();
     trainer
-        .run(&Sequences::Drawn(task(model)), |_, step| {
+        .run_with(&Sequences::Drawn(task(model)), |_, step| {
             steps.push(step.clone());
-            Ok(ControlFlow::Continue(()))
+            Ok::<_, Error>(ControlFlow::Continue(()))
         })
         .unwrap();
     steps
@@ -72,7 +72,7 @@ fn gradients_agree_with_central_differences_for_every_kind_of_position_embedding
             .map(|head| (head, 0.8 + 0.03 * head.head as f32))
             .collect();
         let batch = task(&model).batch(6, 0..3).unwrap();
-        let coefficients = HeadCoefficients::new(&all, shape.num_heads, &model.device())
+        let coefficients = HeadCoefficients::new(&all, &shape, &model.device())
             .unwrap()
             .trainable();
         let gradients = coefficients.gradients(
@@ -86,8 +86,7 @@ fn gradients_agree_with_central_differences_for_every_kind_of_position_embedding
             let at = |step: f32| {
                 let mut changed = all.clone();
                 changed[i].1 += step;
-                let changed =
-                    HeadCoefficients::new(&changed, shape.num_heads, &model.device()).unwrap();
+                let changed = HeadCoefficients::new(&changed, &shape, &model.device()).unwrap();
                 evaluate(&model, &batch, Some(&changed)).unwrap().loss
             };
             let difference = (at(5e-3) - at(-5e-3)) / 1e-2;
@@ -122,11 +121,7 @@ fn the_loss_falls_and_only_the_coefficients_move() {
         ..options()
     };
     let mut trainer = Trainer::new(&model, &all, options).unwrap();
-    trainer
-        .run(&Sequences::Given(batch), |_, _| {
-            Ok(ControlFlow::Continue(()))
-        })
-        .unwrap();
+    trainer.run(&Sequences::Given(batch)).unwrap();
     let after = evaluate(&model, &few, Some(trainer.coefficients())).unwrap();
     assert!(after.loss < before.loss - 0.1, "{before:?}, {after:?}");
     assert!(
@@ -167,7 +162,7 @@ fn losses_are_those_of_the_positions_that_predict_the_second_half() {
     assert!((metrics.cross_entropy - predictable / 20.0).abs() < 1e-5);
     assert_eq!(metrics.accuracy, right as f64 / 20.0);
 
-    let ones = HeadCoefficients::ones(&heads(), model.shape().num_heads, &model.device()).unwrap();
+    let ones = HeadCoefficients::ones(&heads(), &model.shape(), &model.device()).unwrap();
     let loss: f64 = proxy_loss(&model, &batch, &ones).unwrap().into_scalar();
     assert!((loss - metrics.loss).abs() < 1e-5);
 }
@@ -180,12 +175,12 @@ fn a_run_stopped_anywhere_and_gone_on_with_is_bit_for_bit_the_uninterrupted_one(
     for stop in [1, 5, 11] {
         let path = folder.path().join(format!("after-{stop}.json"));
         let mut trainer = Trainer::new(&model, &heads(), options()).unwrap();
-        let run = trainer.run(&Sequences::Drawn(task(&model)), |trainer, step| {
+        let run = trainer.run_with(&Sequences::Drawn(task(&model)), |trainer, step| {
             if step.step + 1 < stop {
                 return Ok(ControlFlow::Continue(()));
             }
             trainer.save(&path)?;
-            Ok(ControlFlow::Break(()))
+            Ok::<_, Error>(ControlFlow::Break(()))
         });
         run.unwrap();
         assert_eq!(trainer.steps_done(), stop);
@@ -193,9 +188,9 @@ fn a_run_stopped_anywhere_and_gone_on_with_is_bit_for_bit_the_uninterrupted_one(
         let mut resumed = Trainer::new(&model, &heads(), options()).unwrap();
         resumed.restore(&path).unwrap();
         let mut rest = Vec::new();
-        let run = resumed.run(&Sequences::Drawn(task(&model)), |_, step| {
+        let run = resumed.run_with(&Sequences::Drawn(task(&model)), |_, step| {
             rest.push(step.clone());
-            Ok(ControlFlow::Continue(()))
+            Ok::<_, Error>(ControlFlow::Continue(()))
         });
         run.unwrap();
         assert_eq!(rest, whole[stop..]);
@@ -314,11 +309,7 @@ fn a_run_that_diverges_stops_with_an_error_and_keeps_its_last_good_state() {
         ..options()
     };
     let mut trainer = Trainer::new(&model, &heads(), options).unwrap();
-    let error = trainer
-        .run(&Sequences::Drawn(task(&model)), |_, _| {
-            Ok(ControlFlow::Continue(()))
-        })
-        .unwrap_err();
+    let error = trainer.run(&Sequences::Drawn(task(&model))).unwrap_err();
     assert!(matches!(error, Error::Diverged { .. }), "{error}");
     assert!(error.to_string().contains("diverged"));
     assert!(
@@ -428,9 +419,7 @@ fn given_sequences_that_run_out_or_are_too_long_are_refused_before_the_first_ste
         ProxyBatch::from_sequences(vec![[5, 6, 7, 8, 9, 10].repeat(2); 35], model.vocab_size())
             .unwrap();
     let mut trainer = Trainer::new(&model, &heads(), options()).unwrap();
-    let error = trainer
-        .run(&Sequences::Given(few), |_, _| Ok(ControlFlow::Continue(())))
-        .unwrap_err();
+    let error = trainer.run(&Sequences::Given(few)).unwrap_err();
     assert_eq!(
         error.to_string(),
         "step 11 of 12 needs 3 sequences, but only 2 are left"
@@ -471,7 +460,7 @@ fn checkpoints_of_another_run_and_broken_ones_are_refused_with_their_name() {
         .unwrap()
         .save(&path)
         .unwrap();
-    let refuse = |trainer: &mut Trainer<Decoder>, expected: &str| {
+    let refuse = |trainer: &mut Trainer<&Decoder>, expected: &str| {
         let error = trainer.restore(&path).unwrap_err().to_string();
         assert!(
             error.contains("run.json") && error.contains(expected),

@@ -171,7 +171,7 @@ fn answer<M: DecoderModel>(
             row
         };
         let rows: Vec<Vec<u32>> = part.iter().map(padded).collect();
-        let hidden = residual(model, token_tensor(&rows, &model.device()), &mut NoEdit);
+        let hidden = residual(model, token_tensor(&rows, &model.device()), &mut NoEdit)?;
         let width = hidden.dims()[2];
         let last: Vec<i32> = part
             .iter()

@@ -1,10 +1,7 @@
-//! Results as JSON files: [`Scores`] (which heads suppress) and [`Profile`] (what their coefficients are).
+//! Results as JSON files: [`Profile`] (the coefficients of a model's heads) and what all of them share.
 
-mod merge;
 mod profile;
 mod provenance;
-mod scores;
-mod stability;
 
 use std::fs::File;
 use std::io::{Read, Write};
@@ -14,12 +11,10 @@ use serde::{Serialize, de::DeserializeOwned};
 
 pub use profile::{Coefficient, Profile, TrainingRecord};
 pub use provenance::{Provenance, SequenceRecord};
-pub use scores::{Ablation, HeadScore, LengthScores, Method, Metric, Mode, ScoreSettings, Scores};
-pub use stability::{Gap, Overlap, Rounding, Stability};
 
 use crate::{Error, Result};
 
-/// No file of ours comes near this; a larger one is something else.
+/// No PEAR JSON file comes near this; a larger one is something else.
 const MAX_FILE_BYTES: u64 = 256 << 20;
 
 /// The first two fields of every file.
@@ -29,10 +24,11 @@ struct Header {
     version: u32,
 }
 
-/// Reads a file of ours, which says so in its first two fields: `format`, and `version` 1.
+/// Reads a PEAR JSON file, which starts with its `format` and `version` 1.
 ///
 /// # Errors
 /// [`Error::Io`], or [`Error::Malformed`] for a file of another format or version, or that does not hold a `T`.
+#[doc(hidden)]
 pub fn read_json<T: DeserializeOwned>(path: &Path, format: &str) -> Result<T> {
     let io = |source| Error::Io {
         action: "read",
@@ -68,6 +64,7 @@ pub fn read_json<T: DeserializeOwned>(path: &Path, format: &str) -> Result<T> {
 ///
 /// # Errors
 /// [`Error::Io`] with the path.
+#[doc(hidden)]
 pub fn write_json<T: Serialize>(path: &Path, value: &T) -> Result<()> {
     let io = |source| Error::Io {
         action: "write",
@@ -86,6 +83,7 @@ pub fn write_json<T: Serialize>(path: &Path, value: &T) -> Result<()> {
 ///
 /// # Errors
 /// Whatever the file system or `fill` says; `path` is then as it was.
+#[doc(hidden)]
 pub fn write_atomic(
     path: &Path,
     fill: impl FnOnce(&mut File) -> std::io::Result<()>,

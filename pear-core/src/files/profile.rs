@@ -1,12 +1,13 @@
-//! What the coefficients are, and how they were learned.
+//! The coefficients of a model's heads, and how they were learned.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 
 use burn::prelude::*;
 use serde::{Deserialize, Serialize};
 
 use crate::coefficients::HeadCoefficients;
-use crate::files::{Provenance, Scores};
+use crate::files::Provenance;
 use crate::head::{HeadId, ModelShape};
 use crate::{Error, Result};
 
@@ -88,31 +89,23 @@ pub struct Profile {
 impl Profile {
     const FORMAT: &str = "pear-profile";
 
-    /// A profile of these coefficients.
+    /// A profile of these coefficients, for models of their shape.
     ///
     /// # Errors
-    /// A head that the model has not or that is listed twice, or a value that is not finite.
-    pub fn new(
-        model: ModelShape,
-        coefficients: &HeadCoefficients,
-        training: Option<TrainingRecord>,
-    ) -> Result<Self> {
-        let values = coefficients.values();
-        let coefficients = coefficients
-            .heads()
-            .into_iter()
-            .zip(values)
-            .map(|(head, value)| Coefficient {
-                head,
-                value,
-                score: None,
-            });
-        let (format, coefficients) = (Self::FORMAT.into(), coefficients.collect());
+    /// A coefficient that is not finite.
+    pub fn new(coefficients: &HeadCoefficients, training: Option<TrainingRecord>) -> Result<Self> {
+        let heads = coefficients.heads().into_iter().zip(coefficients.values());
         let profile = Self {
-            format,
+            format: Self::FORMAT.into(),
             version: 1,
-            model,
-            coefficients,
+            model: coefficients.shape().clone(),
+            coefficients: heads
+                .map(|(head, value)| Coefficient {
+                    head,
+                    value,
+                    score: None,
+                })
+                .collect(),
             training,
             provenance: Provenance::new(),
         };
@@ -120,14 +113,11 @@ impl Profile {
         Ok(profile)
     }
 
-    /// Notes the score of each head.
-    pub fn with_scores(mut self, scores: &Scores) -> Self {
+    /// Notes the scores that heads were chosen for.
+    pub fn with_scores(mut self, scores: impl IntoIterator<Item = (HeadId, f64)>) -> Self {
+        let scores: BTreeMap<HeadId, f64> = scores.into_iter().collect();
         for coefficient in &mut self.coefficients {
-            coefficient.score = scores
-                .heads()
-                .iter()
-                .find(|scored| scored.head == coefficient.head)
-                .map(|scored| scored.score);
+            coefficient.score = scores.get(&coefficient.head).copied();
         }
         self
     }
@@ -143,7 +133,7 @@ impl Profile {
             .iter()
             .map(|c| (c.head, c.value))
             .collect();
-        HeadCoefficients::new(&pairs, model.num_heads, device)
+        HeadCoefficients::new(&pairs, model, device)
     }
 
     /// # Errors

@@ -10,8 +10,8 @@ use pear_core::position::{
     PositionEmbedding, PositionEmbeddingConfig, RelativeConfig, RotaryConfig, RotaryScaling,
 };
 use pear_core::{
-    Attention, AttentionConfig, AttentionScoreConfig, DecoderModel, HeadAttention, ModelShape,
-    Positions, QkNorm, Qkv,
+    Attention, AttentionConfig, AttentionScoreConfig, DecoderLayer, DecoderModel, HeadAttention,
+    ModelShape, Positions, QkNorm, Qkv,
 };
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{Rng, SeedableRng};
@@ -51,6 +51,7 @@ pub struct Block {
     mlp_norm: RmsNorm,
     up: Linear,
     down: Linear,
+    parallel: bool,
 }
 
 /// A decoder of the usual kind.
@@ -61,7 +62,6 @@ pub struct TestDecoder {
     blocks: Vec<Block>,
     norm: RmsNorm,
     unembedding: Linear,
-    parallel: bool,
     max_positions: Option<usize>,
     heads: usize,
 }
@@ -91,6 +91,7 @@ impl TestDecoder {
             mlp_norm: norm(),
             up: LinearConfig::new(hidden, 3 * hidden).init(&device),
             down: LinearConfig::new(3 * hidden, hidden).init(&device),
+            parallel,
         };
         let plain = Self {
             embedding: Param::from_tensor(Tensor::zeros([VOCAB, hidden], &device)),
@@ -100,7 +101,6 @@ impl TestDecoder {
             unembedding: LinearConfig::new(hidden, VOCAB)
                 .with_bias(false)
                 .init(&device),
-            parallel,
             max_positions,
             heads,
         };
@@ -108,11 +108,39 @@ impl TestDecoder {
     }
 }
 
-impl DecoderModel for TestDecoder {
+impl DecoderLayer for Block {
     type Attention = Attention;
+
+    fn attention(&self) -> &Attention {
+        &self.attention
+    }
+
+    fn attention_input(&self, residual: Tensor<3>) -> Tensor<3> {
+        self.norm.forward(residual) * 6.0
+    }
+
+    fn output(&self, residual: Tensor<3>, attention_output: Tensor<3>) -> Tensor<3> {
+        let mlp = |x: Tensor<3>| {
+            self.down
+                .forward(silu(self.up.forward(self.mlp_norm.forward(x) * 2.0)))
+        };
+        if self.parallel {
+            return residual.clone() + attention_output + mlp(residual);
+        }
+        let residual = residual + attention_output;
+        residual.clone() + mlp(residual)
+    }
+}
+
+impl DecoderModel for TestDecoder {
+    type Layer<'a> = &'a Block;
 
     fn shape(&self) -> ModelShape {
         ModelShape::new("test", self.blocks.len(), self.heads)
+    }
+
+    fn hidden_size(&self) -> usize {
+        self.embedding.val().dims()[1]
     }
 
     fn vocab_size(&self) -> usize {
@@ -134,31 +162,8 @@ impl DecoderModel for TestDecoder {
         )
     }
 
-    fn attention(&self, layer: usize) -> &Attention {
-        &self.blocks[layer].attention
-    }
-
-    fn attention_input(&self, layer: usize, residual: Tensor<3>) -> Tensor<3> {
-        self.blocks[layer].norm.forward(residual) * 6.0
-    }
-
-    fn block_output(
-        &self,
-        layer: usize,
-        residual: Tensor<3>,
-        attention_output: Tensor<3>,
-    ) -> Tensor<3> {
-        let block = &self.blocks[layer];
-        let mlp = |x: Tensor<3>| {
-            block
-                .down
-                .forward(silu(block.up.forward(block.mlp_norm.forward(x) * 2.0)))
-        };
-        if self.parallel {
-            return residual.clone() + attention_output + mlp(residual);
-        }
-        let residual = residual + attention_output;
-        residual.clone() + mlp(residual)
+    fn layer(&self, index: usize) -> pear_core::Result<&Block> {
+        Ok(&self.blocks[index])
     }
 
     fn logits(&self, residual: Tensor<3>) -> Tensor<3> {
@@ -362,8 +367,25 @@ impl HeadAttention for CopierAttention {
     }
 }
 
+impl DecoderLayer for CopierAttention {
+    type Attention = Self;
+
+    fn attention(&self) -> &Self {
+        self
+    }
+
+    fn attention_input(&self, residual: Tensor<3>) -> Tensor<3> {
+        // Copies pile up on the tokens; what was read stays what it was.
+        residual.clamp(0.0, 1.0)
+    }
+
+    fn output(&self, residual: Tensor<3>, attention_output: Tensor<3>) -> Tensor<3> {
+        residual + attention_output
+    }
+}
+
 impl DecoderModel for Copier {
-    type Attention = CopierAttention;
+    type Layer<'a> = &'a CopierAttention;
 
     fn shape(&self) -> ModelShape {
         ModelShape::new(
@@ -371,6 +393,10 @@ impl DecoderModel for Copier {
             self.layers.len(),
             self.layers[0].strengths.dims()[1],
         )
+    }
+
+    fn hidden_size(&self) -> usize {
+        self.embedding.dims()[1]
     }
 
     fn vocab_size(&self) -> usize {
@@ -387,22 +413,8 @@ impl DecoderModel for Copier {
         burn::tensor::module::embedding(self.embedding.clone(), tokens) + positions.unsqueeze::<3>()
     }
 
-    fn attention(&self, layer: usize) -> &CopierAttention {
-        &self.layers[layer]
-    }
-
-    fn attention_input(&self, _: usize, residual: Tensor<3>) -> Tensor<3> {
-        // Copies pile up on the tokens; what was read stays what it was.
-        residual.clamp(0.0, 1.0)
-    }
-
-    fn block_output(
-        &self,
-        _: usize,
-        residual: Tensor<3>,
-        attention_output: Tensor<3>,
-    ) -> Tensor<3> {
-        residual + attention_output
+    fn layer(&self, index: usize) -> pear_core::Result<&CopierAttention> {
+        Ok(&self.layers[index])
     }
 
     fn logits(&self, residual: Tensor<3>) -> Tensor<3> {

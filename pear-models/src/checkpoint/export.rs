@@ -22,7 +22,7 @@ impl ModelDirectory {
     /// # Errors
     /// Heads that the model has not; an `out` that exists and is not an empty directory; whatever the file system says.
     pub fn export(&self, coefficients: &HeadCoefficients, out: &Path) -> Result<(), Error> {
-        self.shape().check_heads(coefficients.heads())?;
+        coefficients.check_shape(&self.shape())?;
         let is_free = !out.exists()
             || fs::read_dir(out)
                 .map_err(Error::io("write", out))?

@@ -8,7 +8,9 @@ use burn::nn::{Linear, LinearConfig};
 use burn::prelude::*;
 use burn::tensor::activation::silu;
 use pear_core::position::{PositionEmbedding, PositionEmbeddingConfig};
-use pear_core::{Attention, AttentionConfig, DecoderModel, ModelShape, Positions, ProxyTask};
+use pear_core::{
+    Attention, AttentionConfig, DecoderLayer, DecoderModel, ModelShape, Positions, ProxyTask,
+};
 
 pub const HEAD_DIM: usize = 4;
 
@@ -121,11 +123,42 @@ fn norm(x: Tensor<3>) -> Tensor<3> {
     x * scale
 }
 
-impl DecoderModel for Small {
+/// One layer, which notes that it was run.
+pub struct SmallLayer<'a> {
+    model: &'a Small,
+    index: usize,
+}
+
+impl DecoderLayer for SmallLayer<'_> {
     type Attention = Attention;
+
+    fn attention(&self) -> &Attention {
+        &self.model.weights.attention[self.index]
+    }
+
+    fn attention_input(&self, residual: Tensor<3>) -> Tensor<3> {
+        let mut seen = self.model.seen.lock().unwrap();
+        seen.layers.push((self.index, residual.is_autodiff()));
+        norm(residual)
+    }
+
+    fn output(&self, residual: Tensor<3>, attention_output: Tensor<3>) -> Tensor<3> {
+        let weights = &self.model.weights;
+        let residual = residual + attention_output;
+        let inner = silu(weights.up[self.index].forward(norm(residual.clone())));
+        residual + weights.down[self.index].forward(inner)
+    }
+}
+
+impl DecoderModel for Small {
+    type Layer<'a> = SmallLayer<'a>;
 
     fn shape(&self) -> ModelShape {
         self.shape.clone()
+    }
+
+    fn hidden_size(&self) -> usize {
+        self.weights.embedding.val().dims()[1]
     }
 
     fn vocab_size(&self) -> usize {
@@ -144,28 +177,8 @@ impl DecoderModel for Small {
         }
     }
 
-    fn attention(&self, layer: usize) -> &Attention {
-        &self.weights.attention[layer]
-    }
-
-    fn attention_input(&self, layer: usize, residual: Tensor<3>) -> Tensor<3> {
-        self.seen
-            .lock()
-            .unwrap()
-            .layers
-            .push((layer, residual.is_autodiff()));
-        norm(residual)
-    }
-
-    fn block_output(
-        &self,
-        layer: usize,
-        residual: Tensor<3>,
-        attention_output: Tensor<3>,
-    ) -> Tensor<3> {
-        let residual = residual + attention_output;
-        let inner = silu(self.weights.up[layer].forward(norm(residual.clone())));
-        residual + self.weights.down[layer].forward(inner)
+    fn layer(&self, index: usize) -> pear_core::Result<SmallLayer<'_>> {
+        Ok(SmallLayer { model: self, index })
     }
 
     fn logits(&self, residual: Tensor<3>) -> Tensor<3> {

@@ -1,104 +1,18 @@
 //! Which heads suppress, and how that was found out.
 
-use std::fmt;
+mod merge;
+mod settings;
+mod stability;
+
 use std::path::Path;
 
+use pear_core::files::{Provenance, read_json, write_json};
+use pear_core::{Error, HeadId, LayerRange, ModelShape, Result};
 use serde::{Deserialize, Serialize};
 
-use crate::files::stability::upper_quantile;
-use crate::files::{Provenance, Stability};
-use crate::head::{HeadId, LayerRange, ModelShape};
-use crate::{Error, Result};
-
-/// What reacts when a head is replaced.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Mode {
-    /// Everything downstream: activation patching.
-    #[default]
-    Activation,
-    /// Norms and MLPs on the residual stream only; all other heads keep their outputs. Path patching to the logits.
-    Path,
-}
-
-/// What a head's output is replaced by at the probe position.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Ablation {
-    /// The mean of its own output over all positions of the same sequence.
-    #[default]
-    SequenceMean,
-    /// The mean of its output at the probe position over the samples.
-    BatchMean,
-    /// Zero.
-    Zero,
-}
-
-/// How normal and patched run are compared. `π` is the logit of the right token in the normal run, `π̃` in the patched one.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Metric {
-    /// `mean(π̃) / mean(π) − 1`, the paper's.
-    #[default]
-    LogitRatio,
-    /// `mean(π̃ − π)`.
-    LogitDiff,
-    /// `mean(π̃ − π)`, the mean logit over the vocabulary subtracted from each first.
-    CentredLogitDiff,
-    /// `mean(log p̃ − log p)` of the right token.
-    LogProbDiff,
-}
-
-impl Metric {
-    /// Whether something is subtracted from each logit first, which takes the logits of the whole vocabulary.
-    pub fn has_references(self) -> bool {
-        matches!(self, Self::CentredLogitDiff | Self::LogProbDiff)
-    }
-}
-
-macro_rules! display_as_in_files {
-    ($($type:ty),*) => {$(
-        impl fmt::Display for $type {
-            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                self.serialize(f)
-            }
-        }
-    )*};
-}
-display_as_in_files!(Mode, Ablation, Metric, Method);
-
-/// How the effect of replacing a head is found.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Method {
-    /// By replacing it.
-    #[default]
-    Exact,
-    /// To first order, from the gradient by its output: attribution patching.
-    Attribution,
-}
-
-impl Method {
-    fn is_exact(&self) -> bool {
-        *self == Self::Exact
-    }
-}
-
-/// How scores were computed.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct ScoreSettings {
-    /// What reacted.
-    pub mode: Mode,
-    /// What stood in for a head.
-    pub ablation: Ablation,
-    /// How runs were compared.
-    pub metric: Metric,
-    /// Seed of the proxy sequences.
-    pub seed: u64,
-    /// How effects were found.
-    #[serde(default, skip_serializing_if = "Method::is_exact")]
-    pub method: Method,
-}
+pub use settings::{Ablation, Method, Metric, Mode, ScoreSettings};
+use stability::upper_quantile;
+pub use stability::{Gap, Overlap, Rounding, Stability};
 
 /// One head's score.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
@@ -121,7 +35,7 @@ pub struct LengthScores {
     pub n: usize,
     /// Number of sequences.
     pub samples: usize,
-    /// Mean logit of the right token in the normal run.
+    /// Mean logit of the right token in the clean run.
     pub base_logit: f64,
     /// Share of second-half tokens that the model predicts.
     pub accuracy: f64,
@@ -159,7 +73,7 @@ pub struct Scores {
 impl Scores {
     const FORMAT: &str = "pear-scores";
 
-    /// As many heads as the paper tries at most.
+    /// The largest number of heads that the paper tries.
     pub const MOST_SIGNIFICANT: usize = 40;
 
     /// The plain mean over lengths, ranked; heads of equal score by layer and head.
@@ -278,7 +192,7 @@ impl Scores {
     /// # Errors
     /// [`Error::Io`], or [`Error::Malformed`] for a file that is no scores file, or lists a head twice or beyond the model it names.
     pub fn read(path: &Path) -> Result<Self> {
-        let mut scores: Self = super::read_json(path, Self::FORMAT)?;
+        let mut scores: Self = read_json(path, Self::FORMAT)?;
         let malformed = |problem: String| Error::Malformed {
             path: path.into(),
             problem,
@@ -323,7 +237,7 @@ impl Scores {
     /// # Errors
     /// [`Error::Io`].
     pub fn write(&self, path: &Path) -> Result<()> {
-        super::write_json(path, self)
+        write_json(path, self)
     }
 }
 

@@ -6,14 +6,13 @@
 use burn::prelude::*;
 use burn::tensor::activation::softmax;
 use burn::tensor::{Bool, DType};
-use pear_core::{DecoderModel, HeadAttention, Positions, Qkv};
+use pear_core::{DecoderLayer, HeadAttention, Positions, Qkv};
 
-use crate::normal::NormalLayer;
+use crate::clean::CleanLayer;
 
 /// The normal run's part in a layer, for the sequences at hand.
-pub(crate) struct Probe<'a, M: DecoderModel> {
-    model: &'a M,
-    layer: usize,
+pub(crate) struct PatchSite<'a, L: DecoderLayer> {
+    layer: &'a L,
     /// Where the probe stands.
     positions: Positions<'static>,
     /// The first position it can see.
@@ -30,21 +29,19 @@ pub(crate) struct Probe<'a, M: DecoderModel> {
     output: Tensor<3>,
 }
 
-impl<'a, M: DecoderModel> Probe<'a, M> {
+impl<'a, L: DecoderLayer> PatchSite<'a, L> {
     /// `residual`: the normal run before `layer`, `[samples, seq, hidden]`; the probe stands at `position`.
     pub(crate) fn new(
-        model: &'a M,
-        layer: usize,
+        layer: &'a L,
         position: usize,
         residual: &Tensor<3>,
-        normal: &NormalLayer,
+        clean: &CleanLayer,
     ) -> Self {
-        let [samples, num_heads, _, head_dim] = normal.heads.dims();
-        let window = model.attention(layer).score_config().window;
+        let [samples, num_heads, _, head_dim] = clean.heads.dims();
+        let window = layer.attention().score_config().window;
         let first = window.map_or(0, |window| (position + 1).saturating_sub(window));
         let seen = |x: &Tensor<4>| x.clone().narrow(2, first, position + 1 - first);
         Self {
-            model,
             layer,
             positions: Positions {
                 start: position,
@@ -52,15 +49,15 @@ impl<'a, M: DecoderModel> Probe<'a, M> {
                 padding: &[],
             },
             first,
-            key: seen(&normal.key),
-            value: seen(&normal.value),
-            heads: normal
+            key: seen(&clean.key),
+            value: seen(&clean.value),
+            heads: clean
                 .heads
                 .clone()
                 .narrow(2, position, 1)
                 .reshape([samples, num_heads, head_dim]),
             residual: residual.clone().narrow(1, position, 1),
-            output: normal.output.clone().narrow(1, position, 1),
+            output: clean.output.clone().narrow(1, position, 1),
         }
     }
 
@@ -73,8 +70,7 @@ impl<'a, M: DecoderModel> Probe<'a, M> {
     /// Path patching: `rows` go through the layer with the normal run's attention output.
     pub(crate) fn pass(&self, rows: Tensor<3>) -> Tensor<3> {
         let variants = rows.dims()[1] / self.output.dims()[0];
-        self.model
-            .block_output(self.layer, rows, repeat(&self.output, variants))
+        self.layer.output(rows, repeat(&self.output, variants))
     }
 
     /// New variants above this layer: one for each head of `from .. from + count`, replaced by its own of `vectors`,
@@ -91,8 +87,7 @@ impl<'a, M: DecoderModel> Probe<'a, M> {
         let heads = self.heads.clone().unsqueeze::<4>().expand(shape);
         let heads = heads.mask_where(here, vectors.clone().unsqueeze::<4>().expand(shape));
         let output = self.merge(heads.reshape([count * samples, num_heads, head_dim]));
-        self.model
-            .block_output(self.layer, repeat(&self.residual, count), output)
+        self.layer.output(repeat(&self.residual, count), output)
     }
 
     /// The normal run's heads, `[samples, heads, head_dim]`.
@@ -102,27 +97,27 @@ impl<'a, M: DecoderModel> Probe<'a, M> {
 
     /// The heads of `rows`, `[1, rows, hidden]` before the layer to `[rows, heads, head_dim]`.
     pub(crate) fn attended(&self, rows: Tensor<3>) -> Tensor<3> {
-        self.attend(self.model.attention_input(self.layer, rows))
+        self.attend(self.layer.attention_input(rows))
     }
 
     /// The layer's rest: `rows`, or the normal run, with these `heads`.
     pub(crate) fn continued(&self, rows: Option<Tensor<3>>, heads: Tensor<3>) -> Tensor<3> {
         let rows = rows.unwrap_or_else(|| repeat(&self.residual, 1));
-        self.model.block_output(self.layer, rows, self.merge(heads))
+        self.layer.output(rows, self.merge(heads))
     }
 
     /// `[rows, heads, head_dim]` to the attention's output `[1, rows, hidden]`.
     fn merge(&self, heads: Tensor<3>) -> Tensor<3> {
         // Rows along the sequence: a plain matrix product, however the model writes it.
-        self.model
-            .attention(self.layer)
+        self.layer
+            .attention()
             .output_projection(heads.unsqueeze::<4>().swap_dims(1, 2))
     }
 
     /// Attention at the probe position, `[1, rows, hidden]` to heads `[rows, heads, head_dim]`: keys and values of earlier positions are
     /// those of the normal run, shared by all variants of a sequence and never copied.
     fn attend(&self, input: Tensor<3>) -> Tensor<3> {
-        let attention = self.model.attention(self.layer);
+        let attention = self.layer.attention();
         let [_, rows, hidden] = input.dims();
         // All rows stand at the same position, and so go to `project_qkv` as a batch.
         let Qkv { query, key, value } =
@@ -161,7 +156,7 @@ impl<'a, M: DecoderModel> Probe<'a, M> {
 
     /// Scale, soft cap and bias, as [`attend`](pear_core::attend) has them; the window has already been cut out.
     fn finish(&self, scores: Tensor<5>) -> Tensor<5> {
-        let attention = self.model.attention(self.layer);
+        let attention = self.layer.attention();
         let options = attention.score_config();
         let [_, kv_heads, group, _, seen] = scores.dims();
         let head_dim = self.key.dims()[3];

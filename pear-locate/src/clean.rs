@@ -1,16 +1,16 @@
-//! The normal run, layer by layer, and the vectors that stand in for heads.
+//! The clean run, layer by layer, and the vectors that stand in for heads.
 
+use crate::Ablation;
 use burn::prelude::*;
 use burn::tensor::DType;
-use pear_core::files::Ablation;
 use pear_core::proxy::ProxyBatch;
-use pear_core::{DecoderModel, HeadAttention, Positions, attend};
+use pear_core::{DecoderLayer, DecoderModel, HeadAttention, Positions, Qkv, attend};
 
 use crate::budget::Plan;
 use crate::{Error, Result};
 
 /// What one layer's attention does with whole sequences.
-pub(crate) struct NormalLayer {
+pub(crate) struct CleanLayer {
     /// `[batch, key_value_heads, seq, head_dim]`.
     pub key: Tensor<4>,
     /// `[batch, key_value_heads, seq, head_dim]`.
@@ -21,30 +21,21 @@ pub(crate) struct NormalLayer {
     pub output: Tensor<3>,
 }
 
-impl NormalLayer {
+impl CleanLayer {
     /// Attention of `layer` on the residual stream before it, `[batch, seq, hidden]`.
-    pub(crate) fn run<M: DecoderModel>(
-        model: &M,
-        layer: usize,
-        residual: &Tensor<3>,
-    ) -> Result<Self> {
-        let attention = model.attention(layer);
+    pub(crate) fn run<L: DecoderLayer>(layer: &L, residual: &Tensor<3>) -> Result<Self> {
+        let attention = layer.attention();
         let positions = Positions::first(residual.dims()[1]);
-        let projected =
-            attention.project_qkv(model.attention_input(layer, residual.clone()), positions);
-        let heads = attend(
-            attention,
-            projected.query,
-            projected.key.clone(),
-            projected.value.clone(),
-        );
+        let Qkv { query, key, value } =
+            attention.project_qkv(layer.attention_input(residual.clone()), positions);
+        let heads = attend(attention, query, key.clone(), value.clone());
         let output = attention.output_projection(heads.clone());
         if output.is_autodiff() {
             return Err(Error::Autodiff);
         }
         Ok(Self {
-            key: projected.key,
-            value: projected.value,
+            key,
+            value,
             heads,
             output,
         })
@@ -102,15 +93,16 @@ pub(crate) fn batch_means<M: DecoderModel>(
         let step = batch.slice(range);
         let mut residual = embed(model, &step);
         for layer in 0..num_layers {
-            let normal = NormalLayer::run(model, layer, &residual)?;
-            let sum = sum_at_probe(&normal.heads, &step);
+            let this = model.layer(layer)?;
+            let clean = CleanLayer::run(&this, &residual)?;
+            let sum = sum_at_probe(&clean.heads, &step);
             match sums.get_mut(layer) {
                 Some(total) => *total = total.clone() + sum,
                 None => sums.push(sum),
             }
             // Nothing is read above the heads of the last layer.
             if layer + 1 < num_layers {
-                residual = model.block_output(layer, residual, normal.output);
+                residual = this.output(residual, clean.output);
             }
         }
     }

@@ -1,14 +1,14 @@
 //! How far scores can be trusted.
 
+use pear_core::HeadId;
 use serde::{Deserialize, Serialize};
 
-use crate::files::{HeadScore, Scores};
-use crate::head::HeadId;
+use super::{HeadScore, Scores};
 
 /// How much the choice of the K heads with the highest scores depends on what it should not depend on.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Stability {
-    /// K.
+    /// Number of heads compared (K).
     pub top_k: usize,
     /// The K best heads found in two ways.
     pub overlaps: Vec<Overlap>,

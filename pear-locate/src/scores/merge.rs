@@ -2,11 +2,10 @@
 
 use std::path::{Path, PathBuf};
 
+use pear_core::{Error, LayerRange, Result};
 use serde::Serialize;
 
 use super::{LengthScores, Scores};
-use crate::head::LayerRange;
-use crate::{Error, Result};
 
 /// Runs of the same model on the same sequences differ by no more than this share of a logit, in f32 and in half precision, whatever
 /// machines they ran on.

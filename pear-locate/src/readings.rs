@@ -1,16 +1,16 @@
 //! From the residual stream after the last layer to numbers.
 
+use crate::Metric;
 use burn::prelude::*;
 use burn::tensor::DType;
 use pear_core::DecoderModel;
-use pear_core::files::Metric;
 use pear_core::proxy::ProxyBatch;
 
 /// The right token's logit of each row, and what the metric subtracts from it (nothing: empty).
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Reading {
     pub logits: Vec<f32>,
-    pub references: Vec<f32>,
+    pub normalizers: Vec<f32>,
 }
 
 impl Reading {
@@ -26,7 +26,7 @@ impl Reading {
         };
         (0..self.logits.len() / samples).map(move |i| Reading {
             logits: piece(&self.logits, i),
-            references: piece(&self.references, i),
+            normalizers: piece(&self.normalizers, i),
         })
     }
 }
@@ -40,18 +40,20 @@ pub(crate) fn read<M: DecoderModel>(
     logit_rows: usize,
 ) -> Reading {
     let [_, count, hidden] = rows.dims();
-    if !metric.has_references() {
+    if !metric.has_normalizers() {
         let logits = model.target_logits(rows.reshape([count, hidden]), targets);
         return Reading {
             logits: to_f32(logits),
-            references: Vec::new(),
+            normalizers: Vec::new(),
         };
     }
     let mut reading = Reading::default();
     for (rows, targets) in pieces(rows, targets, logit_rows) {
         let logits = all_logits(model, rows);
         reading.logits.extend(to_f32(at(logits.clone(), targets)));
-        reading.references.extend(to_f32(reference(metric, logits)));
+        reading
+            .normalizers
+            .extend(to_f32(normalizer(metric, logits)));
     }
     reading
 }
@@ -65,24 +67,27 @@ pub(crate) fn compared_sum<M: DecoderModel>(
     logit_rows: usize,
 ) -> Tensor<1> {
     let [_, count, hidden] = rows.dims();
-    if !metric.has_references() {
+    if !metric.has_normalizers() {
         return model
             .target_logits(rows.reshape([count, hidden]), targets)
             .sum();
     }
     let one = |(rows, targets)| {
         let logits = all_logits(model, rows);
-        (at(logits.clone(), targets) - reference(metric, logits)).sum()
+        (at(logits.clone(), targets) - normalizer(metric, logits)).sum()
     };
     let sums: Vec<Tensor<1>> = pieces(rows, targets, logit_rows).map(one).collect();
     Tensor::cat(sums, 0).sum()
 }
 
 /// What the metric subtracts, from logits `[rows, vocab]` to `[rows, 1]`.
-pub(crate) fn reference(metric: Metric, logits: Tensor<2>) -> Tensor<2> {
+pub(crate) fn normalizer(metric: Metric, logits: Tensor<2>) -> Tensor<2> {
     match metric {
         Metric::LogProbDiff => log_sum_exp(logits),
-        _ => logits.mean_dim(1),
+        Metric::CentredLogitDiff => logits.mean_dim(1),
+        Metric::LogitRatio | Metric::LogitDiff => {
+            Tensor::zeros([logits.dims()[0], 1], &logits.device())
+        }
     }
 }
 

@@ -1,0 +1,328 @@
+//! Locating: the sweeps over all lengths, on one device or several, interruptible after every layer.
+
+use std::collections::BTreeSet;
+use std::ops::ControlFlow;
+
+use pear_core::DecoderModel;
+use pear_core::forward::check_length;
+use pear_core::proxy::ProxyBatch;
+
+use crate::devices::sweep_on_each;
+use crate::patched::PatchedLogits;
+use crate::progress::{Meter, Progress};
+use crate::report::{LengthReport, Report, length_scores};
+use crate::sweep::{LayerDone, sweep};
+use crate::{Error, LocateOptions, Result, Scores};
+
+/// What a [`Locator`] tells while it runs.
+#[derive(Clone, Copy, Debug)]
+#[non_exhaustive]
+pub enum Event<'a> {
+    /// Sequences have been through a layer.
+    Layer(Progress),
+    /// All sequences of a length are done: what [`Locator::with_finished`] takes, this length included.
+    LengthFinished(&'a [LengthReport]),
+}
+
+/// How a run of a [`Locator`] ended.
+#[derive(Clone, Debug, PartialEq)]
+#[allow(clippy::large_enum_variant, reason = "one is made for a whole run")]
+pub enum Outcome {
+    /// All heads are scored.
+    Finished(Report),
+    /// The caller ended it. These lengths were finished; [`Locator::with_finished`] goes on after them.
+    Cancelled(Vec<LengthReport>),
+}
+
+impl Outcome {
+    /// The report, if the run came to its end.
+    pub fn finished(self) -> Option<Report> {
+        match self {
+            Self::Finished(report) => Some(report),
+            Self::Cancelled(_) => None,
+        }
+    }
+}
+
+/// Computes what a sweep gives over all models.
+type Sweep<M> =
+    fn(&[M], &ProxyBatch, &LocateOptions, &mut LayerDone<'_>) -> Result<Option<PatchedLogits>>;
+
+/// Scores every head of a model: high where the model predicts the right token better without it.
+///
+/// It owns its model, which may be a reference or an `Arc` as well. [`locate`](crate::locate) is the short form for a run that
+/// nobody watches or interrupts.
+///
+/// ```
+/// # use burn::prelude::*;
+/// # use pear_core::*;
+/// # struct Layer(Attention);
+/// # impl DecoderLayer for Layer {
+/// #     type Attention = Attention;
+/// #     fn attention(&self) -> &Attention { &self.0 }
+/// #     fn attention_input(&self, residual: Tensor<3>) -> Tensor<3> { residual }
+/// #     fn output(&self, residual: Tensor<3>, attention: Tensor<3>) -> Tensor<3> { residual + attention }
+/// # }
+/// # struct Model { layers: [Layer; 2], embedding: Tensor<2> }
+/// # impl DecoderModel for Model {
+/// #     type Layer<'a> = &'a Layer;
+/// #     fn shape(&self) -> ModelShape { ModelShape::new("two-layers", 2, 6) }
+/// #     fn hidden_size(&self) -> usize { 24 }
+/// #     fn vocab_size(&self) -> usize { 50 }
+/// #     fn device(&self) -> Device { self.embedding.device() }
+/// #     fn embed(&self, tokens: Tensor<2, Int>, _: Positions) -> Tensor<3> {
+/// #         burn::tensor::module::embedding(self.embedding.clone(), tokens)
+/// #     }
+/// #     fn layer(&self, index: usize) -> Result<&Layer> { Ok(&self.layers[index]) }
+/// #     fn logits(&self, residual: Tensor<3>) -> Tensor<3> { residual.matmul(self.embedding.clone().transpose().unsqueeze()) }
+/// # }
+/// # let device = Device::flex();
+/// # let layer = || AttentionConfig::new(24, 6).init(&device).map(Layer);
+/// # let embedding = Tensor::random([50, 24], burn::tensor::Distribution::Normal(0.0, 1.0), &device);
+/// # let model = Model { layers: [layer()?, layer()?], embedding };
+/// use std::ops::ControlFlow;
+/// use pear_locate::{Event, LocateOptions, Locator, Metric, Outcome, proxy_batches};
+///
+/// let batches = proxy_batches(&ProxyTask::new(50, &[0], 7)?, &[(10, 4), (5, 8)])?;
+/// let options = LocateOptions { metric: Metric::LogitDiff, ..LocateOptions::default() };
+/// let locator = Locator::new(model, options);
+///
+/// // Cancelled once the first length is done …
+/// let outcome = locator.run_with(&batches, |event| match event {
+///     Event::LengthFinished(_) => Ok::<_, pear_locate::Error>(ControlFlow::Break(())),
+///     _ => Ok(ControlFlow::Continue(())),
+/// })?;
+/// let Outcome::Cancelled(finished) = outcome else { unreachable!() };
+/// assert_eq!(finished.len(), 1);
+///
+/// // … and resumed.
+/// let report = locator.with_finished(finished).run(&batches)?;
+/// assert_eq!(report.scores.heads().len(), 12);
+/// # Ok::<(), pear_locate::Error>(())
+/// ```
+#[derive(Clone, Debug)]
+pub struct Locator<M> {
+    /// The model, then its copies on other devices.
+    models: Vec<M>,
+    sweep: Sweep<M>,
+    options: LocateOptions,
+    finished: Vec<LengthReport>,
+}
+
+impl<M: DecoderModel> Locator<M> {
+    /// A locator of this model's heads.
+    pub fn new(model: M, options: LocateOptions) -> Self {
+        let sweep_on_first: Sweep<M> = |models, batch, options, layer_done| {
+            sweep(&models[0], batch, options, None, layer_done)
+        };
+        Self {
+            models: vec![model],
+            sweep: sweep_on_first,
+            options,
+            finished: Vec::new(),
+        }
+    }
+
+    /// Splits the sequences of every length between the model and copies of it on other devices.
+    ///
+    /// The scores are those of one device up to rounding, with every intervention: batch means are taken over all sequences. The
+    /// memory budget is that of each device.
+    pub fn with_copies(mut self, copies: impl IntoIterator<Item = M>) -> Self
+    where
+        M: Sync,
+    {
+        self.models.extend(copies);
+        self.sweep = sweep_on_each;
+        self
+    }
+
+    /// Goes on after lengths that an earlier run finished, which must be the first of the batches.
+    ///
+    /// The caller answers for model, batches and options being those of the earlier run; [`Error::Unresumable`] says that batches
+    /// or layers are not.
+    pub fn with_finished(mut self, finished: Vec<LengthReport>) -> Self {
+        self.finished = finished;
+        self
+    }
+
+    /// The model.
+    pub fn model(&self) -> &M {
+        &self.models[0]
+    }
+
+    /// Runs the sweeps, unobserved; see [`run_with`](Self::run_with).
+    ///
+    /// # Errors
+    /// As [`run_with`](Self::run_with), but for its last.
+    pub fn run(&self, batches: &[ProxyBatch]) -> Result<Report> {
+        match self.run_with(batches, |_| Ok::<_, Error>(ControlFlow::Continue(())))? {
+            Outcome::Finished(report) => Ok(report),
+            Outcome::Cancelled(_) => unreachable!("the observer never breaks"),
+        }
+    }
+
+    /// Runs the sweeps. `batches` hold proxy sequences, one batch a length; [`proxy_batches`](crate::proxy_batches) draws those of
+    /// the paper. `observe` is called after every layer and every length and may end the run, with an error of its own if need
+    /// be. Warnings are also logged.
+    ///
+    /// # Errors
+    /// - no batch, or two of the same length;
+    /// - a token that the model does not know, or a sequence longer than it can read;
+    /// - a model without heads or without the layers asked for, on an autodiff device, or copies of another shape;
+    /// - a logit that is not finite, with the head that was replaced;
+    /// - a mean logit of zero where the metric divides by it;
+    /// - what `observe` returns.
+    pub fn run_with<E: From<Error>>(
+        &self,
+        batches: &[ProxyBatch],
+        mut observe: impl FnMut(Event<'_>) -> Result<ControlFlow<()>, E>,
+    ) -> Result<Outcome, E> {
+        let mut reports = self.start(batches)?;
+        let mut meter = Meter::new(self.model().shape(), &self.options, batches);
+        for batch in &batches[..reports.len()] {
+            let progress = meter.batch_done(batch);
+            if observe(Event::Layer(progress))?.is_break() {
+                return Ok(Outcome::Cancelled(reports));
+            }
+        }
+        for batch in &batches[reports.len()..] {
+            let mut failed = None;
+            let mut layer_done = |sequences: &ProxyBatch, layer| {
+                observe(Event::Layer(meter.layer_done(sequences, layer))).unwrap_or_else(|error| {
+                    failed = Some(error);
+                    ControlFlow::Break(())
+                })
+            };
+            let logits = (self.sweep)(&self.models, batch, &self.options, &mut layer_done)?;
+            if let Some(error) = failed {
+                return Err(error);
+            }
+            let Some(logits) = logits else {
+                return Ok(Outcome::Cancelled(reports));
+            };
+            reports.push(LengthReport::new(self.options.metric, logits)?);
+            let last = reports.len() == batches.len();
+            if observe(Event::LengthFinished(&reports))?.is_break() && !last {
+                return Ok(Outcome::Cancelled(reports));
+            }
+        }
+        Ok(Outcome::Finished(self.report(batches, reports)?))
+    }
+
+    /// The lengths that are finished already, once everything is found to belong together.
+    fn start(&self, batches: &[ProxyBatch]) -> Result<Vec<LengthReport>> {
+        let (first, others) = (&self.models[0], &self.models[1..]);
+        if others
+            .iter()
+            .any(|other| other.shape() != first.shape() || other.vocab_size() != first.vocab_size())
+        {
+            return Err(Error::Models);
+        }
+        if others.iter().any(|other| other.device().is_autodiff()) {
+            return Err(Error::Autodiff);
+        }
+        check(first, batches, &self.options)?;
+        if self.finished.len() > batches.len() {
+            return Err(Error::Unresumable {
+                n: self.finished[batches.len()].logits.n,
+            });
+        }
+        for (report, batch) in self.finished.iter().zip(batches) {
+            report
+                .logits
+                .check_belongs(batch, &first.shape(), &self.options)?;
+        }
+        Ok(self.finished.clone())
+    }
+
+    fn report(&self, batches: &[ProxyBatch], reports: Vec<LengthReport>) -> Result<Report> {
+        let metric = self.options.metric;
+        let by_length = reports
+            .iter()
+            .map(|report| length_scores(metric, &report.logits))
+            .collect::<Result<_>>()?;
+        let settings = self.options.settings(common_seed(batches));
+        let scores = Scores::new(self.model().shape(), settings, by_length)?;
+        Ok(Report {
+            scores,
+            by_length: reports,
+        })
+    }
+}
+
+/// Scores every head of a model: [`Locator::run`] on a borrowed model.
+///
+/// # Errors
+/// As [`Locator::run`].
+pub fn locate<M: DecoderModel>(
+    model: &M,
+    batches: &[ProxyBatch],
+    options: &LocateOptions,
+) -> Result<Report> {
+    Locator::new(model, options.clone()).run(batches)
+}
+
+/// The logits behind the scores of one batch: `patched_logits[layer][head][sample]` and `base_logits[sample]`.
+///
+/// # Errors
+/// As [`Locator::run`], but for those of the metric.
+pub fn patched_logits<M: DecoderModel>(
+    model: &M,
+    batch: &ProxyBatch,
+    options: &LocateOptions,
+) -> Result<PatchedLogits> {
+    check(model, std::slice::from_ref(batch), options)?;
+    match sweep(model, batch, options, None, &mut |_, _| {
+        ControlFlow::Continue(())
+    })? {
+        Some(logits) => Ok(logits),
+        None => unreachable!("the observer never breaks"),
+    }
+}
+
+/// The seed that all batches were drawn with, if they were drawn with one.
+fn common_seed(batches: &[ProxyBatch]) -> Option<u64> {
+    let seed = batches.first()?.seed()?;
+    batches
+        .iter()
+        .all(|batch| batch.seed() == Some(seed))
+        .then_some(seed)
+}
+
+/// Whether `model` can read `batches`.
+pub(crate) fn check<M: DecoderModel>(
+    model: &M,
+    batches: &[ProxyBatch],
+    options: &LocateOptions,
+) -> Result<()> {
+    let (shape, vocab_size) = (model.shape(), model.vocab_size());
+    if shape.num_layers == 0 || shape.num_heads == 0 {
+        return Err(Error::NoHeads(shape));
+    }
+    if let Some(layers) = options
+        .layers
+        .filter(|layers| layers.first > layers.last || layers.last >= shape.num_layers)
+    {
+        return Err(Error::NoSuchLayers { layers, shape });
+    }
+    if model.device().is_autodiff() {
+        return Err(Error::Autodiff);
+    }
+    if batches.is_empty() {
+        return Err(Error::NoBatches);
+    }
+    let mut lengths = BTreeSet::new();
+    for batch in batches {
+        if !lengths.insert(batch.n()) {
+            return Err(Error::DuplicateLength(batch.n()));
+        }
+        check_length(model, batch.seq_len())?;
+        for (index, sequence) in batch.sequences().iter().enumerate() {
+            if let Some(id) = sequence.iter().find(|&&id| id as usize >= vocab_size) {
+                let problem = format!("token {id} is not in the vocabulary of {vocab_size}");
+                return Err(pear_core::Error::ProxySequence { index, problem }.into());
+            }
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,98 @@
+//! Scores files: ranks, noise, and what is written is read.
+
+use pear_core::{HeadId, ModelShape};
+use pear_locate::{LengthScores, ScoreSettings, Scores};
+
+fn shape() -> ModelShape {
+    ModelShape::new("llama", 2, 3)
+}
+
+fn length(n: usize, scores: [[f64; 3]; 2]) -> LengthScores {
+    let scores = scores.map(|row| row.to_vec()).to_vec();
+    LengthScores {
+        n,
+        samples: 4,
+        base_logit: 9.5,
+        accuracy: 0.75,
+        scores,
+        standard_errors: None,
+    }
+}
+
+#[test]
+fn scores_are_ranked_by_their_mean_over_lengths_and_survive_a_file() {
+    let lengths = vec![
+        length(10, [[0.0, 0.5, 0.1], [0.3, -0.2, 0.1]]),
+        length(20, [[0.0, 0.1, 0.1], [0.5, -0.2, 0.1]]),
+    ];
+    let scores = Scores::new(shape(), ScoreSettings::default(), lengths).unwrap();
+    let ids = |pairs: &[(usize, usize)]| {
+        pairs
+            .iter()
+            .map(|&(l, h)| HeadId::new(l, h))
+            .collect::<Vec<_>>()
+    };
+    assert_eq!(
+        scores.top(6),
+        ids(&[(1, 0), (0, 1), (0, 2), (1, 2), (0, 0), (1, 1)])
+    );
+    assert_eq!(scores.top(2), ids(&[(1, 0), (0, 1)]));
+    assert!((scores.grid()[1][0] - 0.4).abs() < 1e-12);
+
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("scores.json");
+    scores.write(&path).unwrap();
+    assert_eq!(Scores::read(&path).unwrap(), scores);
+    let json: serde_json::Value = serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
+    assert_eq!(json["format"], "pear-scores");
+    assert_eq!(json["version"], 1);
+    assert_eq!(json["model"]["num_heads"], 3);
+    assert_eq!(json["settings"]["ablation"], "sequence-mean");
+    assert_eq!(json["settings"]["metric"], "logit-ratio");
+    assert_eq!(
+        json["heads"][0],
+        serde_json::json!({"layer": 1, "head": 0, "score": 0.4})
+    );
+    assert_eq!(json["by_length"][1]["scores"][1][0], 0.5);
+}
+
+#[test]
+fn heads_that_stand_out_of_the_noise_are_told_from_those_that_do_not() {
+    let with_errors = |error: f64, n| LengthScores {
+        standard_errors: Some(vec![vec![error; 3], vec![0.001; 3]]),
+        ..length(n, [[0.0, 0.5, 0.1], [0.3, -0.2, 0.001]])
+    };
+    let scores = Scores::new(
+        shape(),
+        ScoreSettings::default(),
+        vec![with_errors(0.03, 10), with_errors(0.04, 20)],
+    )
+    .unwrap();
+    // Two independent errors of 0.03 and 0.04: that of their mean is 0.025.
+    assert!((scores.heads()[0].standard_error.unwrap() - 0.025).abs() < 1e-12);
+    // Six heads: 2.39 errors. 0.1 is four of them, 0.001 in the other layer is √2 of its own.
+    let heads = |pairs: &[(usize, usize)]| {
+        pairs
+            .iter()
+            .map(|&(l, h)| HeadId::new(l, h))
+            .collect::<Vec<_>>()
+    };
+    assert_eq!(
+        scores.significant().unwrap(),
+        heads(&[(0, 1), (1, 0), (0, 2)])
+    );
+    let noisy = Scores::new(
+        shape(),
+        ScoreSettings::default(),
+        vec![with_errors(0.045, 10)],
+    )
+    .unwrap();
+    assert_eq!(noisy.significant().unwrap(), heads(&[(0, 1), (1, 0)]));
+    let unknown = Scores::new(
+        shape(),
+        ScoreSettings::default(),
+        vec![with_errors(0.045, 10), length(20, [[0.1; 3]; 2])],
+    )
+    .unwrap();
+    assert_eq!(unknown.significant(), None);
+}
