@@ -41,12 +41,11 @@ fn run(arguments: Arguments) -> Result<()> {
     check_out(out, &model.model)?;
     let directory = model.open()?;
     let profile = cli::read_profile(profile, &directory)?;
-    let coefficients = profile.for_model(&directory.shape(), &model.device.open()?)?;
-    directory.export(&coefficients, out)?;
+    directory.export(&profile, out)?;
     cli::print(&format!(
         "{} with {} heads re-weighted in {}\n",
         directory.shape(),
-        coefficients.heads().len(),
+        profile.coefficients.len(),
         out.display()
     ))
 }

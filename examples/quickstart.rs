@@ -399,7 +399,8 @@ impl<'a> Demonstration<'a> {
             // What an earlier run left.
             fs::remove_dir_all(out).with_context(|| format!("{}: cannot remove", out.display()))?;
         }
-        self.directory.export(coefficients, out)?;
+        self.directory
+            .export(&Profile::new(coefficients, None)?, out)?;
         let folded = ModelDirectory::open(out)?.load(&model.device(), DType::F32)?;
         let reweighted = model.clone().with_coefficients(coefficients)?;
 

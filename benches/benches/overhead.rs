@@ -15,7 +15,7 @@ use std::process::Command;
 use burn::prelude::*;
 use burn::tensor::DType;
 use pear_benches::number_in;
-use pear_core::{HeadCoefficients, HeadId, ModelShape};
+use pear_core::{HeadCoefficients, HeadId, ModelShape, Profile};
 use pear_models::{Decoder, DecoderConfig, GenerateOptions, ModelDirectory, generate};
 use serde_json::json;
 
@@ -62,8 +62,9 @@ fn write(folder: &Path) {
         .save(&config, DType::F32, &folder.join("plain"))
         .expect("a checkpoint");
     let directory = ModelDirectory::open(&folder.join("plain")).expect("a checkpoint");
+    let profile = Profile::new(&coefficients(), None).expect("a profile");
     directory
-        .export(&coefficients(), &folder.join("folded"))
+        .export(&profile, folder.join("folded"))
         .expect("a folded checkpoint");
 }
 

@@ -1,7 +1,6 @@
 //! Chat templates: what a conversation looks like to the model that was trained on it.
 
 use std::collections::BTreeMap;
-use std::fs;
 use std::path::{Path, PathBuf};
 
 use minijinja::syntax::SyntaxConfig;
@@ -11,6 +10,7 @@ use serde::Serialize;
 use serde_json::Value;
 
 use crate::error::Error;
+use crate::regular_file;
 
 /// One turn of a conversation.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -129,11 +129,12 @@ impl ChatTemplate {
 }
 
 fn read(path: &Path) -> Result<Option<String>, Error> {
-    match fs::read_to_string(path) {
-        Ok(text) => Ok(Some(text)),
-        Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(None),
-        Err(e) => Err(Error::io("read", path)(e)),
-    }
+    let Some(text) = regular_file::read_if_present(path)? else {
+        return Ok(None);
+    };
+    String::from_utf8(text)
+        .map(Some)
+        .map_err(|e| Error::malformed(path, format!("is not UTF-8: {e}")))
 }
 
 /// A template, or the one called `default` of several.

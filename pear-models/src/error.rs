@@ -43,6 +43,16 @@ pub enum Error {
         /// One line for each tensor.
         problems: Vec<String>,
     },
+    /// A tensor that is not there, or whose numbers cannot be read or multiplied.
+    #[error("{path}: tensor `{name}`: {problem}", path = path.display())]
+    Tensor {
+        /// The file, or the directory of a tensor that is in none of its files.
+        path: PathBuf,
+        /// Name of the tensor.
+        name: String,
+        /// What was found and what was expected.
+        problem: String,
+    },
     /// A prompt or text that the model cannot take.
     #[error("{0}")]
     Input(String),

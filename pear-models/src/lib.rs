@@ -63,6 +63,7 @@ mod generate;
 #[cfg(feature = "hub")]
 pub mod hub;
 mod layer;
+mod regular_file;
 mod sample;
 mod score;
 mod source;
@@ -74,7 +75,9 @@ mod tokenizer;
 
 #[cfg(feature = "chat")]
 pub use chat::{ChatTemplate, Message};
-pub use checkpoint::ModelDirectory;
+pub use checkpoint::{
+    FloatsMut, ModelDirectory, SafetensorsCheckpoint, StoredDtype, TensorInfo, TensorSource,
+};
 pub use config::{DecoderConfig, NormKind, Residual};
 pub use decoder::Decoder;
 pub use error::Error;

@@ -8,6 +8,7 @@ use serde_json::Value;
 
 use crate::config::DecoderConfig;
 use crate::error::Error;
+use crate::regular_file;
 
 /// The parts of `tokenizer.json` that tell special tokens apart; the tokenizer itself need not be built for them.
 #[derive(Deserialize)]
@@ -83,11 +84,10 @@ pub(crate) fn generation_eos(directory: &Path) -> Result<Vec<u32>, Error> {
 }
 
 fn read<T: serde::de::DeserializeOwned>(path: &Path) -> Result<Option<T>, Error> {
-    match std::fs::read(path) {
-        Ok(text) => serde_json::from_slice(&text)
-            .map(Some)
-            .map_err(|e| Error::malformed(path, format!("not valid JSON: {e}"))),
-        Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(None),
-        Err(e) => Err(Error::io("read", path)(e)),
-    }
+    let Some(text) = regular_file::read_if_present(path)? else {
+        return Ok(None);
+    };
+    serde_json::from_slice(&text)
+        .map(Some)
+        .map_err(|e| Error::malformed(path, format!("not valid JSON: {e}")))
 }

@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use crate::error::Error;
+use crate::regular_file;
 
 /// The tokenizer of a model directory.
 #[derive(Debug)]
@@ -16,12 +17,14 @@ impl Tokenizer {
     /// `tokenizer_config.json` change nothing where there is a `tokenizer.json`, as in transformers 5.
     ///
     /// # Errors
-    /// [`Error::Tokenizer`] if it is missing or none.
+    /// [`Error::Io`] if it is missing, [`Error::Tokenizer`] if it is none.
     pub fn open(directory: &Path) -> Result<Self, Error> {
         let path = directory.join("tokenizer.json");
-        let inner = tokenizers::Tokenizer::from_file(&path).map_err(|e| Error::Tokenizer {
-            path: path.clone(),
-            problem: e.to_string(),
+        let inner = tokenizers::Tokenizer::from_bytes(regular_file::read(&path)?).map_err(|e| {
+            Error::Tokenizer {
+                path: path.clone(),
+                problem: e.to_string(),
+            }
         })?;
         Ok(Self { path, inner })
     }

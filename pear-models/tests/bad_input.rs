@@ -284,3 +284,48 @@ fn shards_that_are_missing_or_stand_outside_the_directory() {
         .refused(&[INDEX, "names no shard"]);
     sharded().write(INDEX, "{").refused(&[INDEX]);
 }
+
+/// Opening a pipe waits for a writer, who never comes.
+#[cfg(unix)]
+#[test]
+fn a_pipe_in_place_of_a_file_is_refused_without_waiting() {
+    const INDEX: &str = "model.safetensors.index.json";
+    let with_pipe = |name: &str, file: &str| {
+        let copy = Copy::of(name);
+        fs::remove_file(copy.path(file)).unwrap();
+        let made = std::process::Command::new("mkfifo")
+            .arg(copy.path(file))
+            .status();
+        assert!(made.unwrap().success());
+        copy
+    };
+    for (name, file) in [
+        ("llama-2", "config.json"),
+        ("llama-2", "model.safetensors"),
+        ("llama-rope-parameters", INDEX),
+        ("llama-rope-parameters", "model-00002-of-00003.safetensors"),
+    ] {
+        with_pipe(name, file).refused(&[file, "is not a file"]);
+    }
+    let copy = with_pipe("llama-2", "tokenizer.json");
+    let directory = ModelDirectory::open(copy.0.path()).unwrap();
+    for error in [
+        directory.special_tokens().unwrap_err(),
+        directory.tokenizer_fingerprint().unwrap_err(),
+    ] {
+        assert!(error.to_string().contains("is not a file"), "{error}");
+    }
+}
+
+#[test]
+fn an_index_too_large_to_be_one_is_refused_before_it_is_read() {
+    const INDEX: &str = "model.safetensors.index.json";
+    let sharded = Copy::of("llama-rope-parameters");
+    let index = fs::File::options()
+        .write(true)
+        .open(sharded.path(INDEX))
+        .unwrap();
+    // A sparse file: nothing is written.
+    index.set_len(1 << 40).unwrap();
+    sharded.refused(&[INDEX, "is 1099511627776 bytes long"]);
+}

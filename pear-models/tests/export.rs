@@ -8,13 +8,19 @@ use std::path::Path;
 use burn::prelude::*;
 use burn::tensor::DType;
 use common::{distance, expected, names, open};
-use pear_core::{HeadCoefficients, HeadId, ModelShape};
+use pear_core::{HeadCoefficients, HeadId, ModelShape, Profile};
 use pear_models::{ModelDirectory, log_probs};
 use safetensors::SafeTensors;
 
+fn profile(shape: &ModelShape, pairs: &[(HeadId, f32)]) -> Profile {
+    let coefficients = HeadCoefficients::new(pairs, shape, &Device::flex()).unwrap();
+    Profile::new(&coefficients, None).unwrap()
+}
+
 fn export(directory: &ModelDirectory, pairs: &[(HeadId, f32)], out: &Path) {
-    let coefficients = HeadCoefficients::new(pairs, &directory.shape(), &Device::flex()).unwrap();
-    directory.export(&coefficients, out).unwrap();
+    directory
+        .export(&profile(&directory.shape(), pairs), out)
+        .unwrap();
 }
 
 fn is_output_projection(name: &str) -> bool {
@@ -140,9 +146,7 @@ fn nothing_is_written_where_something_stands_or_heads_do_not_exist() {
     let directory = open("llama-2");
     let folder = tempfile::tempdir().unwrap();
     let wide = ModelShape::new("llama", 64, 64);
-    let of_shape = |shape: &ModelShape, head| {
-        HeadCoefficients::new(&[(head, 0.5)], shape, &Device::flex()).unwrap()
-    };
+    let of_shape = |shape: &ModelShape, head| profile(shape, &[(head, 0.5)]);
     let one = |head| of_shape(&directory.shape(), head);
     let out = folder.path().join("absent");
     let error = directory
@@ -180,4 +184,32 @@ fn nothing_is_written_where_something_stands_or_heads_do_not_exist() {
         1,
         "something was left behind"
     );
+}
+
+#[test]
+fn coefficients_that_are_no_numbers_listed_twice_or_too_large_for_the_weights_write_nothing() {
+    // Weights in f16.
+    let directory = open("baichuan-13b");
+    let folder = tempfile::tempdir().unwrap();
+    let out = folder.path().join("absent");
+    let head = HeadId::new(1, 2);
+    let good = profile(&directory.shape(), &[(HeadId::new(0, 0), 0.5), (head, 0.6)]);
+    let mut not_a_number = good.clone();
+    not_a_number.coefficients[1].value = f32::NAN;
+    let mut twice = good.clone();
+    twice.coefficients[0].head = head;
+    let mut too_large = good;
+    too_large.coefficients[1].value = 1e9;
+    for (profile, expected) in [
+        (not_a_number, "the coefficient of head 1.2 is NaN"),
+        (twice, "head 1.2 is listed twice"),
+        (
+            too_large,
+            "tensor `model.layers.1.self_attn.o_proj.weight`: head 1.2: ",
+        ),
+    ] {
+        let error = directory.export(&profile, &out).unwrap_err().to_string();
+        assert!(error.contains(expected), "{error}");
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0);
+    }
 }

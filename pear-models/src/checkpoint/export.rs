@@ -1,34 +1,83 @@
 //! The same model directory with coefficients folded into its output projections.
 
 use std::collections::BTreeMap;
-use std::fs::{self, File};
-use std::io::Write;
+use std::fs;
 use std::path::Path;
 
-use half::{bf16, f16};
-use pear_core::{HeadCoefficients, HeadId};
-use safetensors::Dtype;
+use pear_core::Profile;
+use pear_core::files::Coefficient;
 
 use super::ModelDirectory;
-use super::weights::Entry;
+use super::fold::ScaledBlock;
 use crate::error::Error;
 
 impl ModelDirectory {
-    /// Writes the directory again as `out`, with the coefficients multiplied into the input channels of the output projections.
+    /// Writes the directory again as `out`, with the coefficients of a profile multiplied into the input channels of the output
+    /// projections.
     ///
-    /// Every other tensor and every other file is copied byte for byte; dtypes, names and shards stay. The files are streamed, and
-    /// `out` appears only once it is whole. Folding is computed in f32 and rounded once to the dtype of the weight.
+    /// Works on the bytes of the files, without a device. Every other tensor and every other file is copied byte for byte; dtypes,
+    /// names and shards stay. Products are computed in f32 and rounded once to the dtype of the weight. The files are streamed, and
+    /// `out` appears only once it is whole.
+    ///
+    /// ```no_run
+    /// use pear_core::Profile;
+    /// use pear_models::ModelDirectory;
+    ///
+    /// let directory = ModelDirectory::open("Llama-3.2-1B".as_ref())?;
+    /// let profile = Profile::read("profile.json".as_ref())?;
+    /// directory.export(&profile, "Llama-3.2-1B-pear")?;
+    /// # Ok::<(), pear_models::Error>(())
+    /// ```
     ///
     /// # Errors
-    /// Heads that the model has not; an `out` that exists and is not an empty directory; whatever the file system says.
-    pub fn export(&self, coefficients: &HeadCoefficients, out: &Path) -> Result<(), Error> {
-        coefficients.check_shape(&self.shape())?;
-        let is_free = !out.exists()
-            || fs::read_dir(out)
+    /// [`Error::Core`] for a profile of another shape of model, a head that is listed twice, or a coefficient that is not finite;
+    /// [`Error::Tensor`] for a product that is no finite number of the weight's dtype; [`Error::Malformed`] for an `out` that exists
+    /// and is not an empty directory, or lies within this one; [`Error::Io`].
+    pub fn export(&self, profile: &Profile, out: impl AsRef<Path>) -> Result<(), Error> {
+        let out = out.as_ref();
+        self.check_profile(profile)?;
+        self.check_out(out)?;
+        let blocks = self.scaled_blocks(&profile.coefficients)?;
+        let parent = match out.parent() {
+            Some(parent) if !parent.as_os_str().is_empty() => parent,
+            _ => Path::new("."),
+        };
+        fs::create_dir_all(parent).map_err(Error::io("write", parent))?;
+        let unfinished = tempfile::Builder::new()
+            .prefix(".pear-export-")
+            .tempdir_in(parent)
+            .map_err(Error::io("write", parent))?;
+        // The temporary directory is readable to its owner alone; a directory in it has the usual permissions.
+        let folder = unfinished.path().join("model");
+        self.copy_files(&self.path, &folder)?;
+        self.tensors.write_folded(&folder, &blocks)?;
+        if out.exists() {
+            fs::remove_dir(out).map_err(Error::io("write", out))?;
+        }
+        fs::rename(&folder, out).map_err(Error::io("write", out))
+    }
+
+    fn check_profile(&self, profile: &Profile) -> pear_core::Result<()> {
+        let shape = self.shape();
+        shape.check_same(&profile.model)?;
+        shape.check_heads(profile.coefficients.iter().map(|c| c.head))?;
+        match profile.coefficients.iter().find(|c| !c.value.is_finite()) {
+            None => Ok(()),
+            Some(c) => Err(pear_core::Error::CoefficientNotFinite {
+                head: c.head,
+                value: f64::from(c.value),
+            }),
+        }
+    }
+
+    /// Checks that `out` is free: absent or an empty directory, and outside the model directory.
+    fn check_out(&self, out: &Path) -> Result<(), Error> {
+        let is_taken = out.exists()
+            && fs::read_dir(out)
                 .map_err(Error::io("write", out))?
                 .next()
-                .is_none();
-        if !is_free {
+                .is_some();
+        if is_taken {
             return Err(Error::malformed(
                 out,
                 "exists already: expected a new or empty directory",
@@ -40,30 +89,7 @@ impl ModelDirectory {
                 "lies within the model directory: expected a place outside it",
             ));
         }
-        let parent = match out.parent() {
-            Some(parent) if !parent.as_os_str().is_empty() => parent,
-            _ => Path::new("."),
-        };
-        fs::create_dir_all(parent).map_err(Error::io("write", parent))?;
-        let scales = self.scales(coefficients)?;
-        let beside = tempfile::Builder::new()
-            .prefix(".pear-export-")
-            .tempdir_in(parent)
-            .map_err(Error::io("write", parent))?;
-        let folder = beside.path().join("model");
-        self.copy_files(&self.path, &folder)?;
-        for (shard, file) in self.weights.shards.iter().enumerate() {
-            let name = file.path.strip_prefix(&self.path).unwrap_or(&file.path);
-            let scaled: BTreeMap<_, _> = scales
-                .iter()
-                .filter(|(_, (entry, _))| entry.shard == shard)
-                .collect();
-            self.write_shard(shard, &folder.join(name), scaled.into_values())?;
-        }
-        if out.exists() {
-            fs::remove_dir(out).map_err(Error::io("write", out))?;
-        }
-        fs::rename(&folder, out).map_err(Error::io("write", out))
+        Ok(())
     }
 
     /// Whether a path, which need not exist, lies within the directory.
@@ -83,131 +109,64 @@ impl ModelDirectory {
             .is_some_and(|nearest| nearest.starts_with(own))
     }
 
-    /// For each output projection that changes, the factor of every input channel.
-    fn scales(
+    /// The blocks of the output projections that change, by tensor.
+    fn scaled_blocks(
         &self,
-        coefficients: &HeadCoefficients,
-    ) -> Result<BTreeMap<String, (Entry, Fold)>, Error> {
-        let head_dim = self.config.attention.head_dim;
-        let mut scales = BTreeMap::new();
-        for (HeadId { layer, head }, value) in
-            coefficients.heads().into_iter().zip(coefficients.values())
-        {
-            let path = format!("layers.{layer}.self_attn.o_proj.weight");
-            let found = self
-                .source(&path)
-                .and_then(|s| Some((self.weights.tensors.get(&s.name)?.clone(), s)));
-            let Some((entry, source)) = found else {
+        coefficients: &[Coefficient],
+    ) -> Result<BTreeMap<String, Vec<ScaledBlock>>, Error> {
+        let attention = &self.config.attention;
+        let mut blocks: BTreeMap<String, Vec<ScaledBlock>> = BTreeMap::new();
+        for &Coefficient { head, value, .. } in coefficients {
+            // Even multiplying by 1 may change bytes: those of a NaN.
+            if value == 1.0 {
+                continue;
+            }
+            let path = format!("layers.{}.self_attn.o_proj.weight", head.layer);
+            let Some(source) = self.source(&path) else {
                 return Err(Error::malformed(
                     &self.path,
                     format!("no tensor for `{path}`"),
                 ));
             };
-            let inputs = self.config.attention.num_attention_heads * head_dim;
-            let (_, fold) = scales.entry(source.name).or_insert_with(|| {
-                (
-                    entry,
-                    Fold {
-                        factors: vec![1.0; inputs],
-                        inputs_are_rows: !source.transposed,
-                    },
-                )
-            });
-            fold.factors[head * head_dim..(head + 1) * head_dim].fill(value);
+            let inputs = head.head * attention.head_dim..(head.head + 1) * attention.head_dim;
+            for outputs in source.channels(attention.hidden_size).ranges {
+                let (rows, columns) = if source.transposed {
+                    (outputs, inputs.clone())
+                } else {
+                    (inputs.clone(), outputs)
+                };
+                blocks
+                    .entry(source.name.clone())
+                    .or_default()
+                    .push(ScaledBlock {
+                        rows,
+                        columns,
+                        factor: value,
+                        head,
+                    });
+            }
         }
-        Ok(scales)
+        Ok(blocks)
     }
 
-    /// Everything but the weights, folders within folders included.
+    /// Copies everything but the weights, subdirectories included.
     fn copy_files(&self, from: &Path, to: &Path) -> Result<(), Error> {
         fs::create_dir_all(to).map_err(Error::io("write", to))?;
         for item in fs::read_dir(from).map_err(Error::io("read", from))? {
             let item = item.map_err(Error::io("read", from))?;
             let (source, target) = (item.path(), to.join(item.file_name()));
-            let is_weights = self.weights.shards.iter().any(|shard| shard.path == source);
-            // Links to files are followed, as a download cache is made of them; links to folders are not.
+            // A directory, not a link to one: links could lead out of the model directory, or in circles.
             let is_folder = item
                 .file_type()
                 .map_err(Error::io("read", &source))?
                 .is_dir();
+            // Links to files are followed, as download caches consist of them.
             if is_folder {
                 self.copy_files(&source, &target)?;
-            } else if !is_weights && source.is_file() {
+            } else if source.is_file() && !self.tensors.holds_weights(&source) {
                 fs::copy(&source, &target).map_err(Error::io("write", &target))?;
             }
         }
         Ok(())
     }
-
-    fn write_shard<'a>(
-        &self,
-        shard: usize,
-        target: &Path,
-        scaled: impl Iterator<Item = &'a (Entry, Fold)>,
-    ) -> Result<(), Error> {
-        let bytes = self.weights.shards[shard].bytes();
-        let mut scaled: Vec<_> = scaled.collect();
-        scaled.sort_by_key(|(entry, _)| entry.range.start);
-        let mut file = File::create(target).map_err(Error::io("write", target))?;
-        let mut write = |bytes: &[u8]| file.write_all(bytes).map_err(Error::io("write", target));
-        let mut written = 0;
-        for (entry, fold) in scaled {
-            write(&bytes[written..entry.range.start])?;
-            write(&fold.apply(&bytes[entry.range.clone()], entry))?;
-            written = entry.range.end;
-        }
-        write(&bytes[written..])?;
-        file.sync_all().map_err(Error::io("write", target))
-    }
-}
-
-/// How an output projection changes.
-struct Fold {
-    /// One for each input channel.
-    factors: Vec<f32>,
-    /// Whether the matrix stands `[in, out]`.
-    inputs_are_rows: bool,
-}
-
-impl Fold {
-    fn apply(&self, bytes: &[u8], entry: &Entry) -> Vec<u8> {
-        let width = entry.shape.get(1).copied().unwrap_or(1);
-        let factor = |index: usize| {
-            self.factors[if self.inputs_are_rows {
-                index / width
-            } else {
-                index % width
-            }]
-        };
-        match entry.dtype {
-            Dtype::BF16 => scale(
-                bytes,
-                factor,
-                |b| bf16::from_le_bytes(b).to_f32(),
-                |x| bf16::from_f32(x).to_le_bytes(),
-            ),
-            Dtype::F16 => scale(
-                bytes,
-                factor,
-                |b| f16::from_le_bytes(b).to_f32(),
-                |x| f16::from_f32(x).to_le_bytes(),
-            ),
-            _ => scale(bytes, factor, f32::from_le_bytes, f32::to_le_bytes),
-        }
-    }
-}
-
-fn scale<const BYTES: usize>(
-    bytes: &[u8],
-    factor: impl Fn(usize) -> f32,
-    from: impl Fn([u8; BYTES]) -> f32,
-    to: impl Fn(f32) -> [u8; BYTES],
-) -> Vec<u8> {
-    let (numbers, _) = bytes.as_chunks::<BYTES>();
-    let scaled = |(index, &number): (usize, &[u8; BYTES])| match factor(index) {
-        // Untouched heads keep their very bytes.
-        1.0 => number,
-        factor => to(from(number) * factor),
-    };
-    numbers.iter().enumerate().flat_map(scaled).collect()
 }

@@ -1,8 +1,4 @@
-//! What a model directory holds, in a few digits.
-
-use std::collections::BTreeSet;
-use std::fs;
-use std::io::ErrorKind;
+//! Fingerprints of weights and tokenizer: which model a result was computed with.
 
 use blake3::Hasher;
 use burn::tensor::DType;
@@ -10,35 +6,25 @@ use pear_core::files::Provenance;
 
 use super::ModelDirectory;
 use crate::error::Error;
+use crate::regular_file;
 
 impl ModelDirectory {
-    /// Fingerprint of the weights that the model uses: BLAKE3 over their names, dtypes, shapes and bytes in the order of the names.
+    /// Fingerprint of the weights that the model uses: BLAKE3 over their names, dtypes, shapes and bytes, in the order of the names.
     ///
     /// Shards, the layout of the headers and tensors that the model does not use make no difference. The first call reads all
     /// weights, on all cores; later ones repeat its answer.
     pub fn fingerprint(&self) -> &str {
         self.fingerprint.get_or_init(|| {
-            let names: BTreeSet<String> = self
-                .config
-                .parameters()
-                .into_iter()
-                .filter_map(|(path, _)| Some(self.source(&path)?.name))
-                .collect();
             let mut hasher = Hasher::new();
-            for (name, entry) in names
-                .iter()
-                .filter_map(|name| self.weights.tensors.get_key_value(name))
-            {
-                // Lengths before what is of no fixed length: no two checkpoints give the same bytes.
-                for text in [
-                    name.as_str(),
-                    &format!("{:?}{:?}", entry.dtype, entry.shape),
-                ] {
-                    hasher
-                        .update(&(text.len() as u64).to_le_bytes())
-                        .update(text.as_bytes());
+            for name in self.used_tensors() {
+                let Some(info) = self.tensors.info(&name) else {
+                    continue;
+                };
+                update_with_length(&mut hasher, &name);
+                update_with_length(&mut hasher, &format!("{}{:?}", info.dtype, info.shape));
+                for bytes in self.tensors.raw(&name) {
+                    hasher.update_rayon(bytes);
                 }
-                hasher.update_rayon(self.weights.bytes(entry));
             }
             hasher.finalize().to_hex().to_string()
         })
@@ -49,15 +35,11 @@ impl ModelDirectory {
     /// # Errors
     /// One that cannot be read.
     pub fn tokenizer_fingerprint(&self) -> Result<Option<String>, Error> {
-        let path = self.path.join("tokenizer.json");
-        match fs::read(&path) {
-            Ok(bytes) => Ok(Some(blake3::hash(&bytes).to_hex().to_string())),
-            Err(e) if e.kind() == ErrorKind::NotFound => Ok(None),
-            Err(e) => Err(Error::io("read", &path)(e)),
-        }
+        let bytes = regular_file::read_if_present(&self.path.join("tokenizer.json"))?;
+        Ok(bytes.map(|bytes| blake3::hash(&bytes).to_hex().to_string()))
     }
 
-    /// Where a result comes from that this model gives, run in `dtype`. Reads all weights once.
+    /// The provenance of results that this model gives when it runs in `dtype`. Reads all weights once.
     ///
     /// # Errors
     /// A `tokenizer.json` that cannot be read.
@@ -69,8 +51,8 @@ impl ModelDirectory {
         Ok(provenance)
     }
 
-    /// What of a result does not belong to this model, `weights` or `tokenizer`, as far as its file tells. Weights are read only if
-    /// it does.
+    /// Which of `weights` and `tokenizer` differ from those that a result was made with. What its file does not name is not compared,
+    /// and the weights are read only if they are.
     ///
     /// # Errors
     /// A `tokenizer.json` that cannot be read.
@@ -78,4 +60,10 @@ impl ModelDirectory {
         let weights = made.weights.as_ref().map(|_| self.fingerprint());
         Ok(made.mismatches(weights, self.tokenizer_fingerprint()?.as_deref()))
     }
+}
+
+/// Hashes a text after its length, so that no two lists of texts give the same bytes.
+fn update_with_length(hasher: &mut Hasher, text: &str) {
+    hasher.update(&(text.len() as u64).to_le_bytes());
+    hasher.update(text.as_bytes());
 }

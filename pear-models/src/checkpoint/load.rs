@@ -4,31 +4,36 @@ use std::collections::BTreeSet;
 
 use burn::module::{Module, ModuleMapper, Param};
 use burn::prelude::*;
-use burn::tensor::{DType, Element};
-use half::{bf16, f16};
-use safetensors::Dtype;
+use burn::tensor::DType;
 
 use super::ModelDirectory;
-use super::weights::Entry;
+use super::parameter::Parameter;
+use super::tensor_source::TensorSource;
 use crate::decoder::Decoder;
 use crate::error::Error;
-use crate::source::Source;
 
 impl ModelDirectory {
+    /// The tensors of the checkpoint.
+    pub fn tensors(&self) -> &dyn TensorSource {
+        self.tensors.as_ref()
+    }
+
     /// Loads the model onto a device, its weights converted to `dtype` (f32, f16 or bf16) one tensor at a time.
     ///
+    /// Weights that are of this type in the files are copied bit for bit, others rounded once. In memory are the model, as far as it is
+    /// loaded, and one tensor more.
+    ///
     /// # Errors
-    /// [`Error::Input`] for another dtype.
+    /// [`Error::Input`] for another dtype; [`Error::Tensor`] or [`Error::Io`] for weights that cannot be read.
     pub fn load(&self, device: &Device, dtype: DType) -> Result<Decoder, Error> {
         self.load_reporting(device, dtype, |_, _| {})
     }
 
-    /// As [`load`](Self::load); `progress` is told after each tensor how many bytes of the files are read, and how many there are in all.
-    ///
-    /// In memory are the model, as far as it is loaded, and one tensor more.
+    /// Same as [`load`](Self::load); `progress` is told after each tensor how many bytes of the files have been read, and how many
+    /// there are in all.
     ///
     /// # Errors
-    /// As `load`.
+    /// As [`load`](Self::load).
     pub fn load_reporting(
         &self,
         device: &Device,
@@ -41,83 +46,126 @@ impl ModelDirectory {
             )));
         }
         let decoder = self.config.init(device)?;
-        let total = self
-            .weights
-            .tensors
-            .values()
-            .map(|entry| entry.range.len() as u64)
-            .sum();
-        let read = BTreeSet::new();
-        Ok(decoder.map(&mut Loader {
+        let mut loader = Loader {
             directory: self,
             device,
             dtype,
             path: Vec::new(),
             progress,
-            read,
-            done: 0,
-            total,
-        }))
+            read: BTreeSet::new(),
+            bytes_read: 0,
+            bytes_total: self
+                .used_tensors()
+                .iter()
+                .map(|name| self.num_bytes(name))
+                .sum(),
+            error: None,
+        };
+        let decoder = decoder.map(&mut loader);
+        match loader.error {
+            None => Ok(decoder),
+            Some(error) => Err(error),
+        }
+    }
+
+    /// Reads the numbers of one parameter, named by the path that it has in the [`Decoder`], where its shape is `shape`.
+    ///
+    /// # Errors
+    /// As [`load`](Self::load).
+    pub(super) fn read_parameter(
+        &self,
+        path: &str,
+        shape: &[usize],
+        dtype: DType,
+    ) -> Result<TensorData, Error> {
+        let source = self
+            .source(path)
+            .ok_or_else(|| Error::malformed(&self.path, format!("holds no parameter `{path}`")))?;
+        let parameter = Parameter {
+            tensors: self.tensors(),
+            source: &source,
+            shape,
+            normalize: path == "lm_head" && self.config.normalized_lm_head,
+        };
+        let data = parameter.read(dtype)?;
+        self.tensors.release(&source.name);
+        Ok(data)
+    }
+
+    /// The names of the tensors that the model uses, in ascending order.
+    pub(super) fn used_tensors(&self) -> BTreeSet<String> {
+        self.config
+            .parameters()
+            .into_iter()
+            .filter_map(|(path, _)| Some(self.source(&path)?.name))
+            .collect()
+    }
+
+    fn num_bytes(&self, tensor: &str) -> u64 {
+        self.tensors.info(tensor).map_or(0, |info| info.num_bytes)
     }
 
     /// # Errors
     /// [`Error::Tensors`] with everything that does not fit.
     pub(super) fn check_tensors(&self) -> Result<(), Error> {
-        let tensors = &self.weights.tensors;
         let fail = |problems| {
             Err(Error::Tensors {
                 path: self.path.clone(),
                 problems,
             })
         };
-        if self.config.num_hidden_layers > tensors.len() {
+        // Every layer has tensors of its own: a larger number is refused before its parameters are listed.
+        let num_tensors = self.tensors.names().count();
+        if self.config.num_hidden_layers > num_tensors {
             return fail(vec![format!(
-                "{} layers, but only {} tensors",
+                "{} layers, but only {num_tensors} tensors",
                 self.config.num_hidden_layers,
-                tensors.len()
             )]);
         }
-        let (mut problems, mut used) = (Vec::new(), BTreeSet::new());
+        let mut problems = Vec::new();
+        let mut used = BTreeSet::new();
         for (path, shape) in self.config.parameters() {
             let Some(source) = self.source(&path) else {
                 problems.push(format!("parameter `{path}` has no tensor in this family"));
                 continue;
             };
             let expected = source.file_shape(&shape);
-            match tensors.get(&source.name) {
-                None => problems.push(format!("`{}` is missing", source.name)),
-                Some(entry) if entry.shape != expected => {
-                    problems.push(format!(
-                        "`{}` is {:?}, expected {expected:?}",
-                        source.name, entry.shape
-                    ));
-                }
-                Some(entry) if !matches!(entry.dtype, Dtype::F32 | Dtype::F16 | Dtype::BF16) => {
-                    problems.push(format!(
-                        "`{}` is {:?}, expected F32, F16 or BF16",
-                        source.name, entry.dtype
-                    ));
-                }
-                Some(_) => {}
+            if let Some(problem) = self.tensor_problem(&source.name, &expected) {
+                problems.push(format!("`{}` {problem}", source.name));
             }
             used.insert(source.name);
         }
-        for name in tensors.keys() {
-            let buffer = self.family.buffers.iter().any(|end| name.ends_with(end));
-            let tied = self.config.tie_word_embeddings && name == self.family.lm_head;
-            if !used.contains(name) && !buffer && !tied {
+        for name in self.tensors.names() {
+            let is_buffer = self.family.buffers.iter().any(|end| name.ends_with(end));
+            let is_tied = self.config.tie_word_embeddings && name == self.family.lm_head;
+            if !used.contains(name) && !is_buffer && !is_tied {
                 problems.push(format!(
                     "`{name}` has no place in a {} model of this config",
                     self.config.architecture
                 ));
             }
         }
+        // A tensor that holds several parameters is named for each of them.
         problems.dedup();
         if problems.is_empty() {
             Ok(())
         } else {
             fail(problems)
         }
+    }
+
+    /// What keeps a tensor from being read as one of this shape.
+    fn tensor_problem(&self, name: &str, expected: &[usize]) -> Option<String> {
+        let Some(info) = self.tensors.info(name) else {
+            return Some("is missing".into());
+        };
+        if info.shape != expected {
+            return Some(format!("is {:?}, expected {expected:?}", info.shape));
+        }
+        if !info.dtype.is_readable() {
+            return Some(format!("is {}, expected F32, F16 or BF16", info.dtype));
+        }
+        None
     }
 }
 
@@ -128,10 +176,35 @@ struct Loader<'a, F> {
     dtype: DType,
     path: Vec<String>,
     progress: F,
-    /// Tensors that were read, some of which hold several parameters; their bytes, and those of all.
+    /// Tensors that were read, some of which hold several parameters.
     read: BTreeSet<String>,
-    done: u64,
-    total: u64,
+    bytes_read: u64,
+    bytes_total: u64,
+    /// The first error: no parameter is read after it.
+    error: Option<Error>,
+}
+
+impl<F: FnMut(u64, u64)> Loader<'_, F> {
+    /// The parameter at the current path, on the device.
+    fn load<const D: usize>(&mut self, shape: &[usize]) -> Result<Tensor<D>, Error> {
+        let path = self.path.join(".");
+        let data = self.directory.read_parameter(&path, shape, self.dtype)?;
+        let tensor = Tensor::from_data(data, (self.device, self.dtype));
+        self.report(&path);
+        Ok(tensor)
+    }
+
+    /// Counts the tensor of a parameter as read, unless another parameter was in it.
+    fn report(&mut self, path: &str) {
+        let Some(source) = self.directory.source(path) else {
+            return;
+        };
+        let num_bytes = self.directory.num_bytes(&source.name);
+        if self.read.insert(source.name) {
+            self.bytes_read += num_bytes;
+            (self.progress)(self.bytes_read, self.bytes_total);
+        }
+    }
 }
 
 impl<F: FnMut(u64, u64)> ModuleMapper for Loader<'_, F> {
@@ -144,128 +217,16 @@ impl<F: FnMut(u64, u64)> ModuleMapper for Loader<'_, F> {
     }
 
     fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
-        let path = self.path.join(".");
-        let weights = &self.directory.weights;
-        let found = self
-            .directory
-            .source(&path)
-            .and_then(|source| Some((weights.tensors.get(&source.name)?, source)));
-        // Everything was found when the directory was opened.
-        let Some((entry, source)) = found else {
+        if self.error.is_some() {
             return param;
-        };
+        }
         let shape = param.lazy_shape().to_vec();
-        let normalize = path == "lm_head" && self.directory.config.normalized_lm_head;
-        let read = Read {
-            bytes: weights.bytes(entry),
-            entry,
-            source: &source,
-            shape: &shape,
-            normalize,
-        };
-        let data = match self.dtype {
-            DType::BF16 => read.data(bf16::from_f32),
-            DType::F16 => read.data(f16::from_f32),
-            _ => read.data(|x| x),
-        };
-        weights.release(entry);
-        if self.read.insert(source.name.clone()) {
-            self.done += entry.range.len() as u64;
-            (self.progress)(self.done, self.total);
-        }
-        Param::initialized(param.id, Tensor::from_data(data, (self.device, self.dtype)))
-    }
-}
-
-/// One parameter's numbers on their way from a file.
-struct Read<'a> {
-    bytes: &'a [u8],
-    entry: &'a Entry,
-    source: &'a Source,
-    shape: &'a [usize],
-    /// Scale each row to length 1.
-    normalize: bool,
-}
-
-impl Read<'_> {
-    fn data<T: Element>(&self, to: impl Fn(f32) -> T + Copy) -> TensorData {
-        let values = match self.entry.dtype {
-            Dtype::BF16 => self.gather::<2, T>(|b| bf16::from_le_bytes(b).to_f32(), to),
-            Dtype::F16 => self.gather::<2, T>(|b| f16::from_le_bytes(b).to_f32(), to),
-            _ => self.gather::<4, T>(f32::from_le_bytes, to),
-        };
-        TensorData::new(values, self.shape.to_vec())
-    }
-
-    fn gather<const BYTES: usize, T: Element>(
-        &self,
-        from: impl Fn([u8; BYTES]) -> f32 + Copy,
-        to: impl Fn(f32) -> T + Copy,
-    ) -> Vec<T> {
-        let (numbers, _) = self.bytes.as_chunks::<BYTES>();
-        let width = self.entry.shape.get(1).copied().unwrap_or(1);
-        let rank = self.entry.shape.len();
-        let convert = |b: &[u8; BYTES]| to(from(*b));
-        // Grown step by step, it would take twice the tensor's memory for a while.
-        let mut values = Vec::with_capacity(self.shape.iter().product());
-        if !self.source.rows_are_channels(rank) && rank == 2 {
-            let channels = self.source.channels(self.shape[1]);
-            for row in numbers.chunks_exact(width) {
-                if self.normalize {
-                    values.extend(unit_length(row, from).map(to));
-                } else {
-                    channels
-                        .ranges
-                        .iter()
-                        .for_each(|range| values.extend(row[range.clone()].iter().map(convert)));
-                }
-            }
-            return values;
-        }
-        let transpose = self.source.transposed && rank == 2;
-        let channels = self.source.channels(if transpose {
-            self.shape[1]
-        } else {
-            self.shape[0]
-        });
-        if !transpose {
-            for range in &channels.ranges {
-                values.extend(
-                    numbers[range.start * width..range.end * width]
-                        .iter()
-                        .map(convert),
-                );
-            }
-            return values;
-        }
-        let rows: Vec<usize> = channels.ranges.iter().cloned().flatten().collect();
-        // Squares that fit the cache: neither the reading nor the writing strides through the whole matrix.
-        const SQUARE: usize = 32;
-        values.resize(rows.len() * width, to(0.0));
-        for (block, band) in rows.chunks(SQUARE).enumerate() {
-            for start in (0..width).step_by(SQUARE) {
-                for input in start..width.min(start + SQUARE) {
-                    let target = &mut values[input * rows.len() + block * SQUARE..][..band.len()];
-                    for (value, &index) in target.iter_mut().zip(band) {
-                        *value = convert(&numbers[index * width + input]);
-                    }
-                }
+        match self.load(&shape) {
+            Ok(tensor) => Param::initialized(param.id, tensor),
+            Err(error) => {
+                self.error = Some(error);
+                param
             }
         }
-        values
     }
-}
-
-/// A row divided by its Euclidean length.
-fn unit_length<const BYTES: usize>(
-    row: &[[u8; BYTES]],
-    from: impl Fn([u8; BYTES]) -> f32 + Copy,
-) -> impl Iterator<Item = f32> {
-    let length = row
-        .iter()
-        .map(|&b| from(b).powi(2))
-        .sum::<f32>()
-        .sqrt()
-        .max(1e-12);
-    row.iter().map(move |&b| from(b) / length)
 }

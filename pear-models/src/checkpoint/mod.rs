@@ -1,10 +1,14 @@
 //! Hugging Face model directories: opened, checked, loaded, and written back with coefficients folded in.
 
+mod convert;
 mod export;
 mod fingerprint;
+mod fold;
 mod load;
+mod parameter;
+mod safetensors;
 mod save;
-mod weights;
+mod tensor_source;
 
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
@@ -15,7 +19,9 @@ use crate::config::DecoderConfig;
 use crate::error::Error;
 use crate::family::{Family, Parameter, read_config};
 use crate::source::Source;
-use weights::Weights;
+use fold::Fold;
+pub use safetensors::SafetensorsCheckpoint;
+pub use tensor_source::{FloatsMut, StoredDtype, TensorInfo, TensorSource};
 
 /// A model directory: `config.json` read, the headers of the weights checked, nothing loaded yet.
 ///
@@ -34,7 +40,7 @@ pub struct ModelDirectory {
     path: PathBuf,
     family: &'static Family,
     config: DecoderConfig,
-    weights: Weights,
+    tensors: Box<dyn Fold>,
     /// What stands before the names of this checkpoint's tensors.
     prefix: &'static str,
     /// Computed when first asked for.
@@ -51,13 +57,13 @@ impl ModelDirectory {
     /// [`Error::Io`], [`Error::Malformed`], [`Error::Config`] or [`Error::Tensors`], naming the file and what was expected.
     pub fn open(path: &Path) -> Result<Self, Error> {
         let (family, config) = read_config(&path.join("config.json"))?;
-        let weights = Weights::open(path)?;
-        let prefix = Self::prefix(family, &config, &weights);
+        let tensors: Box<dyn Fold> = Box::new(SafetensorsCheckpoint::open(path)?);
+        let prefix = Self::prefix(family, &config, tensors.as_ref());
         let directory = Self {
             path: path.into(),
             family,
             config,
-            weights,
+            tensors,
             prefix,
             fingerprint: OnceLock::new(),
         };
@@ -102,7 +108,7 @@ impl ModelDirectory {
     }
 
     /// The first prefix under which the embedding is found; the first of all if it is found under none.
-    fn prefix(family: &Family, config: &DecoderConfig, weights: &Weights) -> &'static str {
+    fn prefix(family: &Family, config: &DecoderConfig, tensors: &dyn TensorSource) -> &'static str {
         let embedding = (family.source)(
             config,
             &Parameter {
@@ -113,7 +119,7 @@ impl ModelDirectory {
         let is_there = |prefix: &&&str| {
             embedding
                 .as_ref()
-                .is_some_and(|e| weights.has(&format!("{prefix}{}", e.name)))
+                .is_some_and(|e| tensors.info(&format!("{prefix}{}", e.name)).is_some())
         };
         family
             .prefixes

@@ -29,6 +29,7 @@ use pear_core::{AttentionConfig, AttentionScoreConfig};
 
 use crate::config::DecoderConfig;
 use crate::error::Error;
+use crate::regular_file;
 use crate::source::Source;
 pub(crate) use reader::ConfigReader;
 
@@ -86,7 +87,7 @@ pub fn supported_model_types() -> impl Iterator<Item = &'static str> {
 
 /// Reads `config.json`.
 pub(crate) fn read_config(path: &Path) -> Result<(&'static Family, DecoderConfig), Error> {
-    let text = std::fs::read(path).map_err(Error::io("read", path))?;
+    let text = regular_file::read(path)?;
     config_of(
         path,
         serde_json::from_slice(&text)

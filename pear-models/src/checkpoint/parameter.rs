@@ -1,0 +1,371 @@
+//! One parameter of a decoder, read out of the tensor that holds it.
+
+use std::ops::Range;
+
+use burn::prelude::*;
+use burn::tensor::{DType, Element};
+use half::vec::HalfBitsVecExt;
+use half::{bf16, f16};
+
+use super::tensor_source::{FloatsMut, TensorSource};
+use crate::error::Error;
+use crate::source::{Channels, Source};
+
+/// Rows that are read at once to be transposed.
+const BAND: usize = 32;
+/// Edge of the squares in which a matrix is transposed: their rows and columns stay in the first-level cache.
+const SQUARE: usize = 32;
+
+/// A parameter, and where its numbers are.
+pub(super) struct Parameter<'a> {
+    pub tensors: &'a dyn TensorSource,
+    pub source: &'a Source,
+    /// Its shape in the decoder.
+    pub shape: &'a [usize],
+    /// Whether each row is divided by its length.
+    pub normalize: bool,
+}
+
+impl Parameter<'_> {
+    /// Its numbers in f32, f16 or bf16, in the layout of the decoder.
+    ///
+    /// Beside them, no more than a few rows of the tensor are in memory.
+    ///
+    /// # Errors
+    /// As [`TensorSource::read`].
+    pub(super) fn read(&self, dtype: DType) -> Result<TensorData, Error> {
+        match dtype {
+            DType::F16 => self.read_as::<f16>(),
+            DType::BF16 => self.read_as::<bf16>(),
+            _ => self.read_as::<f32>(),
+        }
+    }
+
+    fn read_as<T: Float>(&self) -> Result<TensorData, Error> {
+        let mut values = T::zeros(self.shape.iter().product());
+        match *self.shape {
+            [_, width] if self.normalize => self.read_normalized(width, &mut values)?,
+            [input, output] if self.source.transposed => {
+                self.read_transposed(input, output, &mut values)?;
+            }
+            [input, output] if !self.source.rows_are_channels(2) => {
+                self.read_columns(input, output, &mut values)?;
+            }
+            _ => self.read_rows(&mut values)?,
+        }
+        Ok(TensorData::new(values, self.shape.to_vec()))
+    }
+
+    /// Channels that are rows in the file as in the decoder: vectors, and tables that begin with unused rows.
+    fn read_rows<T: Float>(&self, values: &mut [T]) -> Result<(), Error> {
+        let width: usize = self.shape.iter().skip(1).product();
+        let mut rest = values;
+        for rows in self.source.channels(self.shape[0]).ranges {
+            let numbers = rows.start * width..rows.end * width;
+            let (target, after) = rest.split_at_mut(numbers.len());
+            self.numbers(numbers, target)?;
+            rest = after;
+        }
+        Ok(())
+    }
+
+    /// Channels that are columns in the file as in the decoder: `[input, all channels]` to `[input, output]`.
+    fn read_columns<T: Float>(
+        &self,
+        input: usize,
+        output: usize,
+        values: &mut [T],
+    ) -> Result<(), Error> {
+        let Channels { total, ranges } = self.source.channels(output);
+        if total == output {
+            return self.numbers(0..input * output, values);
+        }
+        let mut rest = values;
+        for row in 0..input {
+            for columns in &ranges {
+                let numbers = row * total + columns.start..row * total + columns.end;
+                let (target, after) = rest.split_at_mut(numbers.len());
+                self.numbers(numbers, target)?;
+                rest = after;
+            }
+        }
+        Ok(())
+    }
+
+    /// Channels that are rows in the file and columns in the decoder: `[all channels, input]` to `[input, output]`.
+    fn read_transposed<T: Float>(
+        &self,
+        input: usize,
+        output: usize,
+        values: &mut [T],
+    ) -> Result<(), Error> {
+        let mut band = T::zeros(BAND.min(output) * input);
+        let mut column = 0;
+        let channels = self.source.channels(output).ranges;
+        for rows in channels.into_iter().flat_map(bands) {
+            let band = &mut band[..rows.len() * input];
+            self.numbers(rows.start * input..rows.end * input, band)?;
+            transpose(band, input, &mut values[column..], output);
+            column += rows.len();
+        }
+        Ok(())
+    }
+
+    /// Rows divided by their Euclidean lengths, in f32, and rounded once.
+    fn read_normalized<T: Float>(&self, width: usize, values: &mut [T]) -> Result<(), Error> {
+        let mut numbers = vec![0f32; width];
+        for (row, target) in values.chunks_mut(width).enumerate() {
+            self.numbers(row * width..(row + 1) * width, &mut numbers)?;
+            let length = numbers.iter().map(|x| x.powi(2)).sum::<f32>().sqrt();
+            let length = length.max(1e-12);
+            for (value, x) in target.iter_mut().zip(&numbers) {
+                *value = T::from_f32(x / length);
+            }
+        }
+        Ok(())
+    }
+
+    /// Reads a range of the tensor's numbers, in row-major order.
+    fn numbers<T: Float>(&self, range: Range<usize>, into: &mut [T]) -> Result<(), Error> {
+        self.tensors.read(&self.source.name, range, T::floats(into))
+    }
+}
+
+/// A range in pieces of at most [`BAND`].
+fn bands(range: Range<usize>) -> impl Iterator<Item = Range<usize>> {
+    let end = range.end;
+    range
+        .step_by(BAND)
+        .map(move |start| start..end.min(start + BAND))
+}
+
+/// Writes `band`, rows of `width` numbers, as columns into rows of `stride` numbers, beginning at the first number of `values`.
+fn transpose<T: Copy>(band: &[T], width: usize, values: &mut [T], stride: usize) {
+    let height = band.len() / width;
+    for start in (0..width).step_by(SQUARE) {
+        for index in start..width.min(start + SQUARE) {
+            let column = &mut values[index * stride..][..height];
+            for (value, row) in column.iter_mut().zip(band.chunks_exact(width)) {
+                *value = row[index];
+            }
+        }
+    }
+}
+
+/// A type that weights are loaded as.
+trait Float: Element + Copy {
+    fn zeros(len: usize) -> Vec<Self>;
+
+    fn from_f32(x: f32) -> Self;
+
+    fn floats(slice: &mut [Self]) -> FloatsMut<'_>;
+}
+
+impl Float for f32 {
+    fn zeros(len: usize) -> Vec<Self> {
+        vec![0.0; len]
+    }
+
+    fn from_f32(x: f32) -> Self {
+        x
+    }
+
+    fn floats(slice: &mut [Self]) -> FloatsMut<'_> {
+        slice.into()
+    }
+}
+
+impl Float for f16 {
+    fn zeros(len: usize) -> Vec<Self> {
+        // Of integers, the allocator gives zeroed memory without writing to it.
+        vec![0u16; len].reinterpret_into()
+    }
+
+    fn from_f32(x: f32) -> Self {
+        Self::from_f32(x)
+    }
+
+    fn floats(slice: &mut [Self]) -> FloatsMut<'_> {
+        slice.into()
+    }
+}
+
+impl Float for bf16 {
+    fn zeros(len: usize) -> Vec<Self> {
+        vec![0u16; len].reinterpret_into()
+    }
+
+    fn from_f32(x: f32) -> Self {
+        Self::from_f32(x)
+    }
+
+    fn floats(slice: &mut [Self]) -> FloatsMut<'_> {
+        slice.into()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::tensor_source::{StoredDtype, TensorInfo};
+    use super::*;
+
+    /// One matrix of signed bytes, each row of them with a scale.
+    #[derive(Debug)]
+    struct Quantized {
+        info: TensorInfo,
+        codes: Vec<i8>,
+        scales: Vec<f32>,
+    }
+
+    impl Quantized {
+        fn new(rows: usize, width: usize) -> Self {
+            let codes: Vec<i8> = (0..rows * width).map(|i| (i * 37 % 255) as i8).collect();
+            Self {
+                info: TensorInfo {
+                    shape: vec![rows, width],
+                    dtype: StoredDtype::Quantized("ROW_I8".into()),
+                    num_bytes: codes.len() as u64,
+                },
+                codes,
+                scales: (0..rows).map(|row| 0.1 + row as f32 / 7.0).collect(),
+            }
+        }
+
+        fn number(&self, row: usize, column: usize) -> f32 {
+            f32::from(self.codes[row * self.info.row_len() + column]) * self.scales[row]
+        }
+    }
+
+    impl TensorSource for Quantized {
+        fn names(&self) -> Box<dyn Iterator<Item = &str> + '_> {
+            Box::new(["weight"].into_iter())
+        }
+
+        fn info(&self, name: &str) -> Option<&TensorInfo> {
+            (name == "weight").then_some(&self.info)
+        }
+
+        fn read(&self, name: &str, range: Range<usize>, into: FloatsMut<'_>) -> Result<(), Error> {
+            let fail = |problem: String| Error::Tensor {
+                path: "memory".into(),
+                name: name.into(),
+                problem,
+            };
+            self.info(name)
+                .ok_or_else(|| fail("is missing".into()))?
+                .check_range(&range, into.len())
+                .map_err(fail)?;
+            let width = self.info.row_len();
+            let numbers = range.map(|i| self.number(i / width, i % width));
+            match into {
+                FloatsMut::F32(into) => into.iter_mut().zip(numbers).for_each(|(to, x)| *to = x),
+                FloatsMut::F16(into) => into
+                    .iter_mut()
+                    .zip(numbers)
+                    .for_each(|(to, x)| *to = f16::from_f32(x)),
+                FloatsMut::BF16(into) => into
+                    .iter_mut()
+                    .zip(numbers)
+                    .for_each(|(to, x)| *to = bf16::from_f32(x)),
+            }
+            Ok(())
+        }
+
+        fn raw(&self, _name: &str) -> Vec<&[u8]> {
+            Vec::new()
+        }
+    }
+
+    /// Reads a parameter `[shape[0], shape[1]]`, and compares number `(row, column)` with that of the file which `place` names.
+    fn check(
+        tensors: &Quantized,
+        source: Source,
+        shape: [usize; 2],
+        place: impl Fn(usize, usize) -> (usize, usize),
+    ) {
+        let parameter = Parameter {
+            tensors,
+            source: &source,
+            shape: &shape,
+            normalize: false,
+        };
+        let expected: Vec<f32> = (0..shape[0] * shape[1])
+            .map(|i| {
+                let (row, column) = place(i / shape[1], i % shape[1]);
+                tensors.number(row, column)
+            })
+            .collect();
+        let wide = parameter.read(DType::F32).unwrap();
+        assert_eq!(wide.as_slice::<f32>().unwrap(), expected);
+        let half: Vec<_> = expected.iter().map(|&x| f16::from_f32(x)).collect();
+        let data = parameter.read(DType::F16).unwrap();
+        assert_eq!(data.as_slice::<f16>().unwrap(), half);
+        let brain: Vec<_> = expected.iter().map(|&x| bf16::from_f32(x)).collect();
+        let data = parameter.read(DType::BF16).unwrap();
+        assert_eq!(data.as_slice::<bf16>().unwrap(), brain);
+    }
+
+    #[test]
+    fn parameters_are_read_in_every_layout_from_a_quantized_format_too() {
+        // Sizes on both sides of the bands and squares.
+        let tensors = Quantized::new(75, 70);
+        check(
+            &tensors,
+            Source::as_is("weight"),
+            [75, 70],
+            |row, column| (row, column),
+        );
+        check(
+            &tensors,
+            Source::linear("weight"),
+            [70, 75],
+            |row, column| (column, row),
+        );
+        let skipping = Source::as_is("weight").skipping(2);
+        check(&tensors, skipping, [73, 70], |row, column| {
+            (row + 2, column)
+        });
+        let packed_rows = Source::linear("weight").block(1, 3);
+        check(&tensors, packed_rows, [70, 25], |row, column| {
+            (25 + column, row)
+        });
+        let packed_columns = Source::as_is("weight").block(1, 2);
+        check(&tensors, packed_columns, [75, 35], |row, column| {
+            (row, 35 + column)
+        });
+        let by_head = Source::linear("weight").strided(10, 5, 15);
+        check(&tensors, by_head, [70, 25], |row, column| {
+            (column / 5 * 15 + 10 + column % 5, row)
+        });
+    }
+
+    #[test]
+    fn normalized_rows_have_length_one() {
+        let tensors = Quantized::new(3, 70);
+        let parameter = Parameter {
+            tensors: &tensors,
+            source: &Source::as_is("weight"),
+            shape: &[3, 70],
+            normalize: true,
+        };
+        let data = parameter.read(DType::F32).unwrap();
+        for (row, numbers) in data.as_slice::<f32>().unwrap().chunks(70).enumerate() {
+            let length: f32 = numbers.iter().map(|x| x * x).sum();
+            assert!((length - 1.0).abs() < 1e-5, "{length}");
+            let ratio = numbers[1] / tensors.number(row, 1);
+            assert!((numbers[69] / tensors.number(row, 69) - ratio).abs() < 1e-6);
+        }
+    }
+
+    #[test]
+    fn a_tensor_that_is_not_there_is_an_error() {
+        let parameter = Parameter {
+            tensors: &Quantized::new(3, 70),
+            source: &Source::linear("other"),
+            shape: &[70, 3],
+            normalize: false,
+        };
+        let error = parameter.read(DType::F32).unwrap_err().to_string();
+        assert_eq!(error, "memory: tensor `other`: is missing");
+    }
+}
