@@ -89,7 +89,7 @@ impl ChatTemplate {
             .collect();
         let mut environment = environment();
         environment
-            .add_template_owned(NAME, source)
+            .add_template_owned(NAME, scoped_generation(&source))
             .map_err(|e| Error::malformed(&path, format!("not a chat template: {e:#}")))?;
         Ok(Self {
             path,
@@ -156,6 +156,28 @@ fn content(token: &Value) -> Option<String> {
         .map(str::to_owned)
 }
 
+/// A template whose `generation` blocks are `with` blocks.
+///
+/// Transformers' own tag marks what the assistant wrote, for training; to rendering it is a scope like any other.
+fn scoped_generation(source: &str) -> String {
+    let (mut scoped, mut rest) = (String::with_capacity(source.len()), source);
+    while let Some(start) = rest.find("{%") {
+        let Some(length) = rest[start..].find("%}") else {
+            break;
+        };
+        let (before, tag) = rest[..start + length].split_at(start);
+        scoped += before;
+        match tag[2..].trim_matches(|c: char| c.is_whitespace() || "-+".contains(c)) {
+            name @ ("generation" | "endgeneration") => {
+                scoped += &tag.replace(name, &name.replace("generation", "with"));
+            }
+            _ => scoped += tag,
+        }
+        rest = &rest[start + length..];
+    }
+    scoped + rest
+}
+
 /// What transformers gives templates beside Jinja itself.
 fn environment() -> Environment<'static> {
     let mut environment = Environment::new();
@@ -168,6 +190,10 @@ fn environment() -> Environment<'static> {
     );
     environment.set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
     environment.add_filter("tojson", to_json);
+    // As in Python, `none` is not iterable: templates ask this of `tools` before they count them.
+    environment.add_test("iterable", |value: Jinja| {
+        !value.is_none() && value.try_iter().is_ok()
+    });
     environment.add_function(
         "raise_exception",
         |message: String| -> Result<Jinja, minijinja::Error> {
@@ -191,53 +217,99 @@ fn environment() -> Environment<'static> {
     environment
 }
 
-/// `json.dumps` of Python with `ensure_ascii=False`: spaces after colons and commas; with `indent`, lines.
+/// transformers' `tojson`: `json.dumps` of Python with `ensure_ascii=False`.
 fn to_json(value: Jinja, options: Kwargs) -> Result<String, minijinja::Error> {
     let indent: Option<usize> = options.get("indent")?;
-    for other in ["ensure_ascii", "separators", "sort_keys"] {
-        let _: Option<Jinja> = options.get(other)?;
-    }
+    let after_item = if indent.is_some() { "," } else { ", " };
+    let separators: Option<Vec<String>> = options.get("separators")?;
+    let separators = separators.unwrap_or_else(|| vec![after_item.into(), ": ".into()]);
+    let [between_items, after_key] = separators.try_into().map_err(|_| {
+        minijinja::Error::new(
+            ErrorKind::InvalidOperation,
+            "tojson: two separators expected",
+        )
+    })?;
+    let json = JsonWriter {
+        indent,
+        between_items,
+        after_key,
+        sort_keys: options.get::<Option<bool>>("sort_keys")?.unwrap_or(false),
+        ensure_ascii: options
+            .get::<Option<bool>>("ensure_ascii")?
+            .unwrap_or(false),
+    };
+    options.assert_all_used()?;
     let mut text = String::new();
-    write_json(&value, indent, 0, &mut text)?;
+    json.write(&value, 0, &mut text)?;
     Ok(text)
 }
 
-fn write_json(
-    value: &Jinja,
+/// The options of Python's `json.dumps`.
+struct JsonWriter {
+    /// Spaces for each level; all in one line without.
     indent: Option<usize>,
-    depth: usize,
-    text: &mut String,
-) -> Result<(), minijinja::Error> {
-    let line = |depth: usize| indent.map(|indent| format!("\n{}", " ".repeat(indent * depth)));
-    let between = |index: usize| match (line(depth + 1), index) {
-        (Some(line), 0) => line,
-        (Some(line), _) => format!(",{line}"),
-        (None, 0) => String::new(),
-        (None, _) => ", ".into(),
-    };
-    let is_map = value.kind() == ValueKind::Map;
-    if !is_map && !matches!(value.kind(), ValueKind::Seq | ValueKind::Iterable) {
-        let number_or_text = serde_json::to_string(value);
-        *text += &number_or_text.map_err(|e| {
-            minijinja::Error::new(ErrorKind::BadSerialization, format!("tojson: {e}"))
-        })?;
-        return Ok(());
+    between_items: String,
+    after_key: String,
+    sort_keys: bool,
+    ensure_ascii: bool,
+}
+
+impl JsonWriter {
+    fn write(
+        &self,
+        value: &Jinja,
+        depth: usize,
+        text: &mut String,
+    ) -> Result<(), minijinja::Error> {
+        let is_map = value.kind() == ValueKind::Map;
+        if !is_map && !matches!(value.kind(), ValueKind::Seq | ValueKind::Iterable) {
+            let scalar = serde_json::to_string(value).map_err(|e| {
+                minijinja::Error::new(ErrorKind::BadSerialization, format!("tojson: {e}"))
+            })?;
+            self.push(&scalar, text);
+            return Ok(());
+        }
+        let mut items: Vec<Jinja> = value.try_iter()?.collect();
+        if is_map && self.sort_keys {
+            items.sort();
+        }
+        text.push(if is_map { '{' } else { '[' });
+        for (index, item) in items.iter().enumerate() {
+            if index > 0 {
+                *text += &self.between_items;
+            }
+            self.break_line(depth + 1, text);
+            if is_map {
+                self.push(&Value::from(item.to_string()).to_string(), text);
+                *text += &self.after_key;
+                self.write(&value.get_item(item)?, depth + 1, text)?;
+            } else {
+                self.write(item, depth + 1, text)?;
+            }
+        }
+        if !items.is_empty() {
+            self.break_line(depth, text);
+        }
+        text.push(if is_map { '}' } else { ']' });
+        Ok(())
     }
-    text.push(if is_map { '{' } else { '[' });
-    let mut empty = true;
-    for (index, item) in value.try_iter()?.enumerate() {
-        empty = false;
-        *text += &between(index);
-        if is_map {
-            *text += &format!("{}: ", Value::from(item.to_string()));
-            write_json(&value.get_item(&item)?, indent, depth + 1, text)?;
-        } else {
-            write_json(&item, indent, depth + 1, text)?;
+
+    fn break_line(&self, depth: usize, text: &mut String) {
+        if let Some(indent) = self.indent {
+            text.push('\n');
+            text.extend(std::iter::repeat_n(' ', indent * depth));
         }
     }
-    if let Some(line) = line(depth).filter(|_| !empty) {
-        *text += &line;
+
+    /// A number or quoted text, letters beyond ASCII escaped if that is asked for.
+    fn push(&self, scalar: &str, text: &mut String) {
+        for letter in scalar.chars() {
+            if self.ensure_ascii && !letter.is_ascii() {
+                let units = letter.encode_utf16(&mut [0; 2]).to_vec();
+                text.extend(units.iter().map(|unit| format!("\\u{unit:04x}")));
+            } else {
+                text.push(letter);
+            }
+        }
     }
-    text.push(if is_map { '}' } else { ']' });
-    Ok(())
 }
