@@ -1,6 +1,6 @@
 """Reading a prompt and generating after it over PyTorch and transformers.
 
-    pip install torch transformers
+    pip install -r requirements.txt
     python benches/reference/generate.py --model DIR [--dtype float32] [--prompt 512] [--new 128] [--threads 2] [--load]
 
 `--load`: only loads the checkpoint, and says how long that takes and what memory.

@@ -1,6 +1,6 @@
 """The authors' way of locating heads, over PyTorch and transformers: path patching by whole forward passes.
 
-    pip install torch transformers
+    pip install -r requirements.txt
     python benches/reference/locate.py [--heads 1] [--threads 2]
 
 As in the published code, every head costs five passes of the whole model over all proxy sequences: one that caches what every

@@ -1,6 +1,6 @@
 """One training step of head coefficients over PyTorch and transformers.
 
-    pip install torch transformers
+    pip install -r requirements.txt
     python benches/reference/train.py --style authors|careful [--upper] [--steps 3] [--threads 2]
 
 `authors`: single sequences, the gradients of 20 accumulated, as the published code trains. `careful`: one batch of 20, coefficients

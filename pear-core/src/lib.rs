@@ -62,6 +62,9 @@ pub mod proxy;
 pub mod reparam;
 mod score_config;
 
+/// The framework, in the version that these crates are built on.
+pub use burn;
+
 pub use attend::{attend, attend_padded};
 pub use attention::{Attention, AttentionConfig, QkNorm};
 pub use cache::KvCache;

@@ -1,26 +1,17 @@
 //! The trainer on small checkpoints: what moves and what does not, stopping and going on, and what is refused.
 
-use std::ops::ControlFlow;
-use std::path::{Path, PathBuf};
+mod common;
 
-use burn::prelude::*;
-use burn::tensor::DType;
+use std::ops::ControlFlow;
+use std::path::PathBuf;
+
+use common::load;
 use pear_core::proxy::ProxyBatch;
 use pear_core::{DecoderModel, HeadCoefficients, HeadId, ProxyTask};
-use pear_models::{Decoder, ModelDirectory};
+use pear_models::Decoder;
 use pear_train::{
     Error, Schedule, Sequences, StepReport, TrainOptions, Trainer, evaluate, proxy_loss,
 };
-
-fn load(name: &str) -> Decoder {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR"))
-        .join("../pear-models/tests/fixtures")
-        .join(name);
-    ModelDirectory::open(&path)
-        .unwrap()
-        .load(&Device::flex(), DType::F32)
-        .unwrap()
-}
 
 fn options() -> TrainOptions {
     TrainOptions {

@@ -8,10 +8,10 @@ use std::process::{Command, Output};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-/// A fixture.
+/// A reference model of `pear-models`, or a file beside them.
 pub fn model(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR"))
-        .join("../pear-models/tests/fixtures")
+        .join("tests/fixtures/models")
         .join(name)
 }
 

@@ -5,9 +5,9 @@
 //! functions run there as one vectorised loop over all cores, with a backward pass of their own, in f32 and, rounded where each operation
 //! would be, in bf16. On every other device, in every other dtype and without the feature they are the tensor operations that define them.
 
-#[cfg(feature = "flex")]
+#[cfg(feature = "cpu")]
 mod flex;
-#[cfg(feature = "flex")]
+#[cfg(feature = "cpu")]
 mod math;
 
 use std::f64::consts::{FRAC_1_SQRT_2, FRAC_2_PI};
@@ -36,7 +36,7 @@ pub enum Activation {
 ///
 /// Products of many rows are cut in pieces that cores take as they get free: where one core is slower or busy, nobody waits for it.
 pub fn linear(x: Tensor<3>, weight: Tensor<2>, bias: Option<Tensor<1>>) -> Tensor<3> {
-    #[cfg(feature = "flex")]
+    #[cfg(feature = "cpu")]
     {
         let rows = x.dims()[0] * x.dims()[1];
         let same = x.dtype() == weight.dtype()
@@ -66,7 +66,7 @@ pub(crate) fn cast<const D: usize>(x: Tensor<D>, dtype: DType) -> Tensor<D> {
     if x.dtype() == dtype {
         return x;
     }
-    #[cfg(feature = "flex")]
+    #[cfg(feature = "cpu")]
     if matches!(dtype, DType::F32 | DType::BF16) && flex::serves_half(&x) {
         return flex::cast(x, dtype);
     }
@@ -75,7 +75,7 @@ pub(crate) fn cast<const D: usize>(x: Tensor<D>, dtype: DType) -> Tensor<D> {
 
 /// The type to multiply tensors of this one's type in: on the CPU f32 for bf16, which every product would widen anew.
 pub(crate) fn product_dtype<const D: usize>(x: &Tensor<D>) -> DType {
-    #[cfg(feature = "flex")]
+    #[cfg(feature = "cpu")]
     if flex::serves_half(x) {
         return DType::F32;
     }
@@ -88,7 +88,7 @@ pub fn activate<const D: usize>(kind: Activation, x: Tensor<D>) -> Tensor<D> {
     if is_half(dtype) {
         return cast(activate(kind, cast(x, DType::F32)), dtype);
     }
-    #[cfg(feature = "flex")]
+    #[cfg(feature = "cpu")]
     if flex::serves(&x) {
         return flex::activate(kind, x);
     }
@@ -108,7 +108,7 @@ pub fn activate_gated<const D: usize>(
             dtype,
         );
     }
-    #[cfg(feature = "flex")]
+    #[cfg(feature = "cpu")]
     if flex::serves(&gate) && flex::serves(&up) {
         return flex::activate_gated(kind, gate, up);
     }
@@ -136,7 +136,7 @@ fn activate_composed<const D: usize>(kind: Activation, x: Tensor<D>) -> Tensor<D
 /// Root-mean-square norm over the last dimension, in f32, times `weight`, which is as long as that dimension. In half precision it is
 /// rounded before the weight and after, as Llama's is.
 pub fn rms_norm<const D: usize>(x: Tensor<D>, weight: Tensor<1>, eps: f64) -> Tensor<D> {
-    #[cfg(feature = "flex")]
+    #[cfg(feature = "cpu")]
     if flex::serves_half(&x)
         && x.dtype() == weight.dtype()
         && flex::serves_half(&weight)
@@ -176,7 +176,7 @@ pub(crate) fn attend_few(
     bias: Option<&Tensor<4>>,
     options: AttentionScoreConfig,
 ) -> Option<Tensor<4>> {
-    #[cfg(feature = "flex")]
+    #[cfg(feature = "cpu")]
     {
         let [_, _, queries, head_dim] = query.dims();
         let plain =
@@ -213,7 +213,7 @@ pub(crate) fn causal_softmax(
     first_query: usize,
     window: Option<usize>,
 ) -> Tensor<4> {
-    #[cfg(feature = "flex")]
+    #[cfg(feature = "cpu")]
     if flex::serves(&scores) {
         return flex::causal_softmax(scores, first_query, window);
     }
@@ -269,7 +269,7 @@ pub fn cross_entropy(logits: Tensor<2>, labels: &[u32]) -> Tensor<1> {
         labels.iter().all(|&label| (label as usize) < vocab),
         "labels below {vocab}"
     );
-    #[cfg(feature = "flex")]
+    #[cfg(feature = "cpu")]
     if flex::serves(&logits) {
         return flex::cross_entropy(logits, labels);
     }
@@ -295,7 +295,7 @@ fn cross_entropy_composed(logits: Tensor<2>, labels: &[u32]) -> Tensor<1> {
 /// Rotates `x`, `[batch, heads, seq, head_dim]`, by angles whose cosines and sines are `[seq, rotary_dim / 2]`: channel `i` with channel
 /// `i + rotary_dim / 2`, or with its neighbour if `interleaved`. Channels from `rotary_dim` on stay.
 pub(crate) fn rotate(x: Tensor<4>, cos: Tensor<2>, sin: Tensor<2>, interleaved: bool) -> Tensor<4> {
-    #[cfg(feature = "flex")]
+    #[cfg(feature = "cpu")]
     if flex::serves_half(&x) && x.dtype() == cos.dtype() && flex::serves_half(&cos) {
         return flex::rotate(x, cos, sin, interleaved);
     }
@@ -344,7 +344,7 @@ fn rotate_composed(x: Tensor<4>, cos: Tensor<2>, sin: Tensor<2>, interleaved: bo
     )
 }
 
-#[cfg(all(test, feature = "flex"))]
+#[cfg(all(test, feature = "cpu"))]
 mod tests {
     use burn::tensor::Distribution;
 
