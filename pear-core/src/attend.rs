@@ -3,25 +3,33 @@
 use std::ops::Range;
 
 use burn::prelude::*;
-use burn::tensor::DType;
 
-use crate::kernels::{attend_few, cast, causal_softmax, product_dtype};
+use crate::kernels::{causal_attention, check_attention};
 use crate::model::HeadAttention;
 use crate::score_config::AttentionScoreConfig;
 
-/// Scores that may stand in memory at once; larger attention is computed a tile of queries at a time.
+/// Scores that may be in memory at once; larger attention is computed a tile of queries at a time.
 const SCORES_IN_MEMORY: usize = 1 << 25;
-/// Queries in a tile: a causal tile skips the keys after it, so that smaller tiles also do less work.
+/// Queries in a tile: a causal tile skips the keys after it, so that smaller tiles also do less
+/// work.
 const QUERY_TILE: usize = 256;
 
-/// Causal softmax attention, the first half of a layer: head outputs `[batch, heads, queries, head_dim]`.
+/// Causal softmax attention, the first half of a layer: head outputs `[batch, heads, queries,
+/// head_dim]`.
 ///
-/// `query` is `[batch, heads, queries, head_dim]`; `key` and `value` are `[batch, key_value_heads, keys, head_dim]`. The queries are the last
-/// ones of the `keys` positions, so that a cache may stand before them. Keys and values are shared between the query heads of a
-/// group without being copied, on every backend and under autodiff alike; softmax is taken in f32.
+/// `query` is `[batch, heads, queries, head_dim]`; `key` and `value` are `[batch, key_value_heads,
+/// keys, head_dim]`, all of the same type. The queries are the last ones of the `keys` positions,
+/// so that a cache may precede them. Keys and values are shared between the query heads of a group
+/// without being copied, on every backend and under autodiff alike; softmax is taken in f32.
 ///
-/// Long sequences are computed a tile of queries at a time, so that no `[heads, queries, keys]` stands in memory. burn's `attention` is not
-/// used: fused, it multiplies in f16 whatever the type and knows no grouped queries, ALiBi, windows or caps; elsewhere it holds all scores.
+/// Long sequences are computed a tile of queries at a time, so that `[heads, queries, keys]` is
+/// never in memory at once. burn's `attention` is not used: fused, it multiplies in f16 whatever
+/// the type and supports no grouped queries, ALiBi, windows or caps; elsewhere it holds all scores.
+///
+/// # Panics
+/// If the shapes do not match, the key/value heads do not divide the query heads, there are more
+/// queries than keys, or the types differ; if the attention's window is 0, or its score bias is not
+/// f32 or does not broadcast to `[batch, heads, queries, keys]`.
 pub fn attend<A: HeadAttention>(
     attention: &A,
     query: Tensor<4>,
@@ -31,7 +39,11 @@ pub fn attend<A: HeadAttention>(
     attend_padded(attention, query, key, value, &[])
 }
 
-/// As [`attend`], in a batch of sequences of different lengths: nobody looks at the first `padding[row]` positions of a row.
+/// As [`attend`], in a batch of sequences of different lengths: the first `padding[row]` positions
+/// of a row are masked (left padding).
+///
+/// # Panics
+/// As [`attend`], and if there is padding for another number of rows than the batch has.
 pub fn attend_padded<A: HeadAttention>(
     attention: &A,
     query: Tensor<4>,
@@ -39,36 +51,36 @@ pub fn attend_padded<A: HeadAttention>(
     value: Tensor<4>,
     padding: &[usize],
 ) -> Tensor<4> {
+    let config = attention.score_config();
+    check_attention(&query, &key, &value, config);
     let [batch, heads, queries, head_dim] = query.dims();
+    assert!(
+        padding.is_empty() || padding.len() == batch,
+        "attend: `padding` of {} rows for `query` of shape {:?}",
+        padding.len(),
+        query.dims()
+    );
     let keys = key.dims()[2];
-    let options = attention.score_config();
     let fits = (SCORES_IN_MEMORY / (batch * heads * keys).max(1)).max(1);
-    // An autodiff graph keeps every tile, so that tiling would save work but no memory; it does the former all the same.
+    // An autodiff graph keeps every tile: tiling saves no memory then, but still work.
     let tile = QUERY_TILE.min(fits);
     if queries <= tile {
-        return attend_span(attention, options, query, key, value, 0..keys, padding);
+        return attend_span(attention, config, query, key, value, 0..keys, padding);
     }
     let tiles = (0..queries)
         .step_by(tile)
         .map(|start| {
             let len = tile.min(queries - start);
             let end = keys - queries + start + len;
-            let first = options
+            let first = config
                 .window
                 .map_or(0, |window| (end - len + 1).saturating_sub(window));
-            let seen = |x: &Tensor<4>| x.clone().narrow(2, first, end - first);
+            let in_span = |x: &Tensor<4>| x.clone().narrow(2, first, end - first);
             let query = query
                 .clone()
                 .slice([0..batch, 0..heads, start..start + len, 0..head_dim]);
-            attend_span(
-                attention,
-                options,
-                query,
-                seen(&key),
-                seen(&value),
-                first..end,
-                padding,
-            )
+            let (key, value) = (in_span(&key), in_span(&value));
+            attend_span(attention, config, query, key, value, first..end, padding)
         })
         .collect();
     Tensor::cat(tiles, 2)
@@ -77,66 +89,78 @@ pub fn attend_padded<A: HeadAttention>(
 /// `span`: the positions of the keys; the queries are its last ones.
 fn attend_span<A: HeadAttention>(
     attention: &A,
-    options: AttentionScoreConfig,
+    config: AttentionScoreConfig,
     query: Tensor<4>,
     key: Tensor<4>,
     value: Tensor<4>,
     span: Range<usize>,
     padding: &[usize],
 ) -> Tensor<4> {
-    let [batch, heads, queries, head_dim] = query.dims();
-    let [_, key_value_heads, keys, _] = key.dims();
-    let group = heads / key_value_heads;
-    let first_query = span.end - queries;
-    let bias = attention.score_bias(first_query..span.end, span.clone());
-    let bias = match padding.iter().any(|&empty| empty > span.start) {
-        true => {
-            let mask = hide_padding(padding, span, &query.device());
-            Some(bias.map_or(mask.clone(), |bias| bias + mask))
-        }
-        false => bias,
-    };
-    if let Some(heads) = attend_few(&query, &key, &value, bias.as_ref(), options) {
-        return heads;
+    let first_query = span.end - query.dims()[2];
+    let mut bias = attention.score_bias(first_query..span.end, span.clone());
+    if padding.iter().any(|&padded| padded > span.start) {
+        let mask = padding_mask(padding, span, &query.device());
+        bias = Some(match bias {
+            Some(bias) => bias + mask,
+            None => mask,
+        });
     }
-    let (dtype, multiplied) = (query.dtype(), product_dtype(&query));
-    let [query, key, value] = [query, key, value].map(|x| cast(x, multiplied));
-    let scale = options
-        .scale
-        .unwrap_or_else(|| (head_dim as f64).sqrt().recip());
-
-    // The query heads of a group are rows against one key head: one batched product, nothing repeated.
-    let rows = query.reshape([batch, key_value_heads, group * queries, head_dim]);
-    let scores = rows
-        .matmul(key.swap_dims(2, 3))
-        .reshape([batch, heads, queries, keys]);
-    let mut scores = scores.cast(DType::F32) * scale;
-    if let Some(cap) = options.soft_cap {
-        scores = (scores / cap).tanh() * cap;
-    }
-    if let Some(bias) = bias {
-        scores = scores + bias;
-    }
-    let weights = causal_softmax(scores, keys - queries, options.window)
-        .cast(multiplied)
-        .reshape([batch, key_value_heads, group * queries, keys]);
-    cast(
-        weights
-            .matmul(value)
-            .reshape([batch, heads, queries, head_dim]),
-        dtype,
-    )
+    causal_attention(query, key, value, bias, config)
 }
 
-/// What hides empty columns from every query, `[batch, 1, 1, keys]`. Finite: an empty column looks at others, or else it would be no number.
-fn hide_padding(padding: &[usize], keys: Range<usize>, device: &Device) -> Tensor<4> {
-    let hidden = |&empty: &usize| {
+/// A score bias that masks padding for every query, `[batch, 1, 1, keys]`. It is finite: of a
+/// padded query all keys are masked, and with −∞ its softmax would be NaN.
+fn padding_mask(padding: &[usize], keys: Range<usize>, device: &Device) -> Tensor<4> {
+    let mask_row = |&padded: &usize| {
         keys.clone()
-            .map(move |key| if key < empty { -1e30 } else { 0.0 })
+            .map(move |key| if key < padded { -1e30 } else { 0.0 })
     };
-    let mask: Vec<f32> = padding.iter().flat_map(hidden).collect();
+    let mask: Vec<f32> = padding.iter().flat_map(mask_row).collect();
     Tensor::from_data(
         TensorData::new(mask, [padding.len(), 1, 1, keys.len()]),
         device,
     )
+}
+
+#[cfg(all(test, feature = "cpu"))]
+mod tests {
+    use super::*;
+    use crate::AttentionConfig;
+
+    fn attend_ones(query: [usize; 4], key: [usize; 4], value: [usize; 4], padding: &[usize]) {
+        let device = Device::flex();
+        let attention = AttentionConfig::new(48, 6).init(&device).unwrap();
+        let [query, key, value] = [query, key, value].map(|shape| Tensor::ones(shape, &device));
+        attend_padded(&attention, query, key, value, padding);
+    }
+
+    #[test]
+    #[should_panic = "attend: `key` must have shape [2, 2, 5, 8] where `query` has shape [2, 6, 3, 8]"]
+    fn keys_of_another_width_are_rejected() {
+        attend_ones([2, 6, 3, 8], [2, 2, 5, 4], [2, 2, 5, 4], &[]);
+    }
+
+    #[test]
+    #[should_panic = "attend: `value` must have shape [2, 2, 300, 8]"]
+    fn too_few_values_are_rejected() {
+        attend_ones([2, 6, 300, 8], [2, 2, 300, 8], [2, 2, 299, 8], &[]);
+    }
+
+    #[test]
+    #[should_panic = "attend: `query` of shape [2, 6, 300, 8] has more positions than `key`"]
+    fn more_queries_than_keys_are_rejected() {
+        attend_ones([2, 6, 300, 8], [2, 2, 299, 8], [2, 2, 299, 8], &[]);
+    }
+
+    #[test]
+    #[should_panic = "attend: the heads of `key`, of shape [2, 4, 5, 8], do not divide those of `query`"]
+    fn heads_that_do_not_divide_are_rejected() {
+        attend_ones([2, 6, 3, 8], [2, 4, 5, 8], [2, 4, 5, 8], &[]);
+    }
+
+    #[test]
+    #[should_panic = "attend: `padding` of 1 rows for `query` of shape [2, 6, 3, 8]"]
+    fn padding_of_another_number_of_rows_is_rejected() {
+        attend_ones([2, 6, 3, 8], [2, 2, 5, 8], [2, 2, 5, 8], &[1]);
+    }
 }

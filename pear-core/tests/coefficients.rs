@@ -1,7 +1,9 @@
 //! Coefficients fit the model they were made for, stay with their heads, and leave no graph that nobody asked for.
 
 use burn::module::Module;
-use burn::nn::attention::{MhaInput, MultiHeadAttention, MultiHeadAttentionConfig};
+use burn::nn::attention::{
+    MhaInput, MultiHeadAttention, MultiHeadAttentionConfig, generate_autoregressive_mask,
+};
 use burn::nn::{Linear, LinearConfig};
 use burn::prelude::*;
 use burn::tensor::Distribution;
@@ -176,7 +178,7 @@ fn folding_into_a_weight_of_other_heads_panics() {
 #[test]
 fn edits_that_cannot_be_made_are_errors() {
     let model = model();
-    let mut replace = |layer, head, position, with| {
+    let replace = |layer, head, position, with| {
         let mut edit = ReplaceHead {
             head: HeadId::new(layer, head),
             position,
@@ -379,7 +381,7 @@ fn burns_own_attention_gives_what_burn_computes_and_can_be_reweighted() {
         .with_dropout(0.0)
         .init(&device);
     let input = Tensor::<3>::random([2, 5, HIDDEN], Distribution::Normal(0.0, 1.0), &device);
-    let mask = burn::nn::attention::generate_autoregressive_mask(2, 5, &device);
+    let mask = generate_autoregressive_mask(2, 5, &device);
     let theirs = attention
         .forward(MhaInput::self_attn(input.clone()).mask_attn(mask))
         .context;

@@ -1,15 +1,12 @@
 //! The types that numbers are stored in. All are computed in f32.
 
-use burn::backend::TensorMetadata;
-use burn::tensor::{DType, Element, bf16};
-
-use super::{FlexTensor, filled, tensor, values};
+use burn::tensor::{Element, bf16};
 
 /// A type that the kernels read and write.
 pub(super) trait Stored: Element + bytemuck::Pod + Send + Sync {
     fn widen(self) -> f32;
 
-    /// The nearest, of two as near the even one.
+    /// The nearest number of this type; of two that are equally near, the even one.
     fn narrow(x: f32) -> Self;
 }
 
@@ -42,44 +39,19 @@ impl Stored for bf16 {
     }
 }
 
-/// Calls a function with the type that a tensor, f32 or bf16, is stored in.
+/// Runs `$body` with `$T` standing for the type that a tensor, f32 or bf16, is stored in.
 macro_rules! with_stored {
-    ($x:expr, $T:ident => $call:expr) => {
+    ($x:expr, $T:ident => $body:expr) => {
         match $x.dtype() {
             burn::tensor::DType::BF16 => {
                 type $T = burn::tensor::bf16;
-                $call
+                $body
             }
             _ => {
                 type $T = f32;
-                $call
+                $body
             }
         }
     };
 }
 pub(super) use with_stored;
-
-fn converted<A: Stored, B: Stored>(x: &[A]) -> Vec<B> {
-    filled(
-        x.len(),
-        1,
-        #[inline(always)]
-        |first, out| {
-            out.iter_mut().zip(&x[first..]).for_each(|(out, x)| {
-                out.write(B::narrow(x.widen()));
-            });
-        },
-    )
-}
-
-/// A tensor of f32 or bf16 in one of these types.
-pub(super) fn cast(x: FlexTensor, dtype: DType) -> FlexTensor {
-    if x.dtype() == dtype {
-        return x;
-    }
-    let (shape, x) = (x.shape(), x.to_contiguous());
-    match dtype {
-        DType::BF16 => tensor(converted::<f32, bf16>(values(&x)), shape),
-        _ => tensor(converted::<bf16, f32>(values(&x)), shape),
-    }
-}

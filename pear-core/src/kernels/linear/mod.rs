@@ -1,0 +1,166 @@
+//! Products with weights: of many rows by matrix multiplication in pieces, of few by reading the
+//! weight once.
+
+#[cfg(feature = "cpu")]
+mod few_rows;
+#[cfg(feature = "cpu")]
+mod many_rows;
+#[cfg(all(test, feature = "cpu"))]
+mod tests;
+#[cfg(feature = "cpu")]
+mod weight;
+
+use burn::nn::Linear;
+use burn::prelude::*;
+#[cfg(feature = "cpu")]
+use burn::tensor::DType;
+
+use super::check;
+#[cfg(feature = "cpu")]
+use super::dispatch::run_differentiable;
+#[cfg(feature = "cpu")]
+use super::flex::{is_flex_constant, is_flex_f32_or_bf16};
+
+/// `x · weight + bias` for `x` of `[batch, seq, in]`, `weight` of `[in, out]` (or a view of `[out,
+/// in]`) and `bias` of `[out]`, all of the same type.
+///
+/// Products of many rows are cut in pieces that cores take as they become free: no core waits for a
+/// slower or busier one.
+///
+/// # Panics
+/// If the shapes do not match or the types differ.
+pub fn linear(x: Tensor<3>, weight: Tensor<2>, bias: Option<Tensor<1>>) -> Tensor<3> {
+    check_arguments(&x, &weight, bias.as_ref());
+    #[cfg(feature = "cpu")]
+    if is_supported(&x, &weight, bias.as_ref()) {
+        let (x, weight) = (x.into_dispatch(), weight.into_dispatch());
+        return match bias {
+            Some(bias) => run_differentiable(kernel::Linear, [x, weight, bias.into_dispatch()]),
+            None => run_differentiable(kernel::Linear, [x, weight]),
+        };
+    }
+    burn::tensor::module::linear(x, weight, bias)
+}
+
+/// [`linear`] with the weights of a burn layer.
+///
+/// # Panics
+/// As [`linear`].
+pub fn linear_forward(layer: &Linear, x: Tensor<3>) -> Tensor<3> {
+    let bias = layer.bias.as_ref().map(|bias| bias.val());
+    linear(x, layer.weight.val(), bias)
+}
+
+fn check_arguments(x: &Tensor<3>, weight: &Tensor<2>, bias: Option<&Tensor<1>>) {
+    const NAME: &str = "linear";
+    let (dims, weight_dims) = (x.dims(), weight.dims());
+    let expected = [dims[2], weight_dims[1]];
+    check::shape(NAME, ("weight", &weight_dims), &expected, ("x", &dims));
+    check::same_dtype(NAME, &[("x", x.dtype()), ("weight", weight.dtype())]);
+    if let Some(bias) = bias {
+        let expected = [weight_dims[1]];
+        check::shape(
+            NAME,
+            ("bias", &bias.dims()),
+            &expected,
+            ("weight", &weight_dims),
+        );
+        check::same_dtype(NAME, &[("x", x.dtype()), ("bias", bias.dtype())]);
+    }
+}
+
+#[cfg(feature = "cpu")]
+fn is_supported(x: &Tensor<3>, weight: &Tensor<2>, bias: Option<&Tensor<1>>) -> bool {
+    let [batch, seq, inputs] = x.dims();
+    let (rows, outputs) = (batch * seq, weight.dims()[1]);
+    // Several rows are summed in the same order however many they are: parts of a sweep give what
+    // the whole gives, bit for bit. In half precision the backend would widen all of the weight
+    // each time.
+    let is_faster = rows == 1 || rows >= many_rows::MANY_ROWS || x.dtype() != DType::F32;
+    is_faster
+        && rows * inputs * outputs > 0
+        && is_flex_f32_or_bf16(x)
+        && is_flex_constant(weight)
+        && bias.is_none_or(is_flex_constant)
+}
+
+#[cfg(feature = "cpu")]
+mod kernel {
+    use burn::backend::TensorMetadata;
+    use burn::prelude::*;
+    use burn::tensor::DType;
+
+    use super::few_rows;
+    use super::many_rows::{self, InPanels};
+    use super::weight::{Weight, with_positive_strides};
+    use crate::kernels::cast::kernel::convert;
+    use crate::kernels::dispatch::{Differentiable, Kernel};
+    use crate::kernels::flex::{FlexTensor, tensor, values};
+    use crate::kernels::stored::with_stored;
+
+    /// `x · weight`, or `x · weight + bias`.
+    #[derive(Clone, Debug)]
+    pub(super) struct Linear;
+
+    impl Kernel<2> for Linear {
+        fn forward(&self, [x, weight]: [FlexTensor; 2]) -> FlexTensor {
+            multiply(x, weight, None)
+        }
+    }
+
+    impl Differentiable<2> for Linear {
+        /// The weight.
+        type Saved = FlexTensor;
+
+        fn forward_saving(&self, [x, weight]: [FlexTensor; 2]) -> (FlexTensor, FlexTensor) {
+            (multiply(x, weight.clone(), None), weight)
+        }
+
+        fn backward(&self, weight: FlexTensor, gradient: FlexTensor) -> [Option<FlexTensor>; 2] {
+            [Some(multiply(gradient, weight.transpose(0, 1), None)), None]
+        }
+    }
+
+    impl Kernel<3> for Linear {
+        fn forward(&self, [x, weight, bias]: [FlexTensor; 3]) -> FlexTensor {
+            multiply(x, weight, Some(bias))
+        }
+    }
+
+    impl Differentiable<3> for Linear {
+        /// The weight.
+        type Saved = FlexTensor;
+
+        fn forward_saving(&self, [x, weight, bias]: [FlexTensor; 3]) -> (FlexTensor, FlexTensor) {
+            (multiply(x, weight.clone(), Some(bias)), weight)
+        }
+
+        fn backward(&self, weight: FlexTensor, gradient: FlexTensor) -> [Option<FlexTensor>; 3] {
+            let [gradient, _] = Differentiable::<2>::backward(self, weight, gradient);
+            [gradient, None, None]
+        }
+    }
+
+    /// All are f32 or all are bf16; sums are f32.
+    fn multiply(x: FlexTensor, weight: FlexTensor, bias: Option<FlexTensor>) -> FlexTensor {
+        let (dtype, mut shape) = (x.dtype(), x.shape().to_vec());
+        shape.pop();
+        shape.push(weight.shape()[1]);
+        let x = convert(x.to_contiguous(), DType::F32);
+        let bias = bias.map(|bias| convert(bias.to_contiguous(), DType::F32));
+        let weight = with_positive_strides(weight);
+        let output = with_stored!(weight, T => {
+            multiply_rows(values(&x), Weight::<T>::new(&weight), bias.as_ref().map(values))
+        });
+        convert(tensor(output, Shape::from(shape)), dtype)
+    }
+
+    fn multiply_rows<T: InPanels>(x: &[f32], weight: Weight<T>, bias: Option<&[f32]>) -> Vec<f32> {
+        let rows = x.len() / weight.inputs;
+        if rows <= few_rows::FEW_ROWS && weight.strides.contains(&1) {
+            few_rows::multiply(x, weight, bias)
+        } else {
+            many_rows::multiply(x, weight, bias)
+        }
+    }
+}
