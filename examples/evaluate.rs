@@ -4,31 +4,26 @@
 //! cargo run --release --example evaluate -- --model DIR --profile profile.json --format mdqa --data nq-open.jsonl.gz --gold-position 0,4,9
 //! ```
 
-use std::fmt::Write as _;
-use std::fs::File;
-use std::io::{BufWriter, Write as _};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::{Context, Result, bail};
 use clap::{Parser, ValueEnum};
 use pear_core::files::{SequenceRecord, write_json};
-use pear_core::{DecoderModel, Profile};
+use pear_core::proxy::ProxyBatch;
 use pear_examples::cli::{self, ModelArgs};
 use pear_examples::evaluate::{
-    Answered, Prompts, Question, Report, Runner, Template, longbench, mdqa,
+    Measured, Models, OutputFile, QuestionReport, proxy_task, text_cost, tiny_world,
 };
 use pear_examples::memory::peak_memory;
-use pear_examples::perplexity::TextPerplexity;
-use pear_examples::progress::Progress;
 use pear_examples::proxy::Draw;
-use pear_examples::statistics::{Estimate, Paired, p_text};
-use pear_examples::tiny_world::{Exam, Kind, Marks, Place, World, share};
-use pear_models::{Decoder, ModelDirectory};
+use pear_models::evaluation::{
+    Answerer, EvaluationError, PromptBuilder, PromptTemplate, Question, TextWindows, longbench,
+    mdqa,
+};
+use pear_models::{ChatTemplate, Error, ModelDirectory};
 use serde_json::{Map, Value, json};
 
-/// New tokens of an answer to multi-document questions, as published.
-const NEW_TOKENS: usize = 100;
 /// The first of the proxy sequences that `train` never learns from.
 const NEVER_DRAWN: usize = 1 << 40;
 
@@ -147,443 +142,230 @@ fn main() -> ExitCode {
 }
 
 fn run(arguments: Arguments) -> Result<()> {
-    for (flag, path) in [("--out", &arguments.out), ("--outputs", &arguments.outputs)] {
-        if let Some(path) = path {
-            cli::check_out(flag, path)?;
-        }
-    }
-    let format = match (arguments.format, &arguments.data) {
-        (Some(format), _) => Some(format),
-        (None, Some(_)) => Some(Format::Mdqa),
-        (None, None) if arguments.text.is_some() => None,
-        (None, None) => bail!("expected --data, --format or --text: something to measure"),
-    };
+    let format = format(&arguments)?;
     check(&arguments, format)?;
+    // Everything that can be wrong with the input is found before any weights are loaded.
     let directory = arguments.model.open()?;
     let profile = arguments
         .profile
         .as_ref()
         .map(|path| cli::read_profile(path, &directory))
         .transpose()?;
-    let job = match format {
-        Some(Format::Mdqa | Format::Longbench) => Some(questions(&arguments, format, &directory)?),
-        _ => None,
-    };
+    let task = format
+        .map(|format| Task::prepare(format, &arguments, &directory))
+        .transpose()?;
     let text = arguments
         .text
         .as_ref()
-        .map(|path| TextPerplexity::read(path, &directory, arguments.window))
+        .map(|path| TextWindows::read(path, &directory, arguments.window))
         .transpose()?;
 
-    let models = Models::load(&arguments, &directory, profile.as_ref())?;
+    let models = Models::new(arguments.model.load(&directory)?, profile.as_ref())?;
     cli::print(&format!("model     {}\n", directory.shape()))?;
-    let mut result = match (format, job) {
-        (Some(Format::Proxy), _) => proxy(&arguments, &directory, &models)?,
-        (Some(Format::TinyWorld), _) => tiny_world(&arguments, &models)?,
-        (_, Some((questions, runner))) => answers(&arguments, questions, &runner, &models)?,
-        _ => Map::new(),
-    };
+    let mut results = Map::new();
+    if let Some(task) = task {
+        let measured = task.run(&arguments, &models)?;
+        cli::print(&measured.table)?;
+        results = measured.json;
+    }
     if let Some(text) = &text {
-        result.insert("text".into(), text_cost(&arguments, text, &models)?);
+        let cost = text_cost(text, arguments.text_limit, &models)?;
+        results.insert("text".into(), cost);
     }
-    match peak_memory() {
-        0 => {}
-        peak => cli::print(&format!("peak memory {} MiB\n", peak >> 20))?,
+    let peak = peak_memory();
+    if peak > 0 {
+        cli::print(&format!("peak memory {} MiB\n", peak >> 20))?;
     }
-    let Some(out) = &arguments.out else {
-        return Ok(());
-    };
-    let record = SequenceRecord::Drawn {
-        bos: None,
-        special: false,
-    };
-    let mut provenance = arguments.model.provenance(&directory, record)?;
-    provenance.sequences = None;
-    result.insert("settings".into(), settings(&arguments, format));
-    result.insert("provenance".into(), json!(provenance));
-    Ok(write_json(out, &result)?)
-}
-
-fn check(arguments: &Arguments, format: Option<Format>) -> Result<()> {
-    let asks = matches!(format, Some(Format::Mdqa | Format::Longbench));
-    if asks && arguments.data.is_none() {
-        bail!("--format: expected --data beside it, the file of questions");
-    }
-    if !asks && arguments.data.is_some() {
-        bail!("--data: only mdqa and longbench read a file of questions");
-    }
-    let counts = [
-        ("--documents", arguments.documents),
-        ("--samples", arguments.samples),
-        ("--limit", arguments.limit.unwrap_or(1)),
-    ];
-    if let Some((flag, _)) = counts
-        .into_iter()
-        .chain([("--max-new-tokens", arguments.max_new_tokens.unwrap_or(1))])
-        .find(|c| c.1 == 0)
-    {
-        bail!("{flag} 0: expected at least 1");
-    }
-    if arguments.window < 2 {
-        bail!("--window {}: expected at least 2 tokens", arguments.window);
-    }
-    if !(arguments.text_limit.is_finite() && arguments.text_limit >= 0.0) {
-        bail!(
-            "--text-limit {}: expected a share of at least 0, as in 0.05",
-            arguments.text_limit
-        );
+    if let Some(out) = &arguments.out {
+        results.insert("settings".into(), settings(&arguments, format));
+        results.insert("provenance".into(), provenance(&arguments, &directory)?);
+        write_json(out, &results)?;
     }
     Ok(())
 }
 
-/// The model without coefficients, and the same with those of the profile in its weights.
-struct Models {
-    baseline: Decoder,
-    pear: Option<Decoder>,
-}
-
-impl Models {
-    fn load(
-        arguments: &Arguments,
-        directory: &ModelDirectory,
-        profile: Option<&Profile>,
-    ) -> Result<Self> {
-        let baseline = arguments.model.load(directory)?;
-        let pear = profile
-            .map(|profile| baseline.clone().with_profile(profile))
-            .transpose()?
-            .map(|model| model.fold());
-        Ok(Self { baseline, pear })
-    }
-
-    fn each(&self) -> impl Iterator<Item = (&'static str, &Decoder)> {
-        [
-            ("baseline", Some(&self.baseline)),
-            ("pear", self.pear.as_ref()),
-        ]
-        .into_iter()
-        .filter_map(|(run, model)| Some((run, model?)))
+/// The format asked for, or the one that the other flags imply; none where only a text is measured.
+fn format(arguments: &Arguments) -> Result<Option<Format>> {
+    match (arguments.format, &arguments.data) {
+        (Some(format), _) => Ok(Some(format)),
+        (None, Some(_)) => Ok(Some(Format::Mdqa)),
+        (None, None) if arguments.text.is_some() => Ok(None),
+        (None, None) => bail!("expected --data, --format or --text: something to measure"),
     }
 }
 
-fn questions(
-    arguments: &Arguments,
-    format: Option<Format>,
-    directory: &ModelDirectory,
-) -> Result<(Vec<Question>, Runner)> {
+/// Checks the flags against each other.
+fn check(arguments: &Arguments, format: Option<Format>) -> Result<()> {
+    for (flag, path) in [("--out", &arguments.out), ("--outputs", &arguments.outputs)] {
+        if let Some(path) = path {
+            cli::check_out(flag, path)?;
+        }
+    }
+    let needs_data = matches!(format, Some(Format::Mdqa | Format::Longbench));
+    if needs_data && arguments.data.is_none() {
+        bail!("--format: expected --data beside it, the file of questions");
+    }
+    if !needs_data && arguments.data.is_some() {
+        bail!("--data: only mdqa and longbench read a file of questions");
+    }
+    for (flag, count) in [
+        ("--documents", Some(arguments.documents)),
+        ("--samples", Some(arguments.samples)),
+        ("--limit", arguments.limit),
+        ("--max-new-tokens", arguments.max_new_tokens),
+    ] {
+        if count == Some(0) {
+            bail!("{flag} 0: expected at least 1");
+        }
+    }
+    if format == Some(Format::Mdqa) {
+        let documents = arguments.documents;
+        let positions = &arguments.gold_position;
+        if let Some(position) = positions.iter().find(|&&position| position >= documents) {
+            bail!(
+                "--gold-position {position}: expected less than {documents}, the number of --documents"
+            );
+        }
+    }
+    if arguments.window < 2 {
+        bail!("--window {}: expected at least 2 tokens", arguments.window);
+    }
+    cli::check_text_limit(arguments.text_limit)
+}
+
+/// What is measured, beside a text, with its input read.
+enum Task {
+    Questions(Vec<Question>, Box<Answerer>),
+    Proxy(Vec<ProxyBatch>),
+    TinyWorld,
+}
+
+impl Task {
+    fn prepare(format: Format, arguments: &Arguments, directory: &ModelDirectory) -> Result<Self> {
+        let questions = match format {
+            Format::Mdqa => mdqa_questions(arguments)?,
+            Format::Longbench => longbench_questions(arguments)?,
+            Format::Proxy => return Ok(Self::Proxy(proxy_batches(arguments, directory)?)),
+            Format::TinyWorld => return Ok(Self::TinyWorld),
+        };
+        let answerer = answerer(arguments, directory, &questions)?;
+        Ok(Self::Questions(questions, Box::new(answerer)))
+    }
+
+    fn run(&self, arguments: &Arguments, models: &Models) -> Result<Measured> {
+        match self {
+            Self::Questions(questions, answerer) => {
+                let mut outputs = arguments
+                    .outputs
+                    .as_ref()
+                    .map(|path| OutputFile::create(path))
+                    .transpose()?;
+                let report = QuestionReport::run(questions, answerer, models, outputs.as_mut())?;
+                Ok(report.measured())
+            }
+            Self::Proxy(batches) => proxy_task(batches, models),
+            Self::TinyWorld => tiny_world(arguments.samples, arguments.seed, models),
+        }
+    }
+}
+
+fn mdqa_questions(arguments: &Arguments) -> Result<Vec<Question>> {
     let path = arguments.data.as_deref().context("--data is missing")?;
-    let limit = arguments.limit.unwrap_or(usize::MAX);
-    let places = if format == Some(Format::Mdqa) {
-        mdqa::PLACES
-    } else {
-        longbench::PLACES
+    let defaults = mdqa::Options::default();
+    let options = mdqa::Options {
+        template: template(arguments, mdqa::FIELDS)?.unwrap_or(defaults.template),
+        num_documents: arguments.documents,
+        gold_positions: arguments.gold_position.clone(),
+        limit: arguments.limit,
+        seed: arguments.seed,
+        max_new_tokens: arguments.max_new_tokens.unwrap_or(defaults.max_new_tokens),
     };
-    let template = arguments
-        .template
-        .as_ref()
-        .map(|path| Template::read(path, places))
-        .transpose()?;
-    let questions = if format == Some(Format::Mdqa) {
-        let template = match template {
-            Some(template) => template,
-            None => Template::new(
-                mdqa::PROMPT.trim_end(),
-                mdqa::PLACES,
-                "the built-in template",
-            )?,
-        };
-        let options = mdqa::Options {
-            documents: arguments.documents,
-            gold_positions: arguments.gold_position.clone(),
-            limit,
-            seed: arguments.seed,
-            max_new_tokens: arguments.max_new_tokens.unwrap_or(NEW_TOKENS),
-        };
-        let (questions, drawn) = mdqa::questions(path, &template, &options)?;
-        if drawn > 0 {
-            let count = questions.len() / arguments.gold_position.len().max(1);
-            cli::warn(&format!(
-                "{}: {drawn} of {count} questions have fewer than {} documents: the others are right documents of other questions",
-                path.display(),
-                arguments.documents
-            ));
-        }
-        questions
-    } else {
-        longbench::questions(path, template.as_ref(), arguments.max_new_tokens, limit)?
+    let set = mdqa::questions(path, &options)?;
+    if set.num_with_drawn_distractors > 0 {
+        cli::warn(&format!(
+            "{}: {} of {} questions have fewer than {} documents: the others are right documents of other questions",
+            path.display(),
+            set.num_with_drawn_distractors,
+            set.num_records,
+            options.num_documents
+        ));
+    }
+    Ok(set.questions)
+}
+
+fn longbench_questions(arguments: &Arguments) -> Result<Vec<Question>> {
+    let path = arguments.data.as_deref().context("--data is missing")?;
+    let options = longbench::Options {
+        template: template(arguments, longbench::FIELDS)?,
+        max_new_tokens: arguments.max_new_tokens,
+        limit: arguments.limit,
     };
-    let runner = Runner {
-        prompts: Prompts::new(directory, arguments.max_prompt_tokens, arguments.chat)?,
-        eos_tokens: directory.eos_tokens()?,
-        stop_at_newline: arguments.stop_at_newline,
+    Ok(longbench::questions(path, &options)?)
+}
+
+fn template(arguments: &Arguments, fields: [&str; 2]) -> Result<Option<PromptTemplate>> {
+    let Some(path) = &arguments.template else {
+        return Ok(None);
     };
-    Ok((questions, runner))
+    PromptTemplate::read(path, fields)
+        .map(Some)
+        .with_context(|| format!("--template {}", path.display()))
 }
 
-fn answers(
-    arguments: &Arguments,
-    questions: Vec<Question>,
-    runner: &Runner,
-    models: &Models,
-) -> Result<Map<String, Value>> {
-    let mut outputs = arguments
-        .outputs
-        .as_ref()
-        .map(|path| Outputs::create(path))
-        .transpose()?;
-    let (mut report, mut done) = (Report::default(), 0);
-    let mut bar = Progress::new(
-        "answering",
-        (questions.len() * models.each().count()) as u64,
-    );
-    for question in &questions {
-        for (run, model) in models.each() {
-            let answered = runner
-                .answer(run, model, question)
-                .with_context(|| format!("question {}, {}", question.index + 1, question.group))?;
-            done += 1;
-            bar.set(done, question.group.clone());
-            if let Some(outputs) = &mut outputs {
-                outputs.add(&answered)?;
-            }
-            if run == "pear" {
-                &mut report.pear
-            } else {
-                &mut report.baseline
-            }
-            .push(answered);
-        }
-    }
-    drop(bar);
-    cli::print(&format!("\n{}", report.table()))?;
-    Ok(report.json())
-}
-
-/// Every answer, a line of JSON each.
-struct Outputs {
-    path: PathBuf,
-    file: BufWriter<File>,
-}
-
-impl Outputs {
-    fn create(path: &Path) -> Result<Self> {
-        let file = File::create(path)
-            .with_context(|| format!("--outputs {}: cannot write", path.display()))?;
-        Ok(Self {
-            path: path.into(),
-            file: BufWriter::new(file),
-        })
-    }
-
-    fn add(&mut self, answered: &Answered) -> Result<()> {
-        let line = serde_json::to_string(answered)? + "\n";
-        let written = self
-            .file
-            .write_all(line.as_bytes())
-            .and_then(|()| self.file.flush());
-        written.with_context(|| format!("--outputs {}: cannot write", self.path.display()))
-    }
-}
-
-fn proxy(
+fn answerer(
     arguments: &Arguments,
     directory: &ModelDirectory,
-    models: &Models,
-) -> Result<Map<String, Value>> {
+    questions: &[Question],
+) -> Result<Answerer> {
+    let mut prompts =
+        PromptBuilder::new(directory)?.with_max_prompt_tokens(arguments.max_prompt_tokens);
+    if arguments.chat {
+        prompts = prompts.with_chat_template(ChatTemplate::open(directory.path())?);
+    }
+    let longest_answer = questions.iter().map(|question| question.max_new_tokens);
+    if let Some(max_new_tokens) = longest_answer.max() {
+        prompts.room(max_new_tokens).map_err(name_flag)?;
+    }
+    Ok(Answerer::new(prompts, directory.eos_tokens()?)
+        .with_stop_at_newline(arguments.stop_at_newline))
+}
+
+/// An option out of range under the name of its flag.
+fn name_flag(error: Error) -> anyhow::Error {
+    match error {
+        Error::Evaluation(EvaluationError::Option {
+            option,
+            value,
+            expected,
+        }) => cli::option_error(option, &value, &expected),
+        other => other.into(),
+    }
+}
+
+fn proxy_batches(arguments: &Arguments, directory: &ModelDirectory) -> Result<Vec<ProxyBatch>> {
     let draw = Draw {
         seed: arguments.seed,
         bos: arguments.bos,
         special: false,
     };
     let task = draw.task(directory)?;
-    let mut text = format!(
-        "\n{:>6}{:<10}{:>12}{:>16}\n",
-        "n", "", "accuracy", "cross-entropy"
-    );
-    let mut results: Map<String, Value> = models
-        .each()
-        .map(|(run, _)| (run.to_owned(), json!({"by_length": []})))
-        .collect();
-    for &n in &arguments.lengths {
+    let indices = NEVER_DRAWN..NEVER_DRAWN + arguments.samples;
+    let batch = |&n: &usize| {
         draw.check_length("--lengths", n, directory)?;
-        let batch = task.batch(n, NEVER_DRAWN..NEVER_DRAWN + arguments.samples)?;
-        for (run, model) in models.each() {
-            let metrics = pear_train::evaluate(model, &batch, None)?;
-            let (n_shown, name) = if run == "pear" {
-                (String::new(), "PEAR")
-            } else {
-                (n.to_string(), run)
-            };
-            let _ = writeln!(
-                text,
-                "{n_shown:>6}  {name:<10}{:>8.1} %{:>16.4}",
-                100.0 * metrics.accuracy,
-                metrics.cross_entropy
-            );
-            let row = json!({"n": n, "samples": batch.len(), "accuracy": metrics.accuracy, "cross_entropy": metrics.cross_entropy});
-            if let Some(rows) = results[run]["by_length"].as_array_mut() {
-                rows.push(row);
-            }
-        }
-    }
-    for result in results.values_mut() {
-        for name in ["accuracy", "cross_entropy"] {
-            let rows = result["by_length"].as_array().cloned().unwrap_or_default();
-            let values: Vec<f64> = rows.iter().filter_map(|row| row[name].as_f64()).collect();
-            result[name] = (values.iter().sum::<f64>() / values.len().max(1) as f64).into();
-        }
-    }
-    cli::print(&text)?;
-    Ok(results)
+        Ok(task.batch(n, indices.clone())?)
+    };
+    arguments.lengths.iter().map(batch).collect()
 }
 
-fn tiny_world(arguments: &Arguments, models: &Models) -> Result<Map<String, Value>> {
-    let world = World::new(0);
-    if models.baseline.vocab_size() != world.words().len() {
-        bail!(
-            "--format tiny-world: expected a model of its {} words, and the model has {}",
-            world.words().len(),
-            models.baseline.vocab_size()
-        );
-    }
-    let exam = Exam::new(&world, arguments.samples, arguments.seed);
-    let mut bar = Progress::new("answering", 100 * models.each().count() as u64);
-    let mut marks: Vec<(&str, Marks)> = Vec::new();
-    for (run, model) in models.each() {
-        let at = 100 * marks.len() as u64;
-        marks.push((
-            run,
-            exam.sit(model, |share| {
-                bar.set(at + (100.0 * share) as u64, run.to_owned())
-            })?,
-        ));
-    }
-    drop(bar);
-
-    let scores = |right: Vec<bool>| {
-        right
-            .into_iter()
-            .map(|right| f64::from(u8::from(right)))
-            .collect::<Vec<_>>()
+/// What the results are of. Sequences are told by the settings.
+fn provenance(arguments: &Arguments, directory: &ModelDirectory) -> Result<Value> {
+    let no_sequences = SequenceRecord::Drawn {
+        bos: None,
+        special: false,
     };
-    let mut text = format!(
-        "\n{:<40}{:>8}{:>24}{:>24}{:>24}\n",
-        "", "number", "baseline", "PEAR", "change"
-    );
-    let mut groups: Vec<(String, Vec<Vec<f64>>)> = Vec::new();
-    for kind in Kind::ALL {
-        for place in [None].into_iter().chain(Place::ALL.map(Some)) {
-            let name = place.map_or(kind.name().into(), |place: Place| {
-                format!("{}, right document {}", kind.name(), place.name())
-            });
-            groups.push((
-                name,
-                marks
-                    .iter()
-                    .map(|(_, marks)| scores(marks.right(kind, place)))
-                    .collect(),
-            ));
-        }
-    }
-    groups.push((
-        "closed book".into(),
-        marks
-            .iter()
-            .map(|(_, marks)| scores(marks.closed_book.clone()))
-            .collect(),
-    ));
-    let mut results: Map<String, Value> = Map::new();
-    let mut paired = Map::new();
-    for (name, columns) in &groups {
-        let _ = write!(text, "{name:<40}{:>8}", columns[0].len());
-        for ((run, _), scores) in marks.iter().zip(columns) {
-            let estimate = Estimate::of(scores);
-            let Estimate {
-                mean, low, high, ..
-            } = estimate;
-            let _ = write!(
-                text,
-                "{:>24}",
-                format!(
-                    "{:.1} % [{:.1}, {:.1}]",
-                    100.0 * mean,
-                    100.0 * low,
-                    100.0 * high
-                )
-            );
-            results.entry(*run).or_insert_with(|| json!({}))
-                [name.replace(", right document ", " ").replace(' ', "_")] = json!(estimate);
-        }
-        if let [before, after] = &columns[..] {
-            let change = Paired::of(before, after);
-            let _ = write!(
-                text,
-                "{:>24}",
-                format!(
-                    "{:+.1}, p = {}",
-                    100.0 * change.difference,
-                    p_text(change.p_value)
-                )
-            );
-            paired.insert(
-                name.replace(", right document ", " ").replace(' ', "_"),
-                json!(change),
-            );
-        }
-        text.push('\n');
-    }
-    for (run, marks) in &marks {
-        let _ = writeln!(
-            text,
-            "{run}: {:.1} % of the conflicting ones answered from memory, perplexity of plain text {:.3}",
-            100.0 * marks.from_memory(Kind::Conflicting),
-            marks.perplexity
-        );
-        results[*run]["perplexity"] = marks.perplexity.into();
-        results[*run]["accuracy"] = share(
-            &marks
-                .answers
-                .iter()
-                .map(|answer| answer.right)
-                .collect::<Vec<_>>(),
-        )
-        .into();
-    }
-    if !paired.is_empty() {
-        results.insert("paired".into(), paired.into());
-    }
-    cli::print(&text)?;
-    Ok(results)
-}
-
-/// Perplexity of a text before and after.
-fn text_cost(arguments: &Arguments, text: &TextPerplexity, models: &Models) -> Result<Value> {
-    let before = text.of(&models.baseline)?;
-    let Some(pear) = &models.pear else {
-        cli::print(&format!(
-            "\ntext      perplexity {before:.4} over {} tokens\n",
-            text.predicted()
-        ))?;
-        return Ok(json!({"before": before, "tokens": text.predicted()}));
-    };
-    let after = text.of(pear)?;
-    let increase = after / before - 1.0;
-    let within = increase <= arguments.text_limit;
-    cli::print(&format!(
-        "\ntext      perplexity {before:.4} before, {after:.4} with PEAR ({:+.2} %), over {} tokens\n",
-        100.0 * increase,
-        text.predicted()
-    ))?;
-    if !within {
-        let limit = 100.0 * arguments.text_limit;
-        cli::warn(&format!(
-            "the perplexity of the text rises by {:.2} %: more than the {limit} % of --text-limit",
-            100.0 * increase
-        ));
-    }
-    Ok(
-        json!({"before": before, "after": after, "increase": increase, "within_limit": within, "tokens": text.predicted()}),
-    )
+    let mut provenance = arguments.model.provenance(directory, no_sequences)?;
+    provenance.sequences = None;
+    Ok(json!(provenance))
 }
 
 fn settings(arguments: &Arguments, format: Option<Format>) -> Value {

@@ -7,17 +7,15 @@
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Result, bail};
 use clap::{ArgGroup, Parser};
 use pear_core::files::write_json;
 use pear_examples::cli::{self, ModelArgs};
 use pear_examples::progress::Progress;
 use pear_examples::tokens::TokenFile;
-use pear_models::{ModelDirectory, Tokenizer, log_probs, perplexity};
+use pear_models::evaluation::read_text_tokens;
+use pear_models::{ModelDirectory, log_probs, perplexity};
 use serde::Serialize;
-
-/// No text of one sequence is longer.
-const LONGEST_TEXT: u64 = 64 << 20;
 
 /// Natural-log probability of each token after those before it
 #[derive(Parser, Debug)]
@@ -116,29 +114,12 @@ fn rows(arguments: &Arguments, directory: &ModelDirectory) -> Result<Vec<Vec<u32
     let Some(path) = &arguments.text else {
         bail!("expected --tokens or --text")
     };
-    let cannot_read = || format!("{}: cannot read", path.display());
-    let size = std::fs::metadata(path).with_context(cannot_read)?.len();
-    if size > LONGEST_TEXT {
-        bail!(
-            "{}: {size} bytes: expected a text of at most {} MiB",
-            path.display(),
-            LONGEST_TEXT >> 20
-        );
-    }
-    let text = std::fs::read_to_string(path).with_context(cannot_read)?;
-    let tokens = Tokenizer::open(directory.path())?.encode(&text)?;
+    let tokens = read_text_tokens(path, directory)?;
     if tokens.len() < 2 {
         bail!(
             "{}: {} tokens: expected at least 2, for one to be predicted",
             path.display(),
             tokens.len()
-        );
-    }
-    if let Some(id) = tokens.iter().find(|&&id| id as usize >= config.vocab_size) {
-        bail!(
-            "{}: the tokenizer gives token {id}, which is not in the vocabulary of {}",
-            path.display(),
-            config.vocab_size
         );
     }
     if let Some(max) = positions.filter(|&max| tokens.len() > max) {

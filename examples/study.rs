@@ -19,11 +19,12 @@ use pear_examples::draw::{Curve, curves_over, heat_map};
 use pear_locate::Scores;
 use pear_locate::{Ablation, Mode};
 
+use pear_examples::evaluate::p_value_text;
 use pear_examples::progress::Progress;
 use pear_examples::random::Random;
-use pear_examples::statistics::{Paired, p_text};
 use pear_examples::tiny_world::{Exam, Kind, Marks, Place, World, share};
 use pear_locate::{LocateOptions, locate, proxy_batches};
+use pear_models::evaluation::PairedDifference;
 use pear_models::{Decoder, ModelDirectory};
 use pear_train::{ProxyMetrics, Sequences, TrainOptions, Trainer, evaluate};
 
@@ -409,13 +410,7 @@ fn paired(before: &Outcome, after: &Outcome) -> String {
          | --- | --- | --- | --- | --- | --- | --- | --- |\n"
     );
     let mut add = |name: String, before: Vec<bool>, after: Vec<bool>| {
-        let scores = |right: &[bool]| {
-            right
-                .iter()
-                .map(|right| f64::from(u8::from(*right)))
-                .collect::<Vec<_>>()
-        };
-        let paired = Paired::of(&scores(&before), &scores(&after));
+        let paired = PairedDifference::between(&before, &after);
         let cells = [
             before.len().to_string(),
             format!("{:.1} %", 100.0 * share(&before)),
@@ -423,7 +418,7 @@ fn paired(before: &Outcome, after: &Outcome) -> String {
             format!("{:+.1} … {:+.1}", 100.0 * paired.low, 100.0 * paired.high),
             paired.gained.to_string(),
             paired.lost.to_string(),
-            p_text(paired.p_value),
+            p_value_text(paired.p_value),
         ];
         text += &line(&name, cells);
     };

@@ -18,12 +18,12 @@ use pear_core::{DecoderModel, HeadCoefficients, HeadId};
 use pear_examples::cli::{self, ModelArgs, TopK};
 use pear_examples::device::DeviceName;
 use pear_examples::draw::{Curve, check_picture, curves};
-use pear_examples::perplexity::TextPerplexity;
 use pear_examples::progress::Progress;
 use pear_examples::proxy::Draw;
 use pear_examples::tokens::TokenFile;
 use pear_examples::training_log::TrainingLog;
 use pear_locate::Scores;
+use pear_models::evaluation::TextWindows;
 use pear_models::{Decoder, ModelDirectory};
 use pear_train::{Error, ProxyMetrics, Schedule, Sequences, TrainOptions, Trainer, evaluate};
 
@@ -249,7 +249,7 @@ fn run(arguments: Arguments) -> Result<()> {
     let text = arguments
         .text
         .as_ref()
-        .map(|path| TextPerplexity::read(path, &directory, arguments.window))
+        .map(|path| TextWindows::read(path, &directory, arguments.window))
         .transpose()?;
 
     let model = arguments.model.load(&directory)?;
@@ -385,15 +385,15 @@ fn run(arguments: Arguments) -> Result<()> {
 
 /// A plain text, and what the frozen model makes of it.
 struct TextGate<'a> {
-    text: TextPerplexity,
+    text: TextWindows,
     model: &'a Decoder,
     before: f64,
     limit: f64,
 }
 
 impl<'a> TextGate<'a> {
-    fn new(text: TextPerplexity, model: &'a Decoder, limit: f64) -> Result<Self> {
-        let before = text.of(model)?;
+    fn new(text: TextWindows, model: &'a Decoder, limit: f64) -> Result<Self> {
+        let before = text.perplexity(model)?;
         Ok(Self {
             text,
             model,
@@ -408,7 +408,7 @@ impl<'a> TextGate<'a> {
         // The tokens are those that the model has read before.
         Ok(self
             .text
-            .of(&model)
+            .perplexity(&model)
             .map_or(f64::INFINITY, |after| after / self.before - 1.0))
     }
 

@@ -10,10 +10,9 @@ use burn::tensor::DType;
 use common::Bench;
 use flate2::Compression;
 use flate2::write::GzEncoder;
-use pear_examples::evaluate::metrics::Scores;
-use pear_examples::evaluate::{Answered, Prompts, Template, longbench, mdqa};
-use pear_models::{DecoderConfig, ModelDirectory};
-use serde_json::{Value, json};
+use pear_models::evaluation::{AnswerRecord, AnswerScores, PromptBuilder};
+use pear_models::{ChatTemplate, DecoderConfig, ModelDirectory};
+use serde_json::json;
 
 /// Tokens that are no bytes: they follow the 256 that are.
 const SPECIAL: [&str; 3] = ["<s>", "</s>", "<|end|>"];
@@ -78,140 +77,55 @@ fn oracle(count: usize) -> String {
     (0..count).map(line).collect::<Vec<_>>().join("\n")
 }
 
-fn published(
-    bench: &Bench,
-    gold_positions: Vec<usize>,
-    limit: usize,
-) -> Vec<pear_examples::evaluate::Question> {
-    let template = Template::new(mdqa::PROMPT.trim_end(), mdqa::PLACES, "built in").unwrap();
-    let options = mdqa::Options {
-        documents: 10,
-        gold_positions,
-        limit,
-        seed: 5,
-        max_new_tokens: 4,
-    };
-    mdqa::questions(&bench.path("oracle.jsonl"), &template, &options)
-        .unwrap()
-        .0
-}
-
-#[test]
-fn the_right_document_stands_where_it_was_asked_for_and_the_others_stay() {
-    let bench = Bench::new();
-    bench.write("oracle.jsonl", oracle(40));
-    let questions = published(&bench, vec![0, 4, 9], 40);
-    assert_eq!(questions.len(), 120);
-    for (number, same) in questions.chunks(3).enumerate() {
-        let documents = |prompt: &str| -> Vec<String> {
-            let lines = prompt
-                .lines()
-                .filter_map(|line| line.strip_prefix("Document ["));
-            lines
-                .map(|line| line.split_once("](").unwrap().1.to_owned())
-                .collect()
-        };
-        let right = format!("Title: Title {number}) It is word{number}.");
-        let others: Vec<Vec<String>> = [0, 4, 9]
-            .iter()
-            .zip(same)
-            .map(|(&place, question)| {
-                assert_eq!(
-                    (question.index, question.group.as_str()),
-                    (number, format!("right document {place}").as_str())
-                );
-                let mut all = documents(&question.prompt);
-                assert_eq!((all.len(), all.remove(place)), (10, right.clone()));
-                all
-            })
-            .collect();
-        assert!(others[0] == others[1] && others[1] == others[2]);
-        let told = |other: &String| {
-            same[0]
-                .answers
-                .iter()
-                .any(|answer| other.ends_with(&format!(" {answer}.")))
-        };
-        assert!(
-            !others[0].iter().any(told),
-            "{:?} in {:?}",
-            same[0].answers,
-            others[0]
-        );
-    }
-    // The published prompt, letter by letter.
-    let first = &questions[1].prompt;
-    assert!(first.starts_with(
-        "Write a high-quality answer for the given question using only the provided search results (some of which might be \
-         irrelevant).\n\nDocument [1](Title: Title "
-    ));
-    assert!(
-        first.contains("\nDocument [5](Title: Title 0) It is word0.\nDocument [6](Title: ")
-            && first.ends_with("\n\nQuestion: what is 0\nAnswer:")
-    );
-    // The first questions do not depend on how many are asked.
-    assert_eq!(published(&bench, vec![0, 4, 9], 2), questions[..6]);
-}
-
-#[test]
-fn documents_of_the_file_are_used_where_there_are_enough() {
-    let bench = Bench::new();
-    let others: Vec<Value> =
-        (0..9).map(|i| json!({"title": "T", "text": format!("other {i}"), "isgold": false, "hasanswer": false})).collect();
-    let mut documents = others.clone();
-    documents.insert(
-        3,
-        json!({"title": "T", "text": "right", "isgold": true, "hasanswer": true}),
-    );
-    bench.write(
-        "oracle.jsonl",
-        json!({"question": "q", "answers": ["right"], "ctxs": documents}).to_string(),
-    );
-    let prompt = &published(&bench, vec![9], 1)[0].prompt;
-    let texts: Vec<&str> = prompt
-        .lines()
-        .filter_map(|line| line.split("(Title: T) ").nth(1))
-        .collect();
-    let right: Vec<String> = (0..9)
-        .map(|i| format!("other {i}"))
-        .chain(["right".into()])
-        .collect();
-    assert_eq!(texts, right);
-}
-
 #[test]
 fn long_prompts_lose_their_middle_and_keep_one_bos() {
     let bench = Bench::new();
     byte_model(&bench, "model", 64);
     let directory = ModelDirectory::open(&bench.path("model")).unwrap();
     let text: String = (0..100).map(|i| char::from(b'0' + i % 10)).collect();
-    let whole = Prompts::new(&directory, None, false).unwrap();
+    let prompts = PromptBuilder::new(&directory).unwrap();
     // 64 positions, 4 of them for the answer.
-    let (tokens, cut) = whole.tokens(&text, 4).unwrap();
-    assert_eq!((tokens.len(), cut, tokens[0]), (60, true, BOS));
+    let prompt = prompts.build(&text, 4).unwrap();
     assert_eq!(
-        whole.text(&tokens).unwrap(),
+        (prompt.tokens.len(), prompt.cut, prompt.tokens[0]),
+        (60, true, BOS)
+    );
+    assert_eq!(
+        prompts.decode(&prompt.tokens).unwrap(),
         format!("{}{}", &text[..29], &text[70..])
     );
-    assert_eq!(tokens.iter().filter(|token| **token == BOS).count(), 1);
-    let (tokens, cut) = whole.tokens(&text[..20], 4).unwrap();
-    assert_eq!((tokens.len(), cut), (21, false));
-    let (tokens, _) = Prompts::new(&directory, Some(10), false)
-        .unwrap()
-        .tokens(&text, 4)
-        .unwrap();
+    assert_eq!(bos_count(&prompt.tokens), 1);
+    let short = prompts.build(&text[..20], 4).unwrap();
+    assert_eq!((short.tokens.len(), short.cut), (21, false));
+    let prompts = prompts.with_max_prompt_tokens(Some(10));
+    let prompt = prompts.build(&text, 4).unwrap();
     // BOS and four letters, then the last five.
-    assert_eq!(whole.text(&tokens).unwrap(), "012356789");
-    let error = whole.tokens(&text, 63).unwrap_err().to_string();
-    assert!(error.contains("--max-new-tokens 63"), "{error}");
+    assert_eq!(prompts.decode(&prompt.tokens).unwrap(), "012356789");
+    let error = prompts.build(&text, 63).unwrap_err().to_string();
+    assert!(error.contains("`max_new_tokens` is 63"), "{error}");
+
+    bench.write("oracle.jsonl", oracle(3));
+    let flags =
+        "evaluate --model model --data oracle.jsonl --documents 1 --gold-position 0 --limit 1";
+    bench.refused(
+        &format!("{flags} --max-new-tokens 63"),
+        &["--max-new-tokens 63", "64 tokens"],
+    );
+    bench.refused(
+        &format!("{flags} --max-new-tokens 1 --max-prompt-tokens 1"),
+        &["--max-prompt-tokens 1", "at least 2"],
+    );
+}
+
+fn bos_count(tokens: &[u32]) -> usize {
+    tokens.iter().filter(|token| **token == BOS).count()
 }
 
 #[test]
 fn a_chat_template_stays_whole_around_a_prompt_that_is_cut() {
     let bench = Bench::new();
     byte_model(&bench, "model", 64);
-    let directory = ModelDirectory::open(&bench.path("model")).unwrap();
-    let error = Prompts::new(&directory, None, true)
+    let error = ChatTemplate::open(&bench.path("model"))
         .unwrap_err()
         .to_string();
     assert!(
@@ -223,21 +137,24 @@ fn a_chat_template_stays_whole_around_a_prompt_that_is_cut() {
         "model/tokenizer_config.json",
         json!({"bos_token": "<s>", "chat_template": template}).to_string(),
     );
-    let prompts = Prompts::new(&directory, None, true).unwrap();
-    let (tokens, cut) = prompts.tokens("why?", 4).unwrap();
+    let directory = ModelDirectory::open(&bench.path("model")).unwrap();
+    let prompts = PromptBuilder::new(&directory)
+        .unwrap()
+        .with_chat_template(ChatTemplate::open(directory.path()).unwrap());
+    let prompt = prompts.build("why?", 4).unwrap();
     assert_eq!(
-        (prompts.text(&tokens).unwrap().as_str(), cut),
+        (prompts.decode(&prompt.tokens).unwrap().as_str(), prompt.cut),
         ("[user]why?[bot]", false)
     );
-    assert_eq!(tokens.iter().filter(|token| **token == BOS).count(), 1);
+    assert_eq!(bos_count(&prompt.tokens), 1);
     let text: String = (0..100).map(|i| char::from(b'0' + i % 10)).collect();
-    let (tokens, cut) = prompts.tokens(&text, 4).unwrap();
+    let prompt = prompts.build(&text, 4).unwrap();
     // 60 tokens: BOS, [user], [bot], 48 letters of the prompt.
     assert_eq!(
-        (prompts.text(&tokens).unwrap(), cut),
+        (prompts.decode(&prompt.tokens).unwrap(), prompt.cut),
         (format!("[user]{}{}[bot]", &text[..24], &text[76..]), true)
     );
-    assert_eq!((tokens.len(), tokens[0]), (60, BOS));
+    assert_eq!((prompt.tokens.len(), prompt.tokens[0]), (60, BOS));
 
     bench
         .write("oracle.jsonl", oracle(3))
@@ -316,7 +233,7 @@ fn answers_end_at_every_end_token_of_the_model() {
     assert_eq!(outputs(&bench, "o.jsonl")[0].new_tokens, place + 1);
 }
 
-fn outputs(bench: &Bench, name: &str) -> Vec<Answered> {
+fn outputs(bench: &Bench, name: &str) -> Vec<AnswerRecord> {
     let text = fs::read_to_string(bench.path(name)).unwrap();
     text.lines()
         .map(|line| serde_json::from_str(line).unwrap())
@@ -367,7 +284,7 @@ fn outputs_score_again_to_the_same_results_and_compression_changes_nothing() {
         "evaluate --model model --data data.jsonl.gz --format mdqa {flags} --outputs p.jsonl"
     ));
     let (answered, again) = (outputs(&bench, "o.jsonl"), outputs(&bench, "p.jsonl"));
-    let key = |a: &Answered| (a.run.clone(), a.index, a.group.clone(), a.output.clone());
+    let key = |a: &AnswerRecord| (a.run.clone(), a.index, a.group.clone(), a.output.clone());
     assert_eq!(
         answered.iter().map(key).collect::<Vec<_>>(),
         again.iter().map(key).collect::<Vec<_>>()
@@ -376,16 +293,16 @@ fn outputs_score_again_to_the_same_results_and_compression_changes_nothing() {
     let result = bench.json("r.json");
     let mut right = 0.0;
     for run in ["baseline", "pear"] {
-        let own: Vec<&Answered> = answered.iter().filter(|a| a.run == run).collect();
+        let own: Vec<&AnswerRecord> = answered.iter().filter(|a| a.run == run).collect();
         assert_eq!(
             (own.len(), result[run]["questions"].as_u64()),
             (60, Some(60))
         );
         let scores: Vec<[f64; 4]> = own
             .iter()
-            .map(|a| Scores::of(&a.output, &a.answers).values())
+            .map(|a| AnswerScores::of(&a.output, &a.answers).values())
             .collect();
-        for (column, name) in Scores::NAMES.iter().enumerate() {
+        for (column, name) in AnswerScores::NAMES.iter().enumerate() {
             let mean = scores.iter().map(|s| s[column]).sum::<f64>() / 60.0;
             assert!(
                 (result[run][name].as_f64().unwrap() - mean).abs() < 1e-12,
@@ -416,7 +333,7 @@ fn outputs_score_again_to_the_same_results_and_compression_changes_nothing() {
 }
 
 #[test]
-fn longbench_has_the_published_prompts_and_lengths_and_all_its_answers() {
+fn longbench_results_are_given_for_each_dataset() {
     let bench = Bench::new();
     let line = |dataset: &str| {
         json!({"input": "why?", "context": "Because {input}.", "answers": ["no", "yes"], "length": 3, "dataset": dataset})
@@ -432,30 +349,6 @@ fn longbench_has_the_published_prompts_and_lengths_and_all_its_answers() {
         ]
         .join("\n"),
     );
-    let questions = longbench::questions(&bench.path("l.jsonl"), None, None, 9).unwrap();
-    let lengths: Vec<(usize, &str)> = questions
-        .iter()
-        .map(|q| (q.max_new_tokens, q.group.as_str()))
-        .collect();
-    assert_eq!(
-        lengths,
-        [
-            (32, "musique"),
-            (128, "qasper_e"),
-            (64, "multifieldqa_en"),
-            (128, "narrativeqa")
-        ]
-    );
-    assert_eq!(
-        questions[0].prompt,
-        "Answer the question based on the given passages. Only give me the answer and do not output any other words.\n\nThe following \
-         are given passages.\nBecause {input}.\n\nAnswer the question based on the given passages. Only give me the answer and do not \
-         output any other words.\n\nQuestion: why?\nAnswer:"
-    );
-    assert!(questions[1].prompt.contains(
-        "\n\nArticle: Because {input}.\n\n Answer the question based on the above article"
-    ));
-    assert!(questions.iter().all(|q| q.answers == ["no", "yes"]));
     byte_model(&bench, "model", 1024);
     let said =
         bench.ok("evaluate --model model --format longbench --data l.jsonl --max-new-tokens 3");

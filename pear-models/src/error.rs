@@ -3,6 +3,8 @@
 use std::fmt;
 use std::path::{Path, PathBuf};
 
+use crate::evaluation::EvaluationError;
+
 /// Everything in this crate that can fail on input.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -72,6 +74,9 @@ pub enum Error {
         /// What was missing, or what the hub said.
         problem: String,
     },
+    /// Options, data files or templates of an evaluation.
+    #[error(transparent)]
+    Evaluation(#[from] EvaluationError),
     /// Heads, coefficients or positions that do not fit the model.
     #[error(transparent)]
     Core(#[from] pear_core::Error),

@@ -37,7 +37,8 @@
 //! # Ok::<(), pear_models::Error>(())
 //! ```
 //!
-//! A family that is missing is a matter of one file: see [`adding_a_family`].
+//! A family that is missing is a matter of one file: see [`adding_a_family`]. Whether coefficients help, and what they cost:
+//! [`evaluation`].
 //!
 //! # Features
 //! - `tokenizer`: `Tokenizer`, text in and out.
@@ -58,6 +59,7 @@ mod checkpoint;
 mod config;
 mod decoder;
 mod error;
+pub mod evaluation;
 mod family;
 mod generate;
 #[cfg(feature = "hub")]

@@ -1,9 +1,9 @@
-//! Scores of answers against the published Python rules (see `fixtures/metrics.py`).
+//! Scores of answers against the published Python rules (see `fixtures/metrics/metrics.py`).
 
 use std::fs;
 use std::path::Path;
 
-use pear_examples::evaluate::metrics::{
+use pear_models::evaluation::metrics::{
     best_subspan_em, exact_match, is_empty_reference, normalize_answer, substring, token_f1,
 };
 use serde::Deserialize;
@@ -21,7 +21,7 @@ struct Case {
 
 #[test]
 fn scores_are_those_of_the_published_rules_to_the_last_digit() {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/metrics.json");
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/metrics/metrics.json");
     let cases: Vec<Case> = serde_json::from_slice(&fs::read(path).unwrap()).unwrap();
     assert!(cases.len() >= 60);
     for Case {
@@ -44,7 +44,7 @@ fn scores_are_those_of_the_published_rules_to_the_last_digit() {
 }
 
 #[test]
-fn references_that_normalize_to_nothing_are_told() {
+fn references_that_normalize_to_nothing_are_recognised() {
     assert!(is_empty_reference("The") && is_empty_reference("...") && is_empty_reference(""));
     assert!(!is_empty_reference("Theory"));
 }

@@ -1,0 +1,13 @@
+//! Arguments that commands share, and what happens around a command: its errors, warnings and exit status.
+
+mod files;
+mod model;
+mod options;
+mod run;
+mod top_k;
+
+pub use files::{check_out, parent, read_profile, warn_of_mismatches};
+pub use model::{Dtype, ModelArgs, half_of, name_of};
+pub use options::{check_text_limit, option_error};
+pub use run::{main_with, print, warn};
+pub use top_k::TopK;

@@ -1,0 +1,201 @@
+//! The flags that choose a model, a device and a dtype.
+
+use std::path::PathBuf;
+
+use anyhow::{Result, bail};
+use burn::prelude::*;
+use burn::tensor::DType;
+use clap::{Args, ValueEnum};
+use pear_core::Profile;
+use pear_core::files::{Provenance, SequenceRecord};
+use pear_models::{Decoder, ModelDirectory};
+
+use crate::device::DeviceName;
+use crate::progress::Progress;
+
+/// The model and where it runs.
+#[derive(Args, Clone, Debug)]
+pub struct ModelArgs {
+    /// Hugging Face model directory: config.json, model.safetensors or its shards, tokenizer.json where text is needed. Built with the
+    /// feature `hub`, also owner/name on the hub
+    #[arg(long, value_name = "DIR")]
+    pub model: PathBuf,
+
+    /// Where to compute: flex (the CPU), or wgpu, vulkan, cuda, cuda:1, ws://host:port (see `serve`) where built with the feature of that name
+    #[arg(long, value_name = "NAME", default_value = "flex")]
+    pub device: DeviceName,
+
+    /// Type of the weights [default: f32 on the CPU, elsewhere bf16, or f16 or f32 where the device has no bf16]
+    #[arg(long, value_name = "TYPE")]
+    pub dtype: Option<Dtype>,
+}
+
+impl ModelArgs {
+    /// Opens and checks the directory; no weights are loaded.
+    ///
+    /// # Errors
+    /// A directory that is no model, naming the file at fault.
+    pub fn open(&self) -> Result<ModelDirectory> {
+        Ok(ModelDirectory::open(&self.directory()?)?)
+    }
+
+    /// The directory of the model; one on the hub is downloaded.
+    #[cfg(feature = "hub")]
+    fn directory(&self) -> Result<PathBuf> {
+        match self
+            .model
+            .to_str()
+            .filter(|id| !self.model.exists() && pear_models::hub::is_id(id))
+        {
+            Some(id) => {
+                let bar = std::sync::Mutex::new(Progress::new("downloading", 1));
+                Ok(pear_models::hub::download(id, move |done, total| {
+                    let mut bar = bar
+                        .lock()
+                        .unwrap_or_else(std::sync::PoisonError::into_inner);
+                    bar.set_of(done, total, megabytes(done));
+                })?)
+            }
+            None => Ok(self.model.clone()),
+        }
+    }
+
+    /// The directory of the model.
+    #[cfg(not(feature = "hub"))]
+    fn directory(&self) -> Result<PathBuf> {
+        let parts: Vec<_> = self.model.components().collect();
+        if !self.model.exists() && self.model.is_relative() && parts.len() == 2 {
+            bail!(
+                "--model {}: no such directory (for a model on the hub of that name, build with --features hub)",
+                self.model.display()
+            );
+        }
+        Ok(self.model.clone())
+    }
+
+    /// Loads the weights onto the device.
+    ///
+    /// # Errors
+    /// A device that is not built in or not there.
+    pub fn load(&self, directory: &ModelDirectory) -> Result<Decoder> {
+        self.load_on(directory, &self.device)
+    }
+
+    /// As [`load`](Self::load), onto another device.
+    ///
+    /// # Errors
+    /// As `load`.
+    pub fn load_on(&self, directory: &ModelDirectory, device: &DeviceName) -> Result<Decoder> {
+        let mut bar = Progress::new("loading", 1);
+        let report = |done: u64, total: u64| bar.set_of(done, total, megabytes(done));
+        Ok(directory.load_reporting(&device.open()?, self.dtype()?, report)?)
+    }
+
+    /// Type of the weights in memory: the one asked for, or else f32 on the CPU and [`half_of`] elsewhere.
+    ///
+    /// # Errors
+    /// A device that is not there, a type that it does not compute in.
+    pub fn dtype(&self) -> Result<DType> {
+        let device = self.device.open()?;
+        match self.dtype {
+            Some(dtype) if !device.supports_dtype(DType::from(dtype)) => {
+                bail!(
+                    "--dtype {}: --device {} does not compute in it",
+                    name_of(dtype.into()),
+                    self.device
+                )
+            }
+            Some(dtype) => Ok(dtype.into()),
+            None if self.device.is_cpu() => Ok(DType::F32),
+            None => Ok(half_of(&device).unwrap_or(DType::F32)),
+        }
+    }
+
+    /// What a file of results says about the model and its proxy sequences. Reads all weights.
+    ///
+    /// # Errors
+    /// A `tokenizer.json` that cannot be read.
+    pub fn provenance(
+        &self,
+        directory: &ModelDirectory,
+        sequences: SequenceRecord,
+    ) -> Result<Provenance> {
+        let mut provenance = directory.provenance(self.dtype()?)?;
+        provenance.sequences = Some(sequences);
+        Ok(provenance)
+    }
+
+    /// As [`load`](Self::load), with the coefficients of a profile if there is one.
+    ///
+    /// # Errors
+    /// As `load`.
+    pub fn load_with(
+        &self,
+        directory: &ModelDirectory,
+        profile: Option<&Profile>,
+    ) -> Result<Decoder> {
+        let model = self.load(directory)?;
+        Ok(match profile {
+            Some(profile) => model.with_profile(profile)?,
+            None => model,
+        })
+    }
+}
+
+/// The half precision that a device computes in: bf16 where it can, else f16, if that.
+pub fn half_of(device: &Device) -> Option<DType> {
+    [DType::BF16, DType::F16]
+        .into_iter()
+        .find(|&dtype| device.supports_dtype(dtype))
+}
+
+/// A type as `--dtype` calls it.
+pub fn name_of(dtype: DType) -> String {
+    format!("{dtype:?}").to_lowercase()
+}
+
+fn megabytes(bytes: u64) -> String {
+    format!("{} MB", bytes / 1_000_000)
+}
+
+/// Type of the weights.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Dtype {
+    /// 32 bits.
+    F32,
+    /// 16 bits, the exponents of f32.
+    Bf16,
+    /// 16 bits, IEEE.
+    F16,
+}
+
+impl Dtype {
+    /// As `config.json` calls it.
+    pub fn torch_name(self) -> &'static str {
+        match self {
+            Self::F32 => "float32",
+            Self::Bf16 => "bfloat16",
+            Self::F16 => "float16",
+        }
+    }
+}
+
+impl From<Dtype> for safetensors::Dtype {
+    fn from(dtype: Dtype) -> Self {
+        match dtype {
+            Dtype::F32 => Self::F32,
+            Dtype::Bf16 => Self::BF16,
+            Dtype::F16 => Self::F16,
+        }
+    }
+}
+
+impl From<Dtype> for DType {
+    fn from(dtype: Dtype) -> Self {
+        match dtype {
+            Dtype::F32 => Self::F32,
+            Dtype::Bf16 => Self::BF16,
+            Dtype::F16 => Self::F16,
+        }
+    }
+}
