@@ -5,21 +5,21 @@
 //! ```
 
 use std::collections::BTreeMap;
-use std::fmt::Write;
 use std::ops::ControlFlow;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::{Context, Result, bail};
 use burn::tensor::DType;
 use clap::{Parser, ValueEnum};
-use pear_core::files::SequenceRecord;
+use pear_core::files::{Provenance, SequenceRecord};
 use pear_core::model::DecoderModel;
 use pear_core::proxy::ProxyBatch;
 use pear_core::{HeadId, LayerRange};
 use pear_examples::cli::{self, ModelArgs, TopK, half_of, name_of};
 use pear_examples::device::DeviceName;
-use pear_examples::draw::{check_picture, heat_map, terminal_heat_map};
+use pear_examples::draw::{check_picture, heat_map};
+use pear_examples::head_table::head_table;
 use pear_examples::memory::{peak_memory, reset_peak_memory};
 use pear_examples::partial::{PartialFile, Run};
 use pear_examples::progress::Progress as ProgressBar;
@@ -31,22 +31,22 @@ use pear_locate::{
 };
 use pear_models::{Decoder, ModelDirectory};
 
-/// No more tokens are drawn than this, over all sequences.
-const MOST_TOKENS: usize = 50_000_000;
+/// The most tokens that are drawn, over all sequences.
+const MAX_TOKENS: usize = 50_000_000;
 
-/// What the help says below the flags.
-const MERGING: &str = "Large models can be located in parts, on several machines or one after the other: run with --layers 0-15, with \
-    --layers 16-31 and so on, then join the parts with\n  locate --merge PART.json PART.json … --out FILE [--top-k K] [--heatmap FILE]";
+/// Shown below the flags.
+const MERGING: &str = "A large model can be located in parts, on several machines or one after the other: run with --layers 0-15, \
+    --layers 16-31 and so on, then join the parts:\n  locate --merge PART.json PART.json … --out FILE [--top-k K] [--heatmap FILE]";
 
-/// Find the attention heads that suppress the context: replace one head's output at a time on random tokens repeated twice, and watch
-/// the logit of the right token
+/// Find the attention heads that suppress the context: on random tokens repeated twice, replace one head's output at a time and measure
+/// how the logit of the correct token changes
 #[derive(Parser, Debug)]
 #[command(name = "locate", allow_negative_numbers = true, after_help = MERGING)]
 struct Arguments {
     #[command(flatten)]
     model: ModelArgs,
 
-    /// Tokens that are repeated, for each group of sequences
+    /// Numbers n of random tokens that are repeated; each sequence has 2n tokens
     #[arg(
         long,
         value_name = "N,…",
@@ -55,7 +55,7 @@ struct Arguments {
     )]
     lengths: Vec<usize>,
 
-    /// Sequences of each of the lengths
+    /// Number of sequences for each of the lengths
     #[arg(
         long,
         value_name = "COUNT,…",
@@ -64,74 +64,74 @@ struct Arguments {
     )]
     samples: Vec<usize>,
 
-    /// Seed of the sequences
+    /// Seed of the random sequences
     #[arg(long, default_value_t = 0)]
     seed: u64,
 
-    /// Take the sequences from a file instead: JSON lines, each an array of 2n token ids, both halves the same
+    /// Read the sequences from a file instead: JSON lines, each an array of 2n token ids with two equal halves
     #[arg(long, value_name = "FILE", conflicts_with_all = ["lengths", "samples", "bos"])]
     proxy_tokens: Option<PathBuf>,
 
-    /// Put the model's BOS before each sequence
+    /// Begin each sequence with the model's BOS
     #[arg(long)]
     bos: bool,
 
-    /// What reacts to the replacement [default: activation]
+    /// What is recomputed downstream of the replaced head [default: activation]
     #[arg(long)]
     mode: Option<Mode>,
 
-    /// What a head is replaced by [default: sequence-mean]
+    /// What a head's output is replaced by [default: sequence-mean]
     #[arg(long)]
     ablation: Option<Ablation>,
 
-    /// How the runs are compared [default: logit-ratio]
+    /// How the patched run is compared with the clean one [default: logit-ratio]
     #[arg(long)]
     metric: Option<Metric>,
 
-    /// How effects are found: by replacing each head, estimated from one gradient for all of them, or both, which tells how well the
-    /// estimate ranks heads; the scores are then exact
+    /// How scores are computed: exactly, by replacing each head; estimated from one gradient for all heads; or both, which reports how
+    /// well the estimate ranks the heads (the scores are then the exact ones)
     #[arg(long, default_value = "exact")]
     method: Method,
 
-    /// as-published: what the authors' code does; --mode path --ablation batch-mean --metric centred-logit-diff where not given
-    /// otherwise, and sequences of any tokens, the special ones too
+    /// as-published: what the authors' code computes, that is --mode path --ablation batch-mean --metric centred-logit-diff unless given
+    /// otherwise, and sequences that may contain special tokens
     #[arg(long, conflicts_with = "bos")]
     preset: Option<Preset>,
 
-    /// Score only the heads of these layers, counted from 0; the scores say so, and are to be joined with others (see below)
+    /// Score only the heads of these layers, counted from 0, to be joined with other parts (see below)
     #[arg(long, value_name = "FIRST-LAST")]
     layers: Option<LayerRange>,
 
-    /// Share the sequences with these devices as well, each with its own copy of the model
+    /// Divide the sequences between --device and these devices, each with its own copy of the model
     #[arg(long, value_name = "NAME,…", value_delimiter = ',')]
     also_device: Vec<DeviceName>,
 
-    /// Go on from where an earlier run of the same command was interrupted, but for the sequences of the length it was at
+    /// Resume an interrupted run of the same command: lengths that it finished are kept
     #[arg(long, requires = "out")]
     resume: bool,
 
-    /// Heads to list and to outline; auto: those whose score is above zero at 5 %, one-sided and corrected for the number of heads,
-    /// at most 40 [default: 10]
+    /// Number of heads to list and to outline; auto: those whose score is above zero at the 5 % level, one-sided and corrected for the
+    /// number of heads, at most 40 [default: 10]
     #[arg(long, value_name = "K|all|auto")]
     top_k: Option<TopK>,
 
-    /// Locate a second time with the other --mode, to see how many of the heads both find
+    /// Locate a second time with the other --mode, and report how many of the top heads both find
     #[arg(long)]
     compare_modes: bool,
 
-    /// Locate a second time with the weights in bf16 (in f32 where --dtype is bf16 or f16), to see what rounding changes
+    /// Locate a second time with the weights in bf16 (in f32 where --dtype is bf16 or f16), and report what rounding changes
     #[arg(long)]
     compare_dtypes: bool,
 
-    /// Draw the scores of all heads; .svg or .png
+    /// Draw the scores of all heads to a .svg or .png file
     #[arg(long, value_name = "FILE")]
     heatmap: Option<PathBuf>,
 
-    /// Memory besides the model, in MiB: less is slower, never different
+    /// Memory for the sweep beside the model, in MiB; with less it is slower, with the same result
     #[arg(long, value_name = "MIB", default_value_t = (LocateOptions::DEFAULT_MEMORY_BUDGET >> 20) as u32)]
     memory: u32,
 
-    /// Where the scores go
+    /// File to write the scores to
     #[arg(long, value_name = "FILE")]
     out: Option<PathBuf>,
 }
@@ -148,7 +148,7 @@ enum Preset {
     AsPublished,
 }
 
-/// The choices of the library, as values of flags.
+/// The library's enums as values of flags.
 macro_rules! choices {
     ($($name:ident { $($variant:ident),* })*) => {$(
         #[derive(Clone, Copy, Debug, ValueEnum)]
@@ -176,25 +176,26 @@ struct MergeArguments {
     #[arg(long, value_name = "PART", num_args = 1.., required = true)]
     merge: Vec<PathBuf>,
 
-    /// Heads to list and to outline, as without --merge
+    /// Number of heads to list and to outline, as without --merge
     #[arg(long, value_name = "K|all|auto")]
     top_k: Option<TopK>,
 
-    /// Draw the scores of all heads; .svg or .png
+    /// Draw the scores of all heads to a .svg or .png file
     #[arg(long, value_name = "FILE")]
     heatmap: Option<PathBuf>,
 
-    /// Where the scores go
+    /// File to write the scores to
     #[arg(long, value_name = "FILE")]
     out: Option<PathBuf>,
 }
 
 fn main() -> ExitCode {
-    // A merge has no model.
-    match std::env::args().any(|argument| argument == "--merge" || argument.starts_with("--merge="))
-    {
-        true => cli::main_with(merge),
-        false => cli::main_with(run),
+    let is_merge = |argument: String| argument == "--merge" || argument.starts_with("--merge=");
+    // Merging needs no model, which is otherwise required.
+    if std::env::args().any(is_merge) {
+        cli::main_with(merge)
+    } else {
+        cli::main_with(run)
     }
 }
 
@@ -216,7 +217,7 @@ fn check_outputs(out: &Option<PathBuf>, heatmap: &Option<PathBuf>) -> Result<()>
     Ok(())
 }
 
-/// Writes, draws and prints.
+/// Writes, draws and prints the scores.
 fn finish(
     scores: &Scores,
     heads: &[HeadId],
@@ -236,155 +237,227 @@ fn finish(
     if heads.is_empty() {
         cli::warn(&format!("no head stands out of the noise: {}", TopK::RULE));
     }
-    cli::print(&table(scores, heads))
+    cli::print(&head_table(scores, heads))
 }
 
 fn run(arguments: Arguments) -> Result<()> {
     check_outputs(&arguments.out, &arguments.heatmap)?;
     let options = options(&arguments)?;
     let directory = arguments.model.open()?;
-    let shape = directory.shape();
-    if let Some(layers) = options
-        .layers
-        .filter(|layers| layers.last >= shape.num_layers)
-    {
-        bail!("--layers {layers}: the model is {shape}, counted from 0");
-    }
-    let layers = options
-        .layers
-        .map_or(shape.num_layers, |layers| layers.iter().count());
-    let top_k = TopK::checked(arguments.top_k, 10, layers * shape.num_heads)?;
-    let (batches, sequences) = batches(&arguments, &directory)?;
-
-    let partial = match &arguments.out {
-        Some(out) => {
-            let provenance = arguments.model.provenance(&directory, sequences)?;
-            Some((
-                PartialFile::beside(
-                    out,
-                    Run::new(shape.clone(), &options, &batches, provenance.clone()),
-                ),
-                provenance,
-            ))
-        }
-        None => None,
-    };
-    let finished = match &partial {
-        Some((file, _)) if arguments.resume => file.read()?,
-        _ => Vec::new(),
-    };
+    let job = Job::prepare(&arguments, &directory, options)?;
+    let finished = job.finished_earlier()?;
 
     let model = arguments.model.load(&directory)?;
-    let load = |name: &DeviceName| arguments.model.load_on(&directory, name);
     let copies = arguments
         .also_device
         .iter()
-        .map(load)
+        .map(|device| arguments.model.load_on(&directory, device))
         .collect::<Result<Vec<Decoder>>>()?;
-    let weights = peak_memory();
+    let model_memory = peak_memory();
     reset_peak_memory();
     cli::print(&format!(
         "model   {}\nscores  {}, {}, {}\n",
         model.shape(),
-        options.mode,
-        options.ablation,
-        options.metric
+        job.options.mode,
+        job.options.ablation,
+        job.options.metric
     ))?;
-    let keep = |finished: &[LengthReport]| match &partial {
-        Some((file, _)) if finished.len() < batches.len() => Ok(file.write(finished)?),
-        _ => Ok(()),
-    };
-    let report = observed(
-        "locating",
-        &Locator::new(&model, options.clone())
-            .with_copies(&copies)
-            .with_finished(finished),
-        &batches,
-        keep,
-    )?;
-    let heads = top_k.of(&report.scores)?;
+    let report = job.locate(&model, &copies, finished)?;
+    let heads = job.top_k.of(&report.scores)?;
     let mut stability = stability(&report, heads.len());
+    let mut scores = report.scores;
     if arguments.method == Method::Both {
-        let options = LocateOptions {
-            method: pear_locate::Method::Attribution,
-            ..options.clone()
-        };
-        let estimated = observed(
-            "estimating",
-            &Locator::new(&model, options.clone()),
-            &batches,
-            |_| Ok(()),
-        )?
-        .scores;
-        stability.attribution_rank_correlation = rank_correlation(&report.scores, &estimated);
-        stability.overlaps.push(Overlap::of(
-            ["exact", "attribution"],
-            &heads,
-            &estimated.top(heads.len()),
-        ));
+        job.compare_methods(&model, &scores, &heads, &mut stability)?;
     }
     if arguments.compare_modes {
-        let options = LocateOptions {
-            mode: other(options.mode),
-            ..options.clone()
-        };
-        let again = observed(
-            "other mode",
-            &Locator::new(&model, options.clone()),
-            &batches,
-            |_| Ok(()),
-        )?;
-        let modes = [report.scores.settings.mode, options.mode].map(|mode| mode.to_string());
-        stability
-            .overlaps
-            .push(Overlap::of(modes, &heads, &again.scores.top(heads.len())));
+        job.compare_modes(&model, &heads, &mut stability)?;
     }
-    // No more memory is taken than before.
+    // Freed first: the comparison of dtypes loads the model again.
     drop((model, copies));
     if arguments.compare_dtypes {
-        compare_dtypes(
-            &arguments,
-            &directory,
-            &batches,
-            &options,
-            &report.scores,
-            &mut stability,
-        )?;
+        job.compare_dtypes(&scores, &mut stability)?;
     }
     if stability.gap.is_some_and(|gap| gap.is_noise()) {
         cli::warn(&format!(
-            "whether head {} or the next one down is better cannot be told: their scores differ by less than the standard error",
+            "head {} cannot be told from the next one: their scores differ by less than the standard error",
             heads.len()
         ));
     }
-
-    let mut scores = report.scores;
     scores.stability = Some(stability);
-    let Some((partial, provenance)) = partial else {
-        finish(&scores, &heads, &None, &arguments.heatmap)?;
-        return cli::print(&memory(weights, options.memory_budget));
-    };
-    scores.provenance = provenance;
+    if let Some((_, provenance)) = &job.partial {
+        scores.provenance = provenance.clone();
+    }
     finish(&scores, &heads, &arguments.out, &arguments.heatmap)?;
-    partial.remove()?;
-    cli::print(&memory(weights, options.memory_budget))
+    if let Some((file, _)) = &job.partial {
+        file.remove()?;
+    }
+    cli::print(&memory(model_memory, job.options.memory_budget))
 }
 
-/// What was taken beside what was to be expected; nothing where the system does not tell.
-fn memory(weights: u64, budget: usize) -> String {
-    match peak_memory() {
-        0 => String::new(),
-        peak => format!(
-            "\npeak memory {} MiB: {} for the model as loaded, at most {} for the sweep\n",
-            peak >> 20,
-            weights >> 20,
-            budget >> 20
-        ),
+/// What is located, with its input read and checked.
+struct Job<'a> {
+    arguments: &'a Arguments,
+    directory: &'a ModelDirectory,
+    options: LocateOptions,
+    /// One for each length.
+    batches: Vec<ProxyBatch>,
+    top_k: TopK,
+    /// With `--out`: the file of the lengths that are finished, and what the scores come from.
+    partial: Option<(PartialFile, Provenance)>,
+}
+
+impl<'a> Job<'a> {
+    fn prepare(
+        arguments: &'a Arguments,
+        directory: &'a ModelDirectory,
+        options: LocateOptions,
+    ) -> Result<Self> {
+        let shape = directory.shape();
+        let num_layers = match options.layers {
+            Some(layers) if layers.last >= shape.num_layers => {
+                bail!("--layers {layers}: the model is {shape}, counted from 0")
+            }
+            Some(layers) => layers.iter().count(),
+            None => shape.num_layers,
+        };
+        let top_k = TopK::checked(arguments.top_k, 10, num_layers * shape.num_heads)?;
+        let (batches, sequences) = batches(arguments, directory)?;
+        let partial = match &arguments.out {
+            Some(out) => {
+                let provenance = arguments.model.provenance(directory, sequences)?;
+                let run = Run::new(shape, &options, &batches, provenance.clone());
+                Some((PartialFile::beside(out, run), provenance))
+            }
+            None => None,
+        };
+        Ok(Self {
+            arguments,
+            directory,
+            options,
+            batches,
+            top_k,
+            partial,
+        })
+    }
+
+    /// With `--resume`: the lengths that an earlier run finished.
+    fn finished_earlier(&self) -> Result<Vec<LengthReport>> {
+        match &self.partial {
+            Some((file, _)) if self.arguments.resume => file.read(),
+            _ => Ok(Vec::new()),
+        }
+    }
+
+    /// Scores all heads. Each finished length is kept on disk, except the last, which the scores follow at once.
+    fn locate(
+        &self,
+        model: &Decoder,
+        copies: &[Decoder],
+        finished: Vec<LengthReport>,
+    ) -> Result<Report> {
+        let locator = Locator::new(model, self.options.clone())
+            .with_copies(copies)
+            .with_finished(finished);
+        run_with_progress("locating", &locator, &self.batches, |finished| {
+            if let Some((file, _)) = &self.partial
+                && finished.len() < self.batches.len()
+            {
+                file.write(finished)?;
+            }
+            Ok(())
+        })
+    }
+
+    /// Scores all heads again with other options.
+    fn locate_again(
+        &self,
+        what: &'static str,
+        model: &Decoder,
+        options: LocateOptions,
+    ) -> Result<Scores> {
+        let locator = Locator::new(model, options);
+        let report = run_with_progress(what, &locator, &self.batches, |_| Ok(()))?;
+        Ok(report.scores)
+    }
+
+    /// How well the estimate from gradients agrees with the exact scores.
+    fn compare_methods(
+        &self,
+        model: &Decoder,
+        scores: &Scores,
+        heads: &[HeadId],
+        stability: &mut Stability,
+    ) -> Result<()> {
+        let options = LocateOptions {
+            method: pear_locate::Method::Attribution,
+            ..self.options.clone()
+        };
+        let estimated = self.locate_again("estimating", model, options)?;
+        stability.attribution_rank_correlation = rank_correlation(scores, &estimated);
+        add_overlap(stability, ["exact", "attribution"], heads, &estimated);
+        Ok(())
+    }
+
+    /// How well the other mode agrees.
+    fn compare_modes(
+        &self,
+        model: &Decoder,
+        heads: &[HeadId],
+        stability: &mut Stability,
+    ) -> Result<()> {
+        let other = match self.options.mode {
+            pear_locate::Mode::Activation => pear_locate::Mode::Path,
+            pear_locate::Mode::Path => pear_locate::Mode::Activation,
+        };
+        let options = LocateOptions {
+            mode: other,
+            ..self.options.clone()
+        };
+        let again = self.locate_again("other mode", model, options)?;
+        let names = [self.options.mode, other].map(|mode| mode.to_string());
+        add_overlap(stability, names, heads, &again);
+        Ok(())
+    }
+
+    /// How much rounding changes: the model is run in bf16, or in f32 where it ran in half precision.
+    fn compare_dtypes(&self, scores: &Scores, stability: &mut Stability) -> Result<()> {
+        let flags = &self.arguments.model;
+        let device = flags.device.open()?;
+        let dtype = flags.dtype()?;
+        let other = if dtype == DType::F32 {
+            half_of(&device)
+        } else {
+            Some(DType::F32)
+        };
+        let other = other.with_context(|| {
+            format!(
+                "--compare-dtypes: --device {} computes in f32 alone",
+                flags.device
+            )
+        })?;
+        let model = self.directory.load(&device, other)?;
+        let again = self.locate_again("other dtype", &model, self.options.clone())?;
+        let names = [dtype, other].map(name_of);
+        stability.rounding = Rounding::between(names[1].clone(), scores, &again);
+        let heads = scores.top(stability.top_k);
+        add_overlap(stability, names, &heads, &again);
+        Ok(())
     }
 }
 
-/// Runs a locator with a progress bar; `keep` is handed the lengths finished so far whenever there is one more.
-fn observed(
+/// Adds the share of `heads` that are also the top heads of other scores.
+fn add_overlap(
+    stability: &mut Stability,
+    names: [impl Into<String>; 2],
+    heads: &[HeadId],
+    others: &Scores,
+) {
+    let overlap = Overlap::of(names, heads, &others.top(heads.len()));
+    stability.overlaps.push(overlap);
+}
+
+/// Runs a locator with a progress bar. `keep` gets all finished lengths whenever there is one more.
+fn run_with_progress(
     what: &'static str,
     locator: &Locator<&Decoder>,
     batches: &[ProxyBatch],
@@ -404,49 +477,18 @@ fn observed(
     outcome.finished().context("locating was cancelled")
 }
 
-fn other(mode: pear_locate::Mode) -> pear_locate::Mode {
-    match mode {
-        pear_locate::Mode::Activation => pear_locate::Mode::Path,
-        pear_locate::Mode::Path => pear_locate::Mode::Activation,
+/// The memory used and what it was meant to be; nothing where the system does not report it.
+fn memory(model: u64, budget: usize) -> String {
+    let peak = peak_memory();
+    if peak == 0 {
+        return String::new();
     }
-}
-
-/// The same with the model run in bf16, or in f32 where it ran in half precision.
-fn compare_dtypes(
-    arguments: &Arguments,
-    directory: &ModelDirectory,
-    batches: &[ProxyBatch],
-    options: &LocateOptions,
-    scores: &Scores,
-    stability: &mut Stability,
-) -> Result<()> {
-    let (device, dtype) = (arguments.model.device.open()?, arguments.model.dtype()?);
-    let other = if dtype == DType::F32 {
-        half_of(&device)
-    } else {
-        Some(DType::F32)
-    };
-    let other = other.with_context(|| {
-        format!(
-            "--compare-dtypes: --device {} computes in f32 alone",
-            arguments.model.device
-        )
-    })?;
-    let model = directory.load(&device, other)?;
-    let again = observed(
-        "other dtype",
-        &Locator::new(&model, options.clone()),
-        batches,
-        |_| Ok(()),
-    )?
-    .scores;
-    let [here, there] = [dtype, other].map(name_of);
-    let k = stability.top_k;
-    stability
-        .overlaps
-        .push(Overlap::of([&here, &there], &scores.top(k), &again.top(k)));
-    stability.rounding = Rounding::between(there, scores, &again);
-    Ok(())
+    format!(
+        "\npeak memory {} MiB: {} for the model as loaded, at most {} for the sweep\n",
+        peak >> 20,
+        model >> 20,
+        budget >> 20
+    )
 }
 
 fn options(arguments: &Arguments) -> Result<LocateOptions> {
@@ -470,31 +512,48 @@ fn options(arguments: &Arguments) -> Result<LocateOptions> {
     })
 }
 
-/// The sequences, one batch for each length, and what the scores say about them.
+/// The sequences, one batch for each length, and where they come from.
 fn batches(
     arguments: &Arguments,
     directory: &ModelDirectory,
 ) -> Result<(Vec<ProxyBatch>, SequenceRecord)> {
-    let config = directory.config();
-    if let Some(path) = &arguments.proxy_tokens {
-        let tokens = TokenFile::read_proxy(path, config.vocab_size)?;
-        tokens.check_lengths(config.attention.position_embedding.max_positions())?;
-        let record = tokens.record();
-        let mut by_length = BTreeMap::<usize, Vec<Vec<u32>>>::new();
-        for row in tokens.rows {
-            by_length.entry(row.len()).or_default().push(row);
-        }
-        let batch = |rows| Ok(ProxyBatch::from_sequences(rows, config.vocab_size)?);
-        return Ok((
-            by_length.into_values().map(batch).collect::<Result<_>>()?,
-            record,
-        ));
+    match &arguments.proxy_tokens {
+        Some(path) => batches_from_file(path, directory),
+        None => drawn_batches(arguments, directory),
     }
-    let (lengths, samples) = (&arguments.lengths, &arguments.samples);
+}
+
+fn batches_from_file(
+    path: &Path,
+    directory: &ModelDirectory,
+) -> Result<(Vec<ProxyBatch>, SequenceRecord)> {
+    let config = directory.config();
+    let tokens = TokenFile::read_proxy(path, config.vocab_size)?;
+    tokens.check_lengths(config.attention.position_embedding.max_positions())?;
+    let record = tokens.record();
+    let mut by_length = BTreeMap::<usize, Vec<Vec<u32>>>::new();
+    for row in tokens.rows {
+        by_length.entry(row.len()).or_default().push(row);
+    }
+    let batches = by_length
+        .into_values()
+        .map(|rows| Ok(ProxyBatch::from_sequences(rows, config.vocab_size)?))
+        .collect::<Result<_>>()?;
+    Ok((batches, record))
+}
+
+fn drawn_batches(
+    arguments: &Arguments,
+    directory: &ModelDirectory,
+) -> Result<(Vec<ProxyBatch>, SequenceRecord)> {
+    let Arguments {
+        lengths, samples, ..
+    } = arguments;
     if lengths.len() != samples.len() {
-        let (lengths, samples) = (lengths.len(), samples.len());
         bail!(
-            "--samples: {samples} counts for the {lengths} values of --lengths: expected one for each"
+            "--samples: {} counts for the {} values of --lengths: expected one for each",
+            samples.len(),
+            lengths.len()
         );
     }
     let draw = Draw {
@@ -511,93 +570,18 @@ fn batches(
     if samples.contains(&0) {
         bail!("--samples 0: expected at least 1 sequence of each length");
     }
-    let tokens = lengths
-        .iter()
-        .zip(samples)
-        .map(|(n, &samples)| samples.saturating_mul(2 * n));
-    let tokens = tokens.fold(0, usize::saturating_add);
-    if tokens > MOST_TOKENS {
-        bail!("--samples: sequences of {tokens} tokens altogether, expected at most {MOST_TOKENS}");
-    }
     let pairs: Vec<(usize, usize)> = lengths
         .iter()
         .copied()
         .zip(samples.iter().copied())
         .collect();
-    Ok((
-        proxy_batches(&draw.task(directory)?, &pairs)?,
-        draw.record(directory),
-    ))
-}
-
-fn table(scores: &Scores, heads: &[HeadId]) -> String {
-    let mut text = String::from("\n     n  samples  accuracy  base logit\n");
-    for length in &scores.by_length {
-        let (n, samples, accuracy) = (length.n, length.samples, 100.0 * length.accuracy);
-        let _ = writeln!(
-            text,
-            "{n:>6}  {samples:>7}  {accuracy:>6.1} %  {:>10.4}",
-            length.base_logit
-        );
+    let tokens = pairs
+        .iter()
+        .map(|&(n, samples)| samples.saturating_mul(2 * n))
+        .fold(0, usize::saturating_add);
+    if tokens > MAX_TOKENS {
+        bail!("--samples: sequences of {tokens} tokens altogether, expected at most {MAX_TOKENS}");
     }
-    text += "\nrank  head     score  std. error\n";
-    for (rank, scored) in (1..).zip(&scores.heads()[..heads.len()]) {
-        let error = scored
-            .standard_error
-            .map_or(String::new(), |error| format!("{error:>11.5}"));
-        let _ = writeln!(
-            text,
-            "{}",
-            format!(
-                "{rank:>4}  {:<6} {:>+9.5} {error}",
-                scored.head.to_string(),
-                scored.score
-            )
-            .trim_end()
-        );
-    }
-    if let Some(stability) = &scores.stability {
-        text += &trust(stability);
-    }
-    text.push('\n');
-    text += &terminal_heat_map(&scores.grid(), heads);
-    text
-}
-
-/// How far the scores can be trusted.
-fn trust(stability: &Stability) -> String {
-    let k = stability.top_k;
-    let mut text = format!("\nof the best {k} heads, found alike by\n");
-    for Overlap {
-        between: [a, b],
-        share,
-    } in &stability.overlaps
-    {
-        let _ = writeln!(text, "{:>6.0} %  {a}, {b}", 100.0 * share);
-    }
-    if let Some(gap) = stability.gap {
-        let _ = writeln!(
-            text,
-            "head {k} is {:.5} ahead of the next, standard error {:.5}",
-            gap.difference, gap.standard_error
-        );
-    }
-    if let Some(correlation) = stability.attribution_rank_correlation {
-        let _ = writeln!(
-            text,
-            "attribution patching ranks all heads with a correlation of {correlation:.3} (Spearman)"
-        );
-    }
-    if let Some(rounding) = &stability.rounding {
-        let Rounding {
-            dtype,
-            largest,
-            typical,
-        } = rounding;
-        let _ = writeln!(
-            text,
-            "in {dtype} scores differ by {typical:.5} (median), {largest:.5} at most"
-        );
-    }
-    text
+    let batches = proxy_batches(&draw.task(directory)?, &pairs)?;
+    Ok((batches, draw.record(directory)))
 }

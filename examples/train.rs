@@ -14,7 +14,7 @@ use anyhow::{Context, Result, bail};
 use clap::{Parser, ValueEnum};
 use pear_core::files::SequenceRecord;
 use pear_core::proxy::ProxyBatch;
-use pear_core::{DecoderModel, HeadCoefficients, HeadId};
+use pear_core::{DecoderModel, HeadCoefficients, HeadId, Profile};
 use pear_examples::cli::{self, ModelArgs, TopK};
 use pear_examples::device::DeviceName;
 use pear_examples::draw::{Curve, check_picture, curves};
@@ -25,45 +25,47 @@ use pear_examples::training_log::TrainingLog;
 use pear_locate::Scores;
 use pear_models::evaluation::TextWindows;
 use pear_models::{Decoder, ModelDirectory};
-use pear_train::{Error, ProxyMetrics, Schedule, Sequences, TrainOptions, Trainer, evaluate};
+use pear_train::{
+    Error, ProxyMetrics, Schedule, Sequences, StepReport, TrainOptions, Trainer, evaluate,
+};
 
-/// Sequences that nothing is learned from.
+/// Number of held-out sequences.
 const HELD_OUT: usize = 64;
-/// Their first number: beyond those of the longest run, so that every run is judged on the same.
+/// Index of the first of them: beyond the longest run, so that all runs are measured on the same sequences.
 const NEVER_DRAWN: usize = 1 << 40;
-/// Steps between two measurements on them, where training waits for these.
+/// Default for `--held-out-every` with `--patience`.
 const HELD_OUT_EVERY: usize = 10;
-/// Tokens that run together: larger batches are worked off in parts.
+/// Tokens that are run together: larger batches are divided.
 const TOKENS_AT_ONCE: usize = 1 << 15;
-/// Larger numbers are slips of the keyboard.
-const MOST_STEPS: usize = 1_000_000;
-const MOST_TOKENS: usize = 1 << 20;
+/// Bounds against typing errors.
+const MAX_STEPS: usize = 1_000_000;
+const MAX_TOKENS: usize = 1 << 20;
 
-/// Learn one coefficient for each suppression head, the model frozen, on random tokens repeated twice
+/// Learn one coefficient for each suppression head on random tokens repeated twice, with the model frozen
 #[derive(Parser, Debug)]
 #[command(name = "train", allow_negative_numbers = true)]
 struct Arguments {
     #[command(flatten)]
     model: ModelArgs,
 
-    /// The heads: a scores file of `locate`, or a list such as 26.28,11.6 (layer.head, both from 0)
+    /// The heads: a scores file from `locate`, or a list such as 26.28,11.6 (layer.head, both from 0)
     #[arg(long, value_name = "SCORES|LIST")]
     heads: String,
 
-    /// How many heads to take from a scores file, from the highest score down; auto: those whose score is above zero at 5 %,
+    /// Number of heads to take from a scores file, highest scores first; auto: those whose score is above zero at the 5 % level,
     /// one-sided and corrected for the number of heads, at most 40 [default: 10]
     #[arg(long, value_name = "K|all|auto")]
     top_k: Option<TopK>,
 
-    /// Tokens that are repeated in each sequence [default: 50]
+    /// Number n of random tokens that are repeated; each sequence has 2n tokens [default: 50]
     #[arg(long, value_name = "N")]
     length: Option<usize>,
 
-    /// Sequences a step
+    /// Sequences in each step
     #[arg(long, default_value_t = 20)]
     batch_size: usize,
 
-    /// Steps [default: 250; with --proxy-tokens, as many whole batches as the file has]
+    /// Number of steps [default: 250; with --proxy-tokens, the number of whole batches in the file]
     #[arg(long)]
     steps: Option<usize>,
 
@@ -71,7 +73,7 @@ struct Arguments {
     #[arg(long, value_name = "RATE", default_value_t = 0.005)]
     learning_rate: f64,
 
-    /// Steps in which the learning rate rises to it, before it falls linearly to zero
+    /// Steps of linear warm-up to the highest learning rate
     #[arg(long, value_name = "STEPS", default_value_t = 2)]
     warmup_steps: usize,
 
@@ -79,39 +81,39 @@ struct Arguments {
     #[arg(long, default_value_t = 0.0)]
     weight_decay: f64,
 
-    /// Gradients are scaled down to this norm
+    /// Largest norm of the gradient; larger ones are scaled down
     #[arg(long, value_name = "NORM")]
     clip_norm: Option<f64>,
 
-    /// Sequences that run together: fewer need less memory [default: as many as have 32768 tokens]
+    /// Sequences that are run together; fewer need less memory [default: as many as have 32768 tokens]
     #[arg(long, value_name = "COUNT")]
     micro_batch_size: Option<usize>,
 
-    /// Seed of the sequences
+    /// Seed of the random sequences
     #[arg(long, default_value_t = 0)]
     seed: u64,
 
-    /// Take the sequences from a file instead, in its order: JSON lines, each an array of 2n token ids, both halves the same
+    /// Read the sequences from a file instead, in its order: JSON lines, each an array of 2n token ids with two equal halves
     #[arg(long, value_name = "FILE", conflicts_with = "bos")]
     proxy_tokens: Option<PathBuf>,
 
-    /// Put the model's BOS before each sequence
+    /// Begin each sequence with the model's BOS
     #[arg(long)]
     bos: bool,
 
-    /// How the learning rate falls
-    #[arg(long, value_enum, default_value_t = Fall::Linear)]
-    schedule: Fall,
+    /// How the learning rate decays after the warm-up
+    #[arg(long, value_enum, default_value_t = ScheduleName::Linear)]
+    schedule: ScheduleName,
 
-    /// Coefficients are kept between these two
+    /// Bounds that coefficients are clamped to
     #[arg(long, value_name = "LOW,HIGH", value_delimiter = ',', num_args = 1)]
     clamp: Option<Vec<f64>>,
 
-    /// Folder that the state of the training is saved in now and then
+    /// Folder to save the state of training in
     #[arg(long, value_name = "DIR")]
     checkpoint: Option<PathBuf>,
 
-    /// Steps between two savings
+    /// Steps between two checkpoints
     #[arg(
         long,
         value_name = "STEPS",
@@ -120,64 +122,65 @@ struct Arguments {
     )]
     checkpoint_every: usize,
 
-    /// Write every step down: a line of CSV with loss, learning rate, gradient norm and coefficients
+    /// File to log every step to: a line of CSV with loss, learning rate, gradient norm and coefficients
     #[arg(long, value_name = "FILE")]
     log: Option<PathBuf>,
 
-    /// Steps between two measurements on sequences that nothing is learned from [default: none on the way, 10 with --patience]
+    /// Steps between two measurements on held-out sequences [default: only before and after, or 10 with --patience]
     #[arg(long, value_name = "STEPS")]
     held_out_every: Option<usize>,
 
-    /// End when so many of these measurements in a row were not below the lowest, and keep the coefficients of the lowest
+    /// End early when so many of these measurements in a row have not improved on the lowest loss, and keep the coefficients of the
+    /// lowest
     #[arg(long, value_name = "COUNT")]
     patience: Option<usize>,
 
-    /// Share the sequences of each step with these devices as well, each with its own copy of the model
+    /// Divide the sequences of each step between --device and these devices, each with its own copy of the model
     #[arg(long, value_name = "NAME,…", value_delimiter = ',')]
     also_device: Vec<DeviceName>,
 
-    /// Go on from the state in the folder of --checkpoint
+    /// Resume from the state in the folder of --checkpoint
     #[arg(long, requires = "checkpoint")]
     resume: bool,
 
-    /// A plain text whose perplexity is to stay
+    /// A plain text whose perplexity is to be preserved
     #[arg(long, value_name = "FILE")]
     text: Option<PathBuf>,
 
-    /// Share by which its perplexity may rise
+    /// Share by which the perplexity of the text may rise
     #[arg(long, value_name = "SHARE", default_value_t = 0.05, requires = "text")]
     text_limit: f64,
 
-    /// What to do if it rises more: warn in the end, or stop with the last coefficients that were measured within the limit
-    #[arg(long, value_enum, default_value_t = Gate::Warn, requires = "text")]
-    text_gate: Gate,
+    /// What to do if it rises more: warn at the end, or stop and keep the last coefficients measured within the limit
+    #[arg(long, value_enum, default_value_t = TextAction::Warn, requires = "text")]
+    text_gate: TextAction,
 
-    /// Steps between two measurements of it, where training may stop
+    /// Steps between two measurements of the perplexity with --text-gate stop
     #[arg(long, value_name = "STEPS", default_value_t = 10, requires = "text")]
     text_every: usize,
 
-    /// Tokens of it that are read at once
+    /// Tokens of the text that are read at once
     #[arg(long, value_name = "TOKENS", default_value_t = 512, requires = "text")]
     window: usize,
 
-    /// Draw the loss and the coefficients over the steps; .svg or .png
+    /// Draw the loss and the coefficients over the steps to a .svg or .png file
     #[arg(long, value_name = "FILE")]
     curve: Option<PathBuf>,
 
-    /// Where the profile goes
+    /// File to write the profile to
     #[arg(long, value_name = "FILE")]
     out: Option<PathBuf>,
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
-enum Fall {
+enum ScheduleName {
     Linear,
     Cosine,
     Constant,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-enum Gate {
+enum TextAction {
     Warn,
     Stop,
 }
@@ -187,15 +190,71 @@ fn main() -> ExitCode {
 }
 
 fn run(arguments: Arguments) -> Result<()> {
+    check(&arguments)?;
+    let checkpoint = checkpoint_file(&arguments)?;
+    let input = Input::read(&arguments)?;
+
+    let model = arguments.model.load(&input.directory)?;
+    let text = match &input.text {
+        Some(text) => Some(TextGate::new(text, &model, arguments.text_limit)?),
+        None => None,
+    };
+    let copies = arguments
+        .also_device
+        .iter()
+        .map(|device| arguments.model.load_on(&input.directory, device))
+        .collect::<Result<Vec<Decoder>>>()?;
+    let before = evaluate(&model, &input.held_out, None)?;
+    let mut trainer = trainer(&arguments, &input, &model, &copies, checkpoint.as_deref())?;
+    let mut observer = Observer {
+        checkpoint,
+        gate: text_gate(&arguments, text.as_ref(), &trainer)?,
+        ..Observer::new(&arguments, &input, &trainer)?
+    };
+    trainer.run_with(&input.sequences, |trainer, step| {
+        observer.observe(trainer, step)
+    })?;
+    let (mut profile, history) = observer.finish(&trainer)?;
+
+    let coefficients = profile.for_model(&model.shape(), &model.device())?;
+    let after = evaluate(&model, &input.held_out, Some(&coefficients))?;
+    let mut summary = summary(&trainer, &coefficients, &input.options, before, after);
+    if let Some(training) = &mut profile.training {
+        training.held_out_loss = Some((before.loss, after.loss));
+    }
+    if let Some(text) = &text {
+        let perplexities = text.measure(&coefficients)?;
+        summary += &table_row("perplexity of the text", perplexities);
+        if let Some(training) = &mut profile.training {
+            training.text_perplexity = Some(perplexities);
+        }
+    }
     if let Some(out) = &arguments.out {
-        cli::check_out("--out", out)?;
+        if let Some(scores) = &input.scores {
+            let of_heads = scores.heads().iter();
+            profile = profile.with_scores(of_heads.map(|scored| (scored.head, scored.score)));
+        }
+        profile.write(out)?;
     }
     if let Some(curve) = &arguments.curve {
-        check_picture(curve)?;
-        cli::check_out("--curve", curve)?;
+        draw_curves(curve, &trainer, history)?;
     }
-    if let Some(log) = &arguments.log {
-        cli::check_out("--log", log)?;
+    cli::print(&summary)
+}
+
+/// Checks flags that need nothing but themselves.
+fn check(arguments: &Arguments) -> Result<()> {
+    if let Some(curve) = &arguments.curve {
+        check_picture(curve)?;
+    }
+    for (flag, path) in [
+        ("--out", &arguments.out),
+        ("--curve", &arguments.curve),
+        ("--log", &arguments.log),
+    ] {
+        if let Some(path) = path {
+            cli::check_out(flag, path)?;
+        }
     }
     for (flag, value) in [
         ("--checkpoint-every", arguments.checkpoint_every),
@@ -205,211 +264,271 @@ fn run(arguments: Arguments) -> Result<()> {
             bail!("{flag} 0: expected at least 1");
         }
     }
-    if !(arguments.text_limit.is_finite() && arguments.text_limit >= 0.0) {
-        bail!(
-            "--text-limit {}: expected a share of at least 0, as in 0.05",
-            arguments.text_limit
-        );
-    }
-    let checkpoint = arguments
-        .checkpoint
-        .as_deref()
-        .map(checkpoint_file)
-        .transpose()?;
-    if let Some(file) = checkpoint
-        .as_ref()
-        .filter(|file| arguments.resume && !file.is_file())
-    {
-        bail!("--resume: there is no {} to go on from", file.display());
-    }
-    let mut options = options(&arguments)?;
-    let directory = arguments.model.open()?;
-    let (heads, scores) = heads(&arguments, &directory)?;
-    let draw = Draw {
-        seed: arguments.seed,
-        bos: arguments.bos,
-        special: false,
-    };
-    let task = draw.task(&directory)?;
-    let given = arguments
-        .proxy_tokens
-        .as_ref()
-        .map(|path| given(path, &arguments, &mut options, &directory))
-        .transpose()?;
-    let record = given
-        .as_ref()
-        .map_or_else(|| draw.record(&directory), |(_, record)| record.clone());
-    if given.is_none() {
-        draw.check_length("--length", options.length, &directory)?;
-    }
-    bound(&mut options)?;
-    let held_out = task.batch(options.length, NEVER_DRAWN..NEVER_DRAWN + HELD_OUT)?;
-    let sequences = given.map_or(Sequences::Drawn(task), |(batch, _)| Sequences::Given(batch));
-
-    let text = arguments
-        .text
-        .as_ref()
-        .map(|path| TextWindows::read(path, &directory, arguments.window))
-        .transpose()?;
-
-    let model = arguments.model.load(&directory)?;
-    let text = text
-        .map(|text| TextGate::new(text, &model, arguments.text_limit))
-        .transpose()?;
-    let load = |name: &DeviceName| arguments.model.load_on(&directory, name);
-    let copies = arguments
-        .also_device
-        .iter()
-        .map(load)
-        .collect::<Result<Vec<Decoder>>>()?;
-    let before = evaluate(&model, &held_out, None)?;
-    let mut trainer = Trainer::new(&model, &heads, options.clone())?
-        .with_copies(&copies)
-        .with_held_out(held_out.clone());
-    if checkpoint.is_some() || arguments.out.is_some() {
-        trainer = trainer.with_provenance(arguments.model.provenance(&directory, record)?);
-    }
-    if let Some(file) = checkpoint.as_ref().filter(|_| arguments.resume) {
-        trainer.restore(file)?;
-    }
-    let done = trainer.steps_done();
-    let open = |path: &PathBuf| TrainingLog::open(path, &trainer.coefficients().heads(), done);
-    let mut log = arguments.log.as_ref().map(open).transpose()?;
-    // One line for each head; steps before a checkpoint are known from the log alone.
-    let mut history = vec![vec![f64::NAN; trainer.steps_done()]; heads.len()];
-    let remember = |history: &mut Vec<Vec<f64>>, values: &[f32]| {
-        history
-            .iter_mut()
-            .zip(values)
-            .for_each(|(line, &value)| line.push(f64::from(value)));
-    };
-    remember(&mut history, &trainer.coefficients().values());
-    if let Some(log) = log.as_ref().filter(|_| done > 0) {
-        for (line, earlier) in history.iter_mut().zip(log.coefficients()?) {
-            *line = [1.0].into_iter().chain(earlier).collect();
-        }
-    }
-    let mut unlogged = Ok(());
-    // The last profile within the limit of the text, and whether training stopped because of it.
-    let (mut within, mut stopped) = (trainer.profile()?, false);
-    let mut bar = Progress::new("training", options.steps as u64);
-    trainer.run_with(&sequences, |trainer, step| -> pear_train::Result<_> {
-        let done = step.step + 1;
-        bar.set(done as u64, format!("loss {:.4}", step.loss));
-        remember(&mut history, &step.coefficients);
-        if let Some(log) = &mut log {
-            unlogged = log.add(step);
-            if unlogged.is_err() {
-                return Ok(ControlFlow::Break(()));
-            }
-        }
-        // After the log, which thus holds every step of a checkpoint.
-        let due = done.is_multiple_of(arguments.checkpoint_every)
-            || done == options.steps
-            || trainer.is_stalled();
-        if let Some(file) = checkpoint.as_ref().filter(|_| due) {
-            trainer.save(file)?;
-        }
-        let may_stop =
-            arguments.text_gate == Gate::Stop && done.is_multiple_of(arguments.text_every);
-        if let Some(text) = text.as_ref().filter(|_| may_stop) {
-            stopped = text.increase(trainer.coefficients())? > arguments.text_limit;
-            if stopped {
-                return Ok(ControlFlow::Break(()));
-            }
-            within = trainer.profile()?;
-        }
-        Ok(ControlFlow::Continue(()))
-    })?;
-    drop(bar);
-    unlogged?;
-    let mut profile = trainer.profile()?;
-    if let Some(text) = text.as_ref().filter(|_| arguments.text_gate == Gate::Stop) {
-        let ends_outside =
-            !stopped && text.increase(trainer.coefficients())? > arguments.text_limit;
-        if stopped || ends_outside {
-            cli::warn(&format!(
-                "{}: the coefficients are those after step {}",
-                text.limit_text(),
-                within
-                    .training
-                    .as_ref()
-                    .map_or(0, |training| training.steps)
-            ));
-            profile = within;
-        }
-    }
-    let coefficients = profile.for_model(&model.shape(), &model.device())?;
-    let after = evaluate(&model, &held_out, Some(&coefficients))?;
-    let mut said = report(&trainer, &coefficients, &options, before, after);
-    if let Some(text) = &text {
-        let increase = text.increase(&coefficients)?;
-        let _ = writeln!(
-            said,
-            "{:<22} {:>11.4} {:>11.4}",
-            "perplexity of the text",
-            text.before,
-            text.before * (1.0 + increase)
-        );
-        if increase > arguments.text_limit {
-            cli::warn(&format!(
-                "{}: it rises by {:.2} %",
-                text.limit_text(),
-                100.0 * increase
-            ));
-        }
-        if let Some(training) = &mut profile.training {
-            training.text_perplexity = Some((text.before, text.before * (1.0 + increase)));
-        }
-    }
-
-    if let Some(out) = &arguments.out {
-        if let Some(scores) = &scores {
-            profile = profile.with_scores(
-                scores
-                    .heads()
-                    .iter()
-                    .map(|scored| (scored.head, scored.score)),
-            );
-        }
-        if let Some(training) = &mut profile.training {
-            training.held_out_loss = Some((before.loss, after.loss));
-        }
-        profile.write(out)?;
-    }
-    if let Some(curve) = &arguments.curve {
-        draw_curves(curve, &trainer, history)?;
-    }
-    cli::print(&said)
+    cli::check_text_limit(arguments.text_limit)
 }
 
-/// A plain text, and what the frozen model makes of it.
-struct TextGate<'a> {
-    text: TextWindows,
+/// The file in the folder of `--checkpoint`. The folder is made if there is none; with `--resume` the file must be there.
+fn checkpoint_file(arguments: &Arguments) -> Result<Option<PathBuf>> {
+    let Some(folder) = &arguments.checkpoint else {
+        return Ok(None);
+    };
+    if !folder.exists() {
+        cli::check_out("--checkpoint", folder)?;
+        fs::create_dir(folder).with_context(|| {
+            format!("--checkpoint {}: cannot make the folder", folder.display())
+        })?;
+    }
+    if !folder.is_dir() {
+        bail!("--checkpoint {}: expected a folder", folder.display());
+    }
+    let file = folder.join("checkpoint.json");
+    cli::check_out("--checkpoint", &file)?;
+    if arguments.resume && !file.is_file() {
+        bail!("--resume: there is no {} to go on from", file.display());
+    }
+    Ok(Some(file))
+}
+
+/// Everything that is read and checked before any weights are loaded.
+struct Input {
+    directory: ModelDirectory,
+    options: TrainOptions,
+    heads: Vec<HeadId>,
+    /// The file that the heads come from, if they do.
+    scores: Option<Scores>,
+    sequences: Sequences,
+    /// Where the sequences come from.
+    record: SequenceRecord,
+    held_out: ProxyBatch,
+    text: Option<TextWindows>,
+}
+
+impl Input {
+    fn read(arguments: &Arguments) -> Result<Self> {
+        let mut options = options(arguments)?;
+        let directory = arguments.model.open()?;
+        let (heads, scores) = heads(arguments, &directory)?;
+        let draw = Draw {
+            seed: arguments.seed,
+            bos: arguments.bos,
+            special: false,
+        };
+        let task = draw.task(&directory)?;
+        let given = match &arguments.proxy_tokens {
+            Some(path) => Some(sequences_of(path, arguments, &mut options, &directory)?),
+            None => {
+                draw.check_length("--length", options.length, &directory)?;
+                None
+            }
+        };
+        bound(&mut options)?;
+        let held_out = task.batch(options.length, NEVER_DRAWN..NEVER_DRAWN + HELD_OUT)?;
+        let (sequences, record) = match given {
+            Some((batch, record)) => (Sequences::Given(batch), record),
+            None => (Sequences::Drawn(task), draw.record(&directory)),
+        };
+        let text = arguments
+            .text
+            .as_ref()
+            .map(|path| TextWindows::read(path, &directory, arguments.window))
+            .transpose()?;
+        Ok(Self {
+            directory,
+            options,
+            heads,
+            scores,
+            sequences,
+            record,
+            held_out,
+            text,
+        })
+    }
+}
+
+/// The trainer, in the state of the checkpoint with `--resume`.
+fn trainer<'a>(
+    arguments: &Arguments,
+    input: &Input,
     model: &'a Decoder,
+    copies: &'a [Decoder],
+    checkpoint: Option<&Path>,
+) -> Result<Trainer<&'a Decoder>> {
+    let mut trainer = Trainer::new(model, &input.heads, input.options.clone())?
+        .with_copies(copies)
+        .with_held_out(input.held_out.clone());
+    // Fingerprints take a while: only where they are written or compared.
+    if checkpoint.is_some() || arguments.out.is_some() {
+        let record = input.record.clone();
+        let provenance = arguments.model.provenance(&input.directory, record)?;
+        trainer = trainer.with_provenance(provenance);
+    }
+    if let Some(file) = checkpoint.filter(|_| arguments.resume) {
+        trainer.restore(file)?;
+    }
+    Ok(trainer)
+}
+
+/// What is done after each step: it is logged, saved, and ends training where the text gets too bad.
+struct Observer<'a> {
+    arguments: &'a Arguments,
+    steps: usize,
+    checkpoint: Option<PathBuf>,
+    log: Option<TrainingLog>,
+    /// For each head, its coefficient before the first step and after each; NaN where that is not known.
+    history: Vec<Vec<f64>>,
+    gate: Option<Gate<'a>>,
+    bar: Progress,
+}
+
+/// A text that ends training.
+struct Gate<'a> {
+    text: &'a TextGate<'a>,
+    /// The last coefficients measured within the limit.
+    last_within: Profile,
+    is_closed: bool,
+}
+
+/// The gate, with `--text-gate stop`.
+fn text_gate<'a>(
+    arguments: &Arguments,
+    text: Option<&'a TextGate<'a>>,
+    trainer: &Trainer<&Decoder>,
+) -> Result<Option<Gate<'a>>> {
+    match text {
+        Some(text) if arguments.text_gate == TextAction::Stop => Ok(Some(Gate {
+            text,
+            last_within: trainer.profile()?,
+            is_closed: false,
+        })),
+        _ => Ok(None),
+    }
+}
+
+impl<'a> Observer<'a> {
+    /// Without a checkpoint file and a gate.
+    fn new(arguments: &'a Arguments, input: &Input, trainer: &Trainer<&Decoder>) -> Result<Self> {
+        let done = trainer.steps_done();
+        let heads = trainer.coefficients().heads();
+        let log = match &arguments.log {
+            Some(path) => Some(TrainingLog::open(path, &heads, done)?),
+            None => None,
+        };
+        let steps = input.options.steps;
+        let mut observer = Self {
+            arguments,
+            steps,
+            checkpoint: None,
+            log,
+            history: vec![vec![f64::NAN; done]; heads.len()],
+            gate: None,
+            bar: Progress::new("training", steps as u64),
+        };
+        observer.remember(&trainer.coefficients().values());
+        // Steps before a checkpoint are known from the log alone.
+        if let Some(log) = observer.log.as_ref().filter(|_| done > 0) {
+            for (line, logged) in observer.history.iter_mut().zip(log.coefficients()?) {
+                *line = [1.0].into_iter().chain(logged).collect();
+            }
+        }
+        Ok(observer)
+    }
+
+    fn remember(&mut self, coefficients: &[f32]) {
+        for (line, &value) in self.history.iter_mut().zip(coefficients) {
+            line.push(f64::from(value));
+        }
+    }
+
+    fn observe(
+        &mut self,
+        trainer: &Trainer<&Decoder>,
+        step: &StepReport,
+    ) -> Result<ControlFlow<()>> {
+        let done = step.step + 1;
+        self.bar.set(done as u64, format!("loss {:.4}", step.loss));
+        self.remember(&step.coefficients);
+        if let Some(log) = &mut self.log {
+            log.add(step)?;
+        }
+        // Saved after the log is written, which thus holds every step of a checkpoint.
+        let is_last = done == self.steps || trainer.is_stalled();
+        if let Some(file) = &self.checkpoint
+            && (is_last || done.is_multiple_of(self.arguments.checkpoint_every))
+        {
+            trainer.save(file)?;
+        }
+        if let Some(gate) = &mut self.gate
+            && done.is_multiple_of(self.arguments.text_every)
+        {
+            if gate.text.is_exceeded(trainer.coefficients())? {
+                gate.is_closed = true;
+                return Ok(ControlFlow::Break(()));
+            }
+            gate.last_within = trainer.profile()?;
+        }
+        Ok(ControlFlow::Continue(()))
+    }
+
+    /// The coefficients to keep, and the history.
+    fn finish(self, trainer: &Trainer<&Decoder>) -> Result<(Profile, Vec<Vec<f64>>)> {
+        drop(self.bar);
+        let profile = match self.gate {
+            // The last steps have not been measured.
+            Some(gate) if gate.is_closed || gate.text.is_exceeded(trainer.coefficients())? => {
+                let training = gate.last_within.training.as_ref();
+                cli::warn(&format!(
+                    "{}: the coefficients are those after step {}",
+                    gate.text.limit_text(),
+                    training.map_or(0, |training| training.steps)
+                ));
+                gate.last_within
+            }
+            _ => trainer.profile()?,
+        };
+        Ok((profile, self.history))
+    }
+}
+
+/// A plain text whose perplexity is to stay.
+struct TextGate<'a> {
+    text: &'a TextWindows,
+    model: &'a Decoder,
+    /// Perplexity without coefficients.
     before: f64,
     limit: f64,
 }
 
 impl<'a> TextGate<'a> {
-    fn new(text: TextWindows, model: &'a Decoder, limit: f64) -> Result<Self> {
-        let before = text.perplexity(model)?;
+    fn new(text: &'a TextWindows, model: &'a Decoder, limit: f64) -> Result<Self> {
         Ok(Self {
             text,
             model,
-            before,
+            before: text.perplexity(model)?,
             limit,
         })
     }
 
-    /// The share by which its perplexity rises with these coefficients.
-    fn increase(&self, coefficients: &HeadCoefficients) -> pear_train::Result<f64> {
+    /// The share by which the perplexity rises with these coefficients.
+    fn increase(&self, coefficients: &HeadCoefficients) -> Result<f64> {
         let model = self.model.clone().with_coefficients(coefficients)?;
-        // The tokens are those that the model has read before.
-        Ok(self
-            .text
-            .perplexity(&model)
-            .map_or(f64::INFINITY, |after| after / self.before - 1.0))
+        Ok(self.text.perplexity(&model)? / self.before - 1.0)
+    }
+
+    fn is_exceeded(&self, coefficients: &HeadCoefficients) -> Result<bool> {
+        Ok(self.increase(coefficients)? > self.limit)
+    }
+
+    /// The perplexities before and after, with a warning if the limit is exceeded.
+    fn measure(&self, coefficients: &HeadCoefficients) -> Result<(f64, f64)> {
+        let increase = self.increase(coefficients)?;
+        if increase > self.limit {
+            cli::warn(&format!(
+                "{}: it rises by {:.2} %",
+                self.limit_text(),
+                100.0 * increase
+            ));
+        }
+        Ok((self.before, self.before * (1.0 + increase)))
     }
 
     fn limit_text(&self) -> String {
@@ -436,9 +555,9 @@ fn options(arguments: &Arguments) -> Result<TrainOptions> {
             Some(_) => bail!("--clamp: expected two numbers, as in 0,2"),
         },
         schedule: match arguments.schedule {
-            Fall::Linear => Schedule::Linear,
-            Fall::Cosine => Schedule::Cosine,
-            Fall::Constant => Schedule::Constant,
+            ScheduleName::Linear => Schedule::Linear,
+            ScheduleName::Cosine => Schedule::Cosine,
+            ScheduleName::Constant => Schedule::Constant,
         },
         micro_batch_size: arguments.micro_batch_size,
         held_out_every: arguments
@@ -447,26 +566,22 @@ fn options(arguments: &Arguments) -> Result<TrainOptions> {
         patience: arguments.patience,
     };
     match options.validate() {
-        // As the flag is called.
+        Ok(()) => Ok(options),
         Err(Error::Option {
             option,
             value,
             expected,
-        }) => bail!(
-            "--{} {value}: expected {expected}",
-            option.replace('_', "-")
-        ),
-        other => other?,
+        }) => Err(cli::option_error(option, &value, expected)),
+        Err(other) => Err(other.into()),
     }
-    Ok(options)
 }
 
-/// Refuses what cannot be meant, and keeps large batches from being run in one piece.
+/// Bounds steps and batches, and divides large batches into parts that are run one after the other.
 fn bound(options: &mut TrainOptions) -> Result<()> {
-    if options.steps > MOST_STEPS {
-        bail!("--steps {}: expected {MOST_STEPS} or less", options.steps);
+    if options.steps > MAX_STEPS {
+        bail!("--steps {}: expected {MAX_STEPS} or less", options.steps);
     }
-    let most = MOST_TOKENS / (2 * options.length);
+    let most = MAX_TOKENS / (2 * options.length);
     if options.batch_size > most {
         bail!(
             "--batch-size {}: expected {most} or less for sequences of {} tokens",
@@ -479,7 +594,7 @@ fn bound(options: &mut TrainOptions) -> Result<()> {
     Ok(())
 }
 
-/// The heads of a list, or the first of a scores file with its scores.
+/// The heads of a list; or the top heads of a scores file, and the scores.
 fn heads(
     arguments: &Arguments,
     directory: &ModelDirectory,
@@ -488,12 +603,14 @@ fn heads(
     let text = &arguments.heads;
     let path = Path::new(text);
     let list: Result<Vec<HeadId>, _> = text.split(',').map(str::parse).collect();
-    if let (Ok(list), false) = (&list, path.is_file()) {
+    if let Ok(list) = list
+        && !path.is_file()
+    {
         shape.check_heads(list.iter().copied()).context("--heads")?;
         if arguments.top_k.is_some() {
             cli::warn("--top-k has no effect on a list of heads");
         }
-        return Ok((list.clone(), None));
+        return Ok((list, None));
     }
     if !path.exists() {
         bail!("--heads {text}: neither a file that exists nor a list of heads such as 26.28,11.6");
@@ -522,8 +639,8 @@ fn heads(
     Ok((heads, Some(scores)))
 }
 
-/// The sequences of a file, all of one length; their number decides on the steps unless `--steps` does.
-fn given(
+/// The sequences of a file, all of one length. Without `--steps`, their number determines the number of steps.
+fn sequences_of(
     path: &Path,
     arguments: &Arguments,
     options: &mut TrainOptions,
@@ -550,21 +667,21 @@ fn given(
         ));
     }
     options.length = length / 2;
-    let (count, batch_size) = (tokens.rows.len(), options.batch_size);
-    let whole = count / batch_size;
-    let steps = arguments.steps.unwrap_or(whole);
-    if whole < steps || whole == 0 {
-        let needed = batch_size.saturating_mul(steps.max(1));
-        let steps = steps.max(1);
+    let count = tokens.rows.len();
+    let batch_size = options.batch_size;
+    let whole_batches = count / batch_size;
+    let steps = arguments.steps.unwrap_or(whole_batches).max(1);
+    if whole_batches < steps {
         bail!(
-            "{}: {count} sequences: expected {needed} for {steps} steps of --batch-size {batch_size}",
-            path.display()
+            "{}: {count} sequences: expected {} for {steps} steps of --batch-size {batch_size}",
+            path.display(),
+            batch_size.saturating_mul(steps)
         );
     }
-    let left = count - steps * batch_size;
-    if left > 0 {
+    let unused = count - steps * batch_size;
+    if unused > 0 {
         cli::warn(&format!(
-            "{}: the last {left} sequences are not used",
+            "{}: the last {unused} sequences are not used",
             path.display()
         ));
     }
@@ -576,27 +693,8 @@ fn given(
     ))
 }
 
-/// The file in the folder of `--checkpoint`, which is made if need be.
-fn checkpoint_file(folder: &Path) -> Result<PathBuf> {
-    if !folder.exists() {
-        cli::check_out("--checkpoint", folder)?;
-        fs::create_dir(folder).with_context(|| {
-            format!("--checkpoint {}: cannot make the folder", folder.display())
-        })?;
-    }
-    if !folder.is_dir() {
-        bail!("--checkpoint {}: expected a folder", folder.display());
-    }
-    let file = folder.join("checkpoint.json");
-    cli::check_out("--checkpoint", &file)?;
-    Ok(file)
-}
-
-fn draw_curves<M: DecoderModel>(
-    path: &Path,
-    trainer: &Trainer<M>,
-    history: Vec<Vec<f64>>,
-) -> Result<()> {
+/// Draws the losses, and the coefficients of each head after each step.
+fn draw_curves(path: &Path, trainer: &Trainer<&Decoder>, history: Vec<Vec<f64>>) -> Result<()> {
     let heads = trainer.coefficients().heads();
     let coefficients = heads
         .iter()
@@ -606,17 +704,17 @@ fn draw_curves<M: DecoderModel>(
     let mut loss = vec![Curve::new("loss", trainer.losses().to_vec())];
     if !trainer.held_out_losses().is_empty() {
         let mut held_out = vec![f64::NAN; trainer.steps_done() + 1];
-        trainer
-            .held_out_losses()
-            .iter()
-            .for_each(|&(steps, loss)| held_out[steps] = loss);
+        for &(steps, loss) in trainer.held_out_losses() {
+            held_out[steps] = loss;
+        }
         loss.push(Curve::new("held out", held_out));
     }
     curves(path, &[("loss", loss), ("coefficients", coefficients)])
 }
 
-fn report<M: DecoderModel>(
-    trainer: &Trainer<M>,
+/// The coefficients, and the held-out metrics before and after.
+fn summary(
+    trainer: &Trainer<&Decoder>,
     coefficients: &HeadCoefficients,
     options: &TrainOptions,
     before: ProxyMetrics,
@@ -642,11 +740,7 @@ fn report<M: DecoderModel>(
         text,
         "\non {HELD_OUT} other sequences     before       after"
     );
-    let _ = writeln!(
-        text,
-        "{:<22} {:>11.4} {:>11.4}",
-        "loss", before.loss, after.loss
-    );
+    text += &table_row("loss", (before.loss, after.loss));
     let _ = writeln!(
         text,
         "{:<22} {:>9.1} % {:>9.1} %",
@@ -655,4 +749,8 @@ fn report<M: DecoderModel>(
         100.0 * after.accuracy
     );
     text
+}
+
+fn table_row(name: &str, (before, after): (f64, f64)) -> String {
+    format!("{name:<22} {before:>11.4} {after:>11.4}\n")
 }
