@@ -10,10 +10,11 @@ use std::process::ExitCode;
 
 use anyhow::{Result, bail};
 use clap::{ArgGroup, Parser};
+use pear_core::NoEdit;
 use pear_core::files::write_json;
 use pear_examples::cli::{self, ModelArgs};
 use pear_examples::tokens::parse_list;
-use pear_models::{ChatTemplate, GenerateOptions, Message, ModelDirectory, Tokenizer, generate};
+use pear_models::{ChatTemplate, GenerateOptions, Generator, Message, ModelDirectory, Tokenizer};
 use serde::Serialize;
 
 /// No text is meant to be longer.
@@ -113,10 +114,12 @@ fn run(arguments: Arguments) -> Result<()> {
 
     let model = arguments.model.load_with(&directory, profile.as_ref())?;
     let mut shown = Stream::new(tokenizer.as_ref());
-    let tokens = generate(&model, &prompt, &options, |token| shown.show(token))?;
-    if let Some(error) = shown.failed {
-        return Err(error);
-    }
+    let generator = Generator::new(&model, options)?;
+    let mut rows = generator.run_with(&[prompt], &mut NoEdit, |_, token| {
+        shown.show(token)?;
+        anyhow::Ok(ControlFlow::Continue(()))
+    })?;
+    let tokens = rows.pop().unwrap_or_default();
     cli::print("\n")?;
     let text = tokenizer.map_or(Ok(String::new()), |tokenizer| tokenizer.decode(&tokens))?;
     match &arguments.out {
@@ -219,7 +222,6 @@ struct Stream<'a> {
     /// Tokens before this one are printed; the ones from `context` on are decoded with those that follow.
     printed: usize,
     context: usize,
-    failed: Option<anyhow::Error>,
 }
 
 impl<'a> Stream<'a> {
@@ -229,22 +231,11 @@ impl<'a> Stream<'a> {
             tokens: Vec::new(),
             printed: 0,
             context: 0,
-            failed: None,
         }
     }
 
-    fn show(&mut self, token: u32) -> ControlFlow<()> {
+    fn show(&mut self, token: u32) -> Result<()> {
         self.tokens.push(token);
-        match self.print(token) {
-            Ok(()) => ControlFlow::Continue(()),
-            Err(error) => {
-                self.failed = Some(error);
-                ControlFlow::Break(())
-            }
-        }
-    }
-
-    fn print(&mut self, token: u32) -> Result<()> {
         let Some(tokenizer) = self.tokenizer else {
             let comma = if self.tokens.len() > 1 { "," } else { "" };
             return cli::print(&format!("{comma}{token}"));

@@ -17,9 +17,9 @@ use std::time::Instant;
 use burn::prelude::*;
 use burn::tensor::DType;
 use pear_benches::{Flops, matmul_rate, median, number_in, python, read_rate};
-use pear_core::{DecoderModel, HeadCoefficients, HeadId};
+use pear_core::{DecoderModel, HeadCoefficients, HeadId, NoEdit};
 use pear_examples::memory::{peak_memory, reset_peak_memory};
-use pear_models::{DecoderConfig, GenerateOptions, ModelDirectory, generate};
+use pear_models::{DecoderConfig, Error, GenerateOptions, Generator, ModelDirectory};
 use serde_json::{Value, json};
 
 const PROMPT: usize = 512;
@@ -288,13 +288,14 @@ fn decode<M: DecoderModel>(model: &M, new: usize) -> (f64, f64) {
         ..GenerateOptions::default()
     };
     let (start, mut first) = (Instant::now(), 0.0);
-    let tokens = generate(model, &prompt(PROMPT), &options, |_| {
+    let generator = Generator::new(model, options).expect("options");
+    let tokens = generator.run_with(&[prompt(PROMPT)], &mut NoEdit, |_, _| {
         if first == 0.0 {
             first = start.elapsed().as_secs_f64();
         }
-        ControlFlow::Continue(())
+        Ok::<_, Error>(ControlFlow::Continue(()))
     });
-    assert_eq!(tokens.expect("tokens").len(), new);
+    assert_eq!(tokens.expect("tokens")[0].len(), new);
     (
         first,
         (start.elapsed().as_secs_f64() - first) / (new - 1) as f64,

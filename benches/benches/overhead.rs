@@ -8,7 +8,6 @@
 //! coefficients folded into it, and with the same ten unfolded.
 
 use std::env;
-use std::ops::ControlFlow;
 use std::path::Path;
 use std::process::Command;
 
@@ -125,5 +124,5 @@ fn generate_counted(model: &Decoder) -> Vec<u32> {
         max_new_tokens: 8,
         ..GenerateOptions::default()
     };
-    generate(model, &prompt, &options, |_| ControlFlow::Continue(())).expect("tokens")
+    generate(model, &prompt, &options).expect("tokens")
 }

@@ -15,12 +15,12 @@ use burn::module::{Module, ModuleMapper, Param};
 use burn::prelude::*;
 use burn::tensor::DType;
 use pear_benches::{Flops, device_memory_rate, matmul_rate_in, read_rate};
-use pear_core::{DecoderModel, HeadId, ProxyTask};
+use pear_core::{DecoderModel, HeadId, NoEdit, ProxyTask};
 use pear_examples::cli::half_of;
 use pear_examples::device::DeviceName;
 use pear_examples::memory::{peak_memory, reset_peak_memory};
 use pear_locate::{LocateOptions, Mode, patched_logits};
-use pear_models::{Decoder, DecoderConfig, GenerateOptions, generate};
+use pear_models::{Decoder, DecoderConfig, Error, GenerateOptions, Generator};
 use pear_train::{TrainOptions, Trainer};
 use serde_json::{Value, json};
 
@@ -159,15 +159,16 @@ fn measure(model: &Decoder, dtype: DType, rates: &Rates) {
     let (mut first, mut each) = (0.0, 0.0);
     timed(&mut || {
         let (start, mut read) = (Instant::now(), 0.0);
-        generate(model, &prompt, &options, |_| {
+        let generator = Generator::new(model, options.clone()).expect("options");
+        let tokens = generator.run_with(&[&prompt], &mut NoEdit, |_, _| {
             read = if read == 0.0 {
                 start.elapsed().as_secs_f64()
             } else {
                 read
             };
-            ControlFlow::Continue(())
-        })
-        .expect("tokens");
+            Ok::<_, Error>(ControlFlow::Continue(()))
+        });
+        tokens.expect("tokens");
         (first, each) = (
             read,
             (start.elapsed().as_secs_f64() - read) / (NEW - 1) as f64,

@@ -31,8 +31,8 @@
 //! let model = model.with_coefficients(&HeadCoefficients::new(&[(HeadId::new(1, 2), 0.6)], 4, &device)?)?;
 //!
 //! let options = GenerateOptions { max_new_tokens: 5, ..GenerateOptions::default() };
-//! let reweighted = generate(&model, &[1, 2, 3], &options, |_token| ControlFlow::Continue(()))?;
-//! let folded = generate(&model.fold(), &[1, 2, 3], &options, |_token| ControlFlow::Continue(()))?;
+//! let reweighted = generate(&model, &[1, 2, 3], &options)?;
+//! let folded = generate(&model.fold(), &[1, 2, 3], &options)?;
 //! assert_eq!(reweighted, folded);
 //! # Ok::<(), pear_models::Error>(())
 //! ```
@@ -84,7 +84,7 @@ pub use config::{DecoderConfig, NormKind, Residual};
 pub use decoder::Decoder;
 pub use error::Error;
 pub use family::supported_model_types;
-pub use generate::{GenerateOptions, generate, generate_batch};
+pub use generate::{GenerateOptions, Generator, generate, generate_batch};
 pub use layer::Layer;
 pub use pear_core::kernels::Activation;
 pub use score::{log_probs, perplexity};

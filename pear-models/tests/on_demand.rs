@@ -2,7 +2,6 @@
 
 mod common;
 
-use std::ops::ControlFlow;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use burn::module::{Module, ModuleMapper, Param};
@@ -183,8 +182,8 @@ fn layers_made_on_demand_give_the_same_numbers_one_at_a_time() {
         max_new_tokens: 5,
         ..GenerateOptions::default()
     };
-    let here = generate(&model, prompt, &options, |_| ControlFlow::Continue(())).unwrap();
-    let there = generate(&on_demand, prompt, &options, |_| ControlFlow::Continue(())).unwrap();
+    let here = generate(&model, prompt, &options).unwrap();
+    let there = generate(&on_demand, prompt, &options).unwrap();
     assert_eq!(here, there);
     assert_eq!(on_demand.counts(), (5 * layers, 1));
 }
@@ -250,8 +249,6 @@ fn a_layer_that_cannot_be_made_is_an_error_everywhere() {
     let mut trainer = Trainer::new(&model, &[HeadId::new(0, 0)], options).unwrap();
     let trained = trainer.run(&Sequences::Drawn(task));
     assert_eq!(trained.unwrap_err().to_string(), missing);
-    let generated = generate(&model, &[1, 2], &GenerateOptions::default(), |_| {
-        ControlFlow::Continue(())
-    });
+    let generated = generate(&model, &[1, 2], &GenerateOptions::default());
     assert_eq!(generated.unwrap_err().to_string(), missing);
 }

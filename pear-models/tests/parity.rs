@@ -10,7 +10,7 @@ use burn::tensor::DType;
 use common::{distance, expected, fixtures, load, names, open};
 use pear_core::forward::{residual_cached, token_tensor};
 use pear_core::{CaptureHeads, DecoderModel, HeadCoefficients, KvCache, NoEdit, forward};
-use pear_models::{GenerateOptions, generate, generate_batch, log_probs};
+use pear_models::{Error, GenerateOptions, Generator, generate, generate_batch, log_probs};
 use serde::Deserialize;
 
 /// Nats; what f32 leaves on these checkpoints is below 2e-5.
@@ -86,10 +86,7 @@ fn greedy_tokens_with_the_cache_are_those_of_transformers() {
             max_new_tokens: greedy.tokens.len(),
             ..GenerateOptions::default()
         };
-        let ours = generate(&model, &greedy.prompt, &options, |_| {
-            ControlFlow::Continue(())
-        })
-        .unwrap();
+        let ours = generate(&model, &greedy.prompt, &options).unwrap();
         assert_eq!(ours, greedy.tokens, "{name}");
         assert_eq!(ours.len(), 40, "{name}");
     }
@@ -182,10 +179,10 @@ fn prompts_of_different_lengths_are_continued_as_each_is_alone() {
         };
         let alone: Vec<Vec<u32>> = prompts
             .iter()
-            .map(|p| generate(&model, p, &options, |_| ControlFlow::Continue(())).unwrap())
+            .map(|p| generate(&model, p, &options).unwrap())
             .collect();
         assert_eq!(
-            generate_batch(&model, &prompts, &options, |_, _| ControlFlow::Continue(())).unwrap(),
+            generate_batch(&model, &prompts, &options).unwrap(),
             alone,
             "{name}"
         );
@@ -203,13 +200,14 @@ fn prompts_of_different_lengths_are_continued_as_each_is_alone() {
             alone[row][..end].to_vec()
         };
         let mut counts = vec![0; prompts.len()];
-        let rows = generate_batch(&model, &prompts, &ending, |row, _| {
+        let generator = Generator::new(&model, ending.clone()).unwrap();
+        let rows = generator.run_with(&prompts, &mut NoEdit, |row, _| {
             counts[row] += 1;
-            if row % 2 == 1 && counts[row] == 2 * row {
+            Ok::<_, Error>(if row % 2 == 1 && counts[row] == 2 * row {
                 ControlFlow::Break(())
             } else {
                 ControlFlow::Continue(())
-            }
+            })
         });
         let expected: Vec<Vec<u32>> = (0..prompts.len())
             .map(|row| until(row, if row % 2 == 1 { 2 * row } else { usize::MAX }))

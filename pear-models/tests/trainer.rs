@@ -142,10 +142,7 @@ fn losses_are_those_of_the_positions_that_predict_the_second_half() {
                 max_new_tokens: 1,
                 ..Default::default()
             };
-            let next = pear_models::generate(&model, &sequence[..=i], &greedy, |_| {
-                ControlFlow::Continue(())
-            })
-            .unwrap();
+            let next = pear_models::generate(&model, &sequence[..=i], &greedy).unwrap();
             right += usize::from(next[0] == sequence[i + 1]);
         }
     }

@@ -5,13 +5,15 @@ use std::ops::ControlFlow;
 #[cfg(feature = "tokenizer")]
 use std::time::Instant;
 
+#[cfg(feature = "tokenizer")]
+use pear_core::NoEdit;
 use serde::{Deserialize, Serialize};
 
 use super::AnswerScores;
 #[cfg(feature = "tokenizer")]
 use super::{PromptBuilder, Question};
 #[cfg(feature = "tokenizer")]
-use crate::{Error, GenerateOptions, generate};
+use crate::{Error, GenerateOptions, Generator};
 
 /// An answer with everything needed to score it again.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -98,7 +100,7 @@ impl Answerer {
     /// The answer of `model`, recorded under the name `run`.
     ///
     /// # Errors
-    /// As [`PromptBuilder::build`] and [`generate`].
+    /// As [`PromptBuilder::build`] and [`Generator::run_with`].
     pub fn answer<M: pear_core::DecoderModel>(
         &self,
         run: &str,
@@ -141,17 +143,16 @@ impl Answerer {
             ..GenerateOptions::default()
         };
         let mut so_far = Vec::new();
-        let mut decoded = Ok(());
-        let tokens = generate(model, prompt, &options, |token| {
+        let generator = Generator::new(model, options)?;
+        let mut rows = generator.run_with(&[prompt], &mut NoEdit, |_, token| {
             so_far.push(token);
-            match self.is_complete(&so_far) {
-                Ok(false) => return ControlFlow::Continue(()),
-                Ok(true) => {}
-                Err(error) => decoded = Err(error),
-            }
-            ControlFlow::Break(())
+            Ok::<_, Error>(if self.is_complete(&so_far)? {
+                ControlFlow::Break(())
+            } else {
+                ControlFlow::Continue(())
+            })
         })?;
-        decoded.map(|()| tokens)
+        Ok(rows.pop().unwrap_or_default())
     }
 
     /// Whether an answer needs no further tokens. Line breaks before its first word do not end it.
