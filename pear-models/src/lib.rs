@@ -1,4 +1,6 @@
-//! Decoder language models on [burn](https://burn.dev), from Hugging Face checkpoints, with head coefficients built in.
+#![doc = include_str!("../README.md")]
+//!
+//! # Families
 //!
 //! One [`Decoder`] runs every family; a [`DecoderConfig`] says what varies. It implements
 //! [`DecoderModel`](pear_core::DecoderModel), so that heads can be located and their coefficients learned on it, and
@@ -10,25 +12,27 @@
 //! | Phi-3, Phi-4-mini (`phi3`) | rotary, LongRoPE |
 //! | SmolLM3 (`smollm3`) | rotary in some layers, none in others |
 //! | GPT-NeoX, Pythia (`gpt_neox`); Phi-1, Phi-2 (`phi`); StableLM (`stablelm`) | rotary on part of each head |
-//! | GPT-J (`gptj`) | rotary on part of each head, neighbouring channels |
+//! | GPT-J (`gptj`) | rotary on part of each head, adjacent channels paired |
 //! | Falcon (`falcon`) | rotary or ALiBi |
 //! | OPT (`opt`), GPT-2 (`gpt2`) | learned |
 //! | BLOOM (`bloom`), MPT (`mpt`), Baichuan-13B (`baichuan`) | ALiBi |
 //! | XGLM (`xglm`) | sinusoidal |
 //!
-//! # Example
+//! A family that is missing is a matter of one file: see [`adding_a_family`]. Whether coefficients help, and what they cost, is
+//! measured in [`evaluation`].
 //!
-//! A model of random weights, in place of `ModelDirectory::open(path)?.load(&device, DType::F32)?`:
+//! # Models of your own sizes
 //!
 //! ```
 //! use std::ops::ControlFlow;
 //! use burn::prelude::*;
-//! use pear_core::{HeadCoefficients, HeadId};
+//! use pear_core::{DecoderModel, HeadCoefficients, HeadId};
 //! use pear_models::{DecoderConfig, GenerateOptions, generate};
 //!
 //! let device = Device::flex();
 //! let model = DecoderConfig::llama(100, 32, 64, 2, 4).init(&device)?;
-//! let model = model.with_coefficients(&HeadCoefficients::new(&[(HeadId::new(1, 2), 0.6)], 4, &device)?)?;
+//! let coefficients = HeadCoefficients::new(&[(HeadId::new(1, 2), 0.6)], &model.shape(), &device)?;
+//! let model = model.with_coefficients(&coefficients)?;
 //!
 //! let options = GenerateOptions { max_new_tokens: 5, ..GenerateOptions::default() };
 //! let reweighted = generate(&model, &[1, 2, 3], &options)?;
@@ -36,17 +40,6 @@
 //! assert_eq!(reweighted, folded);
 //! # Ok::<(), pear_models::Error>(())
 //! ```
-//!
-//! A family that is missing is a matter of one file: see [`adding_a_family`]. Whether coefficients help, and what they cost:
-//! [`evaluation`].
-//!
-//! # Features
-//! - `tokenizer`: `Tokenizer`, text in and out.
-//! - `chat`: `ChatTemplate`, conversations as a model was trained on them.
-//! - `tiny`: small models that come with the crate.
-//! - `hub`: models by their names on the Hugging Face hub.
-//!
-//! No backend is turned on: choose one in your own crate through burn's features.
 #![deny(missing_docs)]
 
 #[doc = include_str!("../docs/adding-a-family.md")]

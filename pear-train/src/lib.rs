@@ -1,15 +1,10 @@
-//! Learning one coefficient for each suppressing head of a frozen language model (PEAR,
-//! [arXiv 2409.19745](https://arxiv.org/abs/2409.19745), stage 2).
+#![doc = include_str!("../README.md")]
 //!
-//! On random tokens repeated twice the model is to predict the second half from the first. Each head's output is multiplied by a
-//! scalar, 1 at the start; the scalars are learned by AdamW, and every weight of the model stays as it is. Nothing that cannot
-//! change a coefficient is computed: there is no graph below the first re-weighted layer, and there are no logits for the first half.
+//! # A loop of your own
 //!
-//! Works on anything that implements [`DecoderModel`](pear_core::DecoderModel).
-//!
-//! # Examples
-//!
-//! A trainer in a few lines, and a loop of your own with burn's optimizer:
+//! [`Trainer`] can own its model, be watched and stopped at every step, and save and restore its state. For a loop of your own,
+//! [`proxy_loss`] is differentiable in the coefficients, and any optimizer of burn learns them. The model is any
+//! [`DecoderModel`](pear_core::DecoderModel):
 //!
 //! ```
 //! # use burn::prelude::*;
@@ -38,22 +33,11 @@
 //! # let attention = AttentionConfig::new(24, 6).init(&device)?;
 //! # let embedding = Tensor::random([50, 24], burn::tensor::Distribution::Normal(0.0, 1.0), &device);
 //! # let model = OneLayer { attention, embedding };
-//! use std::ops::ControlFlow;
 //! use burn::optim::{AdamWConfig, GradientsParams, ModuleOptimizer};
-//! use pear_train::{Sequences, TrainOptions, Trainer, evaluate, proxy_loss};
+//! use pear_train::{evaluate, proxy_loss};
 //!
 //! let heads = [HeadId::new(0, 2), HeadId::new(0, 5)];
 //! let task = ProxyTask::new(50, &[0], 7)?;
-//! let options = TrainOptions { steps: 10, batch_size: 4, length: 8, ..TrainOptions::default() };
-//! let mut trainer = Trainer::new(&model, &heads, options)?;
-//! trainer.run_with(&Sequences::Drawn(task.clone()), |_trainer, step| {
-//!     println!("{}: loss {:.3}, coefficients {:?}", step.step, step.loss, step.coefficients);
-//!     Ok::<_, pear_train::Error>(ControlFlow::Continue(()))
-//! })?;
-//! let profile = trainer.profile()?;
-//! assert_eq!(profile.coefficients.len(), 2);
-//!
-//! // The same by hand.
 //! let mut coefficients = HeadCoefficients::ones(&heads, &model.shape(), &device)?.trainable();
 //! let mut optimizer: ModuleOptimizer = AdamWConfig::new().with_epsilon(1e-8).with_weight_decay(0.0).init();
 //! for step in 0..10 {
