@@ -1,6 +1,8 @@
 //! Bytes of a file to numbers in memory: copied where the types agree, rounded once where they do not.
 
+use burn::tensor::Element;
 use half::slice::{HalfBitsSliceExt, HalfFloatSliceExt};
+use half::vec::HalfBitsVecExt;
 use half::{bf16, f16};
 
 use super::tensor_source::{FloatsMut, StoredDtype};
@@ -98,6 +100,58 @@ fn copy_bits(bytes: &[u8], into: &mut [u16]) {
     let (numbers, _) = bytes.as_chunks();
     for (value, &number) in into.iter_mut().zip(numbers) {
         *value = u16::from_le_bytes(number);
+    }
+}
+
+/// A type that weights are loaded as.
+pub(super) trait Float: Element + Copy {
+    fn zeros(len: usize) -> Vec<Self>;
+
+    fn from_f32(x: f32) -> Self;
+
+    fn floats(slice: &mut [Self]) -> FloatsMut<'_>;
+}
+
+impl Float for f32 {
+    fn zeros(len: usize) -> Vec<Self> {
+        vec![0.0; len]
+    }
+
+    fn from_f32(x: f32) -> Self {
+        x
+    }
+
+    fn floats(slice: &mut [Self]) -> FloatsMut<'_> {
+        slice.into()
+    }
+}
+
+impl Float for f16 {
+    fn zeros(len: usize) -> Vec<Self> {
+        // Of integers, the allocator gives zeroed memory without writing to it.
+        vec![0u16; len].reinterpret_into()
+    }
+
+    fn from_f32(x: f32) -> Self {
+        Self::from_f32(x)
+    }
+
+    fn floats(slice: &mut [Self]) -> FloatsMut<'_> {
+        slice.into()
+    }
+}
+
+impl Float for bf16 {
+    fn zeros(len: usize) -> Vec<Self> {
+        vec![0u16; len].reinterpret_into()
+    }
+
+    fn from_f32(x: f32) -> Self {
+        Self::from_f32(x)
+    }
+
+    fn floats(slice: &mut [Self]) -> FloatsMut<'_> {
+        slice.into()
     }
 }
 

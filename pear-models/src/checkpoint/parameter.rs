@@ -3,11 +3,11 @@
 use std::ops::Range;
 
 use burn::prelude::*;
-use burn::tensor::{DType, Element};
-use half::vec::HalfBitsVecExt;
+use burn::tensor::DType;
 use half::{bf16, f16};
 
-use super::tensor_source::{FloatsMut, TensorSource};
+use super::convert::Float;
+use super::tensor_source::TensorSource;
 use crate::error::Error;
 use crate::source::{Channels, Source};
 
@@ -152,61 +152,9 @@ fn transpose<T: Copy>(band: &[T], width: usize, values: &mut [T], stride: usize)
     }
 }
 
-/// A type that weights are loaded as.
-trait Float: Element + Copy {
-    fn zeros(len: usize) -> Vec<Self>;
-
-    fn from_f32(x: f32) -> Self;
-
-    fn floats(slice: &mut [Self]) -> FloatsMut<'_>;
-}
-
-impl Float for f32 {
-    fn zeros(len: usize) -> Vec<Self> {
-        vec![0.0; len]
-    }
-
-    fn from_f32(x: f32) -> Self {
-        x
-    }
-
-    fn floats(slice: &mut [Self]) -> FloatsMut<'_> {
-        slice.into()
-    }
-}
-
-impl Float for f16 {
-    fn zeros(len: usize) -> Vec<Self> {
-        // Of integers, the allocator gives zeroed memory without writing to it.
-        vec![0u16; len].reinterpret_into()
-    }
-
-    fn from_f32(x: f32) -> Self {
-        Self::from_f32(x)
-    }
-
-    fn floats(slice: &mut [Self]) -> FloatsMut<'_> {
-        slice.into()
-    }
-}
-
-impl Float for bf16 {
-    fn zeros(len: usize) -> Vec<Self> {
-        vec![0u16; len].reinterpret_into()
-    }
-
-    fn from_f32(x: f32) -> Self {
-        Self::from_f32(x)
-    }
-
-    fn floats(slice: &mut [Self]) -> FloatsMut<'_> {
-        slice.into()
-    }
-}
-
 #[cfg(test)]
 mod tests {
-    use super::super::tensor_source::{StoredDtype, TensorInfo};
+    use super::super::tensor_source::{FloatsMut, StoredDtype, TensorInfo};
     use super::*;
 
     /// One matrix of signed bytes, each row of them with a scale.
