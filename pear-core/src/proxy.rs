@@ -186,11 +186,11 @@ impl ProxyBatch {
     }
 
     /// The last position whose next token can be predicted, `2n − 2` (one more with a BOS): where heads are replaced and logits read.
-    pub fn probe(&self) -> usize {
+    pub fn patch_position(&self) -> usize {
         self.seq_len() - 2
     }
 
-    /// The token that follows the probe position, of each sequence: `x_{n-1}`.
+    /// The token that follows the patched position, of each sequence: `x_{n-1}`.
     pub fn targets(&self) -> impl Iterator<Item = u32> {
         self.sequences
             .iter()

@@ -10,3 +10,11 @@ pub struct AttentionScoreConfig {
     /// Each position sees itself and the `window − 1` before it (`sliding_window`).
     pub window: Option<usize>,
 }
+
+impl AttentionScoreConfig {
+    /// What `q kᵀ` is multiplied by for heads of `head_dim` channels.
+    pub fn scale_for(&self, head_dim: usize) -> f64 {
+        self.scale
+            .unwrap_or_else(|| (head_dim as f64).sqrt().recip())
+    }
+}

@@ -189,11 +189,11 @@ fn a_bos_moves_every_position_by_one() {
         plain.with_bos(Some(1)).batch(5, 0..1).unwrap(),
     );
     assert_eq!(
-        (plain.probe(), plain.predicting(), plain.seq_len()),
+        (plain.patch_position(), plain.predicting(), plain.seq_len()),
         (8, 4..9, 10)
     );
     assert_eq!(
-        (with.probe(), with.predicting(), with.seq_len()),
+        (with.patch_position(), with.predicting(), with.seq_len()),
         (9, 5..10, 11)
     );
     assert_eq!(with.sequences()[0][0], 1);

@@ -2,8 +2,8 @@
 //! ([Nanda, 2023](https://www.neelnanda.io/mechanistic-interpretability/attribution-patching);
 //! [Syed et al., arXiv 2310.10348](https://arxiv.org/abs/2310.10348)).
 //!
-//! With `g` the gradient of the compared number by a head's output `A` at the probe position, replacing `A` by `v` changes that number by
-//! about `g · (v − A)`. Only the probe position is tracked: keys and values of earlier positions do not react to it. The graph holds
+//! With `g` the gradient of the compared number by a head's output `A` at the patched position, replacing `A` by `v` changes that number by
+//! about `g · (v − A)`. Only the patched position is tracked: keys and values of earlier positions do not react to it. The graph holds
 //! the keys and values of all layers for the sequences that run together, which the memory budget does not count.
 
 use crate::Mode;
@@ -14,7 +14,7 @@ use pear_core::DecoderLayer;
 use crate::patch_site::PatchSite;
 use crate::readings::{Reading, to_f32};
 
-/// The probe position on its way up, tracked from the first layer whose heads are replaced.
+/// The patched position on its way up, tracked from the first layer whose heads are replaced.
 #[derive(Default)]
 pub(crate) struct Estimate {
     /// `[1, samples, hidden]`.

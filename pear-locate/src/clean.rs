@@ -50,7 +50,7 @@ pub(crate) fn embed<M: DecoderModel>(model: &M, batch: &ProxyBatch) -> Tensor<3>
     )
 }
 
-/// What stands in for each head of a layer at the probe position: `[batch, heads, head_dim]`, or `[1, heads, head_dim]` where
+/// What stands in for each head of a layer at the patched position: `[batch, heads, head_dim]`, or `[1, heads, head_dim]` where
 /// it is the same for all sequences. `heads` is `[batch, heads, seq, head_dim]`; `batch_mean` has been computed over more
 /// sequences than these, if it is there.
 pub(crate) fn intervention(
@@ -76,11 +76,11 @@ pub(crate) fn intervention(
                 .cast(dtype)
         }
         (Ablation::BatchMean, Some(mean)) => mean.clone().cast(dtype),
-        (Ablation::BatchMean, None) => (sum_at_probe(heads, batch) / samples as f64).cast(dtype),
+        (Ablation::BatchMean, None) => (sum_at_patch(heads, batch) / samples as f64).cast(dtype),
     }
 }
 
-/// The mean head outputs at the probe position over all sequences of a batch that has to be run in several steps:
+/// The mean head outputs at the patched position over all sequences of a batch that has to be run in several steps:
 /// `[1, heads, head_dim]` for each layer, f32.
 pub(crate) fn batch_means<M: DecoderModel>(
     model: &M,
@@ -95,7 +95,7 @@ pub(crate) fn batch_means<M: DecoderModel>(
         for layer in 0..num_layers {
             let this = model.layer(layer)?;
             let clean = CleanLayer::run(&this, &residual)?;
-            let sum = sum_at_probe(&clean.heads, &step);
+            let sum = sum_at_patch(&clean.heads, &step);
             match sums.get_mut(layer) {
                 Some(total) => *total = total.clone() + sum,
                 None => sums.push(sum),
@@ -113,11 +113,11 @@ pub(crate) fn batch_means<M: DecoderModel>(
 }
 
 /// `[batch, heads, seq, head_dim]` to `[1, heads, head_dim]`, f32.
-fn sum_at_probe(heads: &Tensor<4>, batch: &ProxyBatch) -> Tensor<3> {
+fn sum_at_patch(heads: &Tensor<4>, batch: &ProxyBatch) -> Tensor<3> {
     let [_, num_heads, _, head_dim] = heads.dims();
     heads
         .clone()
-        .narrow(2, batch.probe(), 1)
+        .narrow(2, batch.patch_position(), 1)
         .cast(DType::F32)
         .sum_dim(0)
         .reshape([1, num_heads, head_dim])

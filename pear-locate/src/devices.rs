@@ -71,7 +71,7 @@ pub(crate) fn sweep_on_each<M: DecoderModel + Sync>(
     Ok(parts.map(PatchedLogits::join))
 }
 
-/// The mean head outputs at the probe position over the sequences of all devices: `[1, heads, head_dim]` for each layer, f32.
+/// The mean head outputs at the patched position over the sequences of all devices: `[1, heads, head_dim]` for each layer, f32.
 fn means_over_all<M: DecoderModel + Sync>(
     shares: &[(&M, ProxyBatch)],
     options: &LocateOptions,

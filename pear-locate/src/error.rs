@@ -40,7 +40,7 @@ pub enum Error {
         "the model is on an autodiff device, where every run would be kept for a backward pass: call `valid()` on it first"
     )]
     Autodiff,
-    /// The normal run gives no finite logit.
+    /// The clean run gives no finite logit.
     #[error("n = {n}: the logit of sequence {sample} is {value} with no head replaced")]
     BaseNotFinite {
         /// Tokens that are repeated.

@@ -39,7 +39,7 @@ pub fn patched_logits<M: DecoderModel>(
         let with = replacement(options.ablation, &clean.outputs[head.layer], head, batch);
         let mut replace = ReplaceHead {
             head,
-            position: Some(batch.probe()),
+            position: Some(batch.patch_position()),
             with,
         };
         let last = match options.mode {
@@ -89,7 +89,7 @@ fn replacement(
     let vector = match ablation {
         Ablation::Zero => return Replacement::Zero,
         Ablation::SequenceMean => output(seq - 2 * batch.n()..seq).mean_dim(2),
-        Ablation::BatchMean => output(batch.probe()..batch.probe() + 1)
+        Ablation::BatchMean => output(batch.patch_position()..batch.patch_position() + 1)
             .mean_dim(0)
             .expand([samples, 1, 1, head_dim]),
     };
@@ -106,7 +106,7 @@ fn read<M: DecoderModel>(
     let [samples, _, hidden] = last.dims();
     let logits = all_logits(
         model,
-        last.narrow(1, batch.probe(), 1)
+        last.narrow(1, batch.patch_position(), 1)
             .reshape([1, samples, hidden]),
     );
     let targets: Vec<i32> = batch.targets().map(|id| id as i32).collect();

@@ -21,7 +21,7 @@ pub struct LocateOptions {
     pub ablation: Ablation,
     /// How runs are compared.
     pub metric: Metric,
-    /// How effects are found. [`Method::Attribution`] is an estimate, at the cost of a run and a gradient of the probe position.
+    /// How effects are found. [`Method::Attribution`] is an estimate, at the cost of a run and a gradient of the patched position.
     pub method: Method,
     /// The layers whose heads are replaced; all if `None`. What is left out saves its part of the work: the sequences themselves go
     /// through all layers.

@@ -1,7 +1,9 @@
-//! One layer as seen from the probe position, for many variants of the residual stream there.
+//! One layer as seen from the patched position, for many variants of the residual stream there.
 //!
-//! A *variant* is the residual stream at the probe position with one head of a lower layer replaced. Variants are rows, ordered
+//! A *variant* is the residual stream at the patched position with one head of a lower layer replaced. Variants are rows, ordered
 //! by variant and then by sequence, so that new ones are appended without moving any: `[1, variants * samples, hidden]`.
+
+use std::ops::Range;
 
 use burn::prelude::*;
 use burn::tensor::activation::softmax;
@@ -10,12 +12,12 @@ use pear_core::{DecoderLayer, HeadAttention, Positions, Qkv};
 
 use crate::clean::CleanLayer;
 
-/// The normal run's part in a layer, for the sequences at hand.
+/// The clean run's part in a layer, for the sequences at hand.
 pub(crate) struct PatchSite<'a, L: DecoderLayer> {
     layer: &'a L,
-    /// Where the probe stands.
+    /// The patched position.
     positions: Positions<'static>,
-    /// The first position it can see.
+    /// The first position that it attends to.
     first: usize,
     /// `[samples, key_value_heads, seen, head_dim]`, its own position last.
     key: Tensor<4>,
@@ -30,7 +32,7 @@ pub(crate) struct PatchSite<'a, L: DecoderLayer> {
 }
 
 impl<'a, L: DecoderLayer> PatchSite<'a, L> {
-    /// `residual`: the normal run before `layer`, `[samples, seq, hidden]`; the probe stands at `position`.
+    /// `residual`: the clean run before `layer`, `[samples, seq, hidden]`; `position` is the patched one.
     pub(crate) fn new(
         layer: &'a L,
         position: usize,
@@ -67,7 +69,7 @@ impl<'a, L: DecoderLayer> PatchSite<'a, L> {
         self.continued(Some(rows), heads)
     }
 
-    /// Path patching: `rows` go through the layer with the normal run's attention output.
+    /// Path patching: `rows` go through the layer with the clean run's attention output.
     pub(crate) fn pass(&self, rows: Tensor<3>) -> Tensor<3> {
         let variants = rows.dims()[1] / self.output.dims()[0];
         self.layer.output(rows, repeat(&self.output, variants))
@@ -90,7 +92,7 @@ impl<'a, L: DecoderLayer> PatchSite<'a, L> {
         self.layer.output(repeat(&self.residual, count), output)
     }
 
-    /// The normal run's heads, `[samples, heads, head_dim]`.
+    /// The clean run's heads, `[samples, heads, head_dim]`.
     pub(crate) fn heads(&self) -> Tensor<3> {
         self.heads.clone()
     }
@@ -100,7 +102,7 @@ impl<'a, L: DecoderLayer> PatchSite<'a, L> {
         self.attend(self.layer.attention_input(rows))
     }
 
-    /// The layer's rest: `rows`, or the normal run, with these `heads`.
+    /// The layer's rest: `rows`, or the clean run, with these `heads`.
     pub(crate) fn continued(&self, rows: Option<Tensor<3>>, heads: Tensor<3>) -> Tensor<3> {
         let rows = rows.unwrap_or_else(|| repeat(&self.residual, 1));
         self.layer.output(rows, self.merge(heads))
@@ -114,61 +116,69 @@ impl<'a, L: DecoderLayer> PatchSite<'a, L> {
             .output_projection(heads.unsqueeze::<4>().swap_dims(1, 2))
     }
 
-    /// Attention at the probe position, `[1, rows, hidden]` to heads `[rows, heads, head_dim]`: keys and values of earlier positions are
-    /// those of the normal run, shared by all variants of a sequence and never copied.
+    /// Attention at the patched position, `[1, rows, hidden]` to heads `[rows, heads, head_dim]`: keys and values of earlier
+    /// positions are those of the clean run, shared by all variants of a sequence and never copied.
     fn attend(&self, input: Tensor<3>) -> Tensor<3> {
-        let attention = self.layer.attention();
         let [_, rows, hidden] = input.dims();
         // All rows stand at the same position, and so go to `project_qkv` as a batch.
-        let Qkv { query, key, value } =
-            attention.project_qkv(input.reshape([rows, 1, hidden]), self.positions);
-        let ([_, num_heads, _, head_dim], [samples, kv_heads, seen, _]) =
-            (query.dims(), self.key.dims());
+        let input = input.reshape([rows, 1, hidden]);
+        let Qkv { query, key, value } = self.layer.attention().project_qkv(input, self.positions);
+        let [_, num_heads, _, head_dim] = query.dims();
+        let [samples, kv_heads, _, _] = self.key.dims();
         let (variants, group) = (rows / samples, num_heads / kv_heads);
+        // Axes by name: [variants, samples, kv_heads, group or 1, head_dim].
         let query = query.reshape([variants, samples, kv_heads, group, head_dim]);
         let key = key.reshape([variants, samples, kv_heads, 1, head_dim]);
         let value = value.reshape([variants, samples, kv_heads, 1, head_dim]);
-        let shared = |x: &Tensor<4>| x.clone().unsqueeze_dim::<5>(2);
 
-        // [samples, kv_heads, group, variants, seen]; the last column is the normal run's own position, and is overwritten.
-        let scores = to_queries(query.clone())
-            .matmul(shared(&self.key).swap_dims(3, 4))
+        let weights = softmax(self.scores(query, key), 4);
+        self.weighted_values(weights, value)
+            .reshape([rows, num_heads, head_dim])
+    }
+
+    /// Scores `[samples, kv_heads, group, variants, seen]` of queries `[variants, samples, kv_heads, group, head_dim]` against the
+    /// shared keys of earlier positions and each variant's `key` of its own, `[variants, samples, kv_heads, 1, head_dim]`.
+    fn scores(&self, query: Tensor<5>, key: Tensor<5>) -> Tensor<5> {
+        let shared = shared_by_group(&self.key).swap_dims(3, 4);
+        let scores = variants_inner(query.clone())
+            .matmul(shared)
             .cast(DType::F32);
-        let own = to_queries((query.cast(DType::F32) * key.cast(DType::F32)).sum_dim(4));
-        let last = [
-            0..samples,
-            0..kv_heads,
-            0..group,
-            0..variants,
-            seen - 1..seen,
-        ];
-        let weights = softmax(self.finish(scores.slice_assign(last.clone(), own)), 4);
+        // The product's last column belongs to the clean run's key, and is overwritten.
+        let own = (query.cast(DType::F32) * key.cast(DType::F32)).sum_dim(4);
+        let last = last_column(&scores);
+        self.finish(scores.slice_assign(last, variants_inner(own)))
+    }
 
-        // The same trick: the normal run's own value, counted in by the product, is exchanged for the variant's.
-        let own = to_rows(weights.clone().slice(last)).cast(value.dtype());
-        let exchanged = value
-            - shared(&self.value.clone().narrow(2, seen - 1, 1))
-                .reshape([1, samples, kv_heads, 1, head_dim]);
-        let heads =
-            to_rows(weights.cast(exchanged.dtype()).matmul(shared(&self.value))) + own * exchanged;
-        heads.reshape([rows, num_heads, head_dim])
+    /// Values `[variants, samples, kv_heads, group, head_dim]` summed with `weights`, `[samples, kv_heads, group, variants, seen]`;
+    /// `value` is each variant's own, `[variants, samples, kv_heads, 1, head_dim]`.
+    fn weighted_values(&self, weights: Tensor<5>, value: Tensor<5>) -> Tensor<5> {
+        let [samples, kv_heads, seen, head_dim] = self.value.dims();
+        // The product counts the clean run's own value; what each variant's differs by is added.
+        let clean = self
+            .value
+            .clone()
+            .narrow(2, seen - 1, 1)
+            .reshape([1, samples, kv_heads, 1, head_dim]);
+        let difference = value - clean;
+        let own_weight =
+            variants_outer(weights.clone().slice(last_column(&weights))).cast(difference.dtype());
+        let sum = weights
+            .cast(difference.dtype())
+            .matmul(shared_by_group(&self.value));
+        variants_outer(sum) + own_weight * difference
     }
 
     /// Scale, soft cap and bias, as [`attend`](pear_core::attend) has them; the window has already been cut out.
     fn finish(&self, scores: Tensor<5>) -> Tensor<5> {
         let attention = self.layer.attention();
-        let options = attention.score_config();
+        let config = attention.score_config();
         let [_, kv_heads, group, _, seen] = scores.dims();
-        let head_dim = self.key.dims()[3];
-        let mut scores = scores
-            * options
-                .scale
-                .unwrap_or_else(|| (head_dim as f64).sqrt().recip());
-        if let Some(cap) = options.soft_cap {
+        let mut scores = scores * config.scale_for(self.key.dims()[3]);
+        if let Some(cap) = config.soft_cap {
             scores = (scores / cap).tanh() * cap;
         }
-        let probe = self.positions.start;
-        match attention.score_bias(probe..probe + 1, self.first..probe + 1) {
+        let position = self.positions.start;
+        match attention.score_bias(position..position + 1, self.first..position + 1) {
             Some(bias) if bias.dims()[1] == 1 => scores + bias.reshape([1, 1, 1, 1, seen]),
             Some(bias) => scores + bias.reshape([1, kv_heads, group, 1, seen]),
             None => scores,
@@ -176,15 +186,32 @@ impl<'a, L: DecoderLayer> PatchSite<'a, L> {
     }
 }
 
-/// `[variants, samples, kv_heads, group, width]` as `[samples, kv_heads, group, variants, width]`.
+/// Keys or values `[samples, kv_heads, seen, head_dim]` for all query heads of a group: `[samples, kv_heads, 1, seen, head_dim]`.
+fn shared_by_group(x: &Tensor<4>) -> Tensor<5> {
+    x.clone().unsqueeze_dim(2)
+}
+
+/// Where the own position's scores or weights are in `[samples, kv_heads, group, variants, seen]`.
+fn last_column(x: &Tensor<5>) -> [Range<usize>; 5] {
+    let [samples, kv_heads, group, variants, seen] = x.dims();
+    [
+        0..samples,
+        0..kv_heads,
+        0..group,
+        0..variants,
+        seen - 1..seen,
+    ]
+}
+
+/// `[variants, samples, kv_heads, group, width]` to `[samples, kv_heads, group, variants, width]`.
 ///
 /// By swaps: where operations are fused, burn 0.22 sends `permute` to served devices as one of integers.
-fn to_queries(x: Tensor<5>) -> Tensor<5> {
+fn variants_inner(x: Tensor<5>) -> Tensor<5> {
     x.swap_dims(0, 1).swap_dims(1, 2).swap_dims(2, 3)
 }
 
-/// The way back.
-fn to_rows(x: Tensor<5>) -> Tensor<5> {
+/// `[samples, kv_heads, group, variants, width]` to `[variants, samples, kv_heads, group, width]`.
+fn variants_outer(x: Tensor<5>) -> Tensor<5> {
     x.swap_dims(2, 3).swap_dims(1, 2).swap_dims(0, 1)
 }
 

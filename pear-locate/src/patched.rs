@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use crate::readings::{Performance, Reading};
 use crate::{Error, LocateOptions, Result};
 
-/// Logits of the right token at the probe position, with each head replaced in turn and with none.
+/// Logits of the right token at the patched position, with each head replaced in turn and with none.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct PatchedLogits {
     /// Tokens that are repeated.

@@ -4,6 +4,7 @@ use crate::Metric;
 use burn::prelude::*;
 use burn::tensor::DType;
 use pear_core::DecoderModel;
+use pear_core::kernels::log_sum_exp;
 use pear_core::proxy::ProxyBatch;
 
 /// The right token's logit of each row, and what the metric subtracts from it (nothing: empty).
@@ -154,11 +155,6 @@ pub(crate) fn all_logits<M: DecoderModel>(model: &M, rows: Tensor<3>) -> Tensor<
 /// One number of each row: `[rows, vocab]` and `[rows]` to `[rows, 1]`.
 pub(crate) fn at(logits: Tensor<2>, targets: Tensor<1, Int>) -> Tensor<2> {
     logits.gather(1, targets.unsqueeze_dim(1))
-}
-
-fn log_sum_exp(logits: Tensor<2>) -> Tensor<2> {
-    let largest = logits.clone().max_dim(1);
-    (logits - largest.clone()).exp().sum_dim(1).log() + largest
 }
 
 /// At most `at_once` rows, with their targets, at a time.

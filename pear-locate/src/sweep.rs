@@ -1,6 +1,6 @@
 //! Every head replaced once, in one pass upward through the layers.
 //!
-//! Replacing a head at the probe position changes nothing at earlier positions and nothing in lower layers. So the clean run
+//! Replacing a head at the patched position changes nothing at earlier positions and nothing in lower layers. So the clean run
 //! goes up the layers once, and with it go the *variants*: at each layer one more for each of its heads, a single residual stream
 //! that attends to the keys and values of the clean run. No position is computed twice:
 //!
@@ -90,7 +90,7 @@ impl<M: DecoderModel> Step<'_, M> {
             let clean = CleanLayer::run(&this, &residual)?;
             let mean = self.means.map(|means| &means[layer]);
             let vectors = intervention(self.options.ablation, &clean.heads, batch, mean);
-            let site = PatchSite::new(&this, batch.probe(), &residual, &clean);
+            let site = PatchSite::new(&this, batch.patch_position(), &residual, &clean);
             residual = this.output(residual, clean.output);
             let replaces = self.options.replaces(layer);
             if self.options.method == Method::Attribution {
@@ -116,10 +116,10 @@ impl<M: DecoderModel> Step<'_, M> {
         }
         performance.add(model, residual.clone(), batch, self.plan.logit_rows);
         let [samples, _, hidden] = residual.dims();
-        let at_probe = residual
-            .narrow(1, batch.probe(), 1)
+        let at_patch = residual
+            .narrow(1, batch.patch_position(), 1)
             .reshape([1, samples, hidden]);
-        let base = self.read(at_probe);
+        let base = self.read(at_patch);
         if self.options.method == Method::Attribution {
             let patched = estimate.finish(&base, |rows| {
                 compared_sum(

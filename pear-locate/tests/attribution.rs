@@ -25,7 +25,7 @@ fn run<M: DecoderModel>(model: &M, batch: &ProxyBatch, options: &LocateOptions) 
 }
 
 /// Logits of the right token when `head`'s output at the probe is multiplied by `factor`, from a whole forward pass; the other heads
-/// as in the normal run in path mode.
+/// as in the clean run in path mode.
 fn scaled<M: DecoderModel>(
     model: &M,
     batch: &ProxyBatch,
@@ -49,14 +49,14 @@ fn scaled<M: DecoderModel>(
         let place = [
             0..samples,
             head.head..head.head + 1,
-            batch.probe()..batch.probe() + 1,
+            batch.patch_position()..batch.patch_position() + 1,
             0..head_dim,
         ];
         let output = heads.clone().slice(place.clone()) * factor;
         heads.slice_assign(place, output)
     };
     let last = residual(model, tokens, &mut edit).unwrap();
-    let logits = model.logits(last.narrow(1, batch.probe(), 1));
+    let logits = model.logits(last.narrow(1, batch.patch_position(), 1));
     let vocab = logits.dims()[2];
     let logits: Vec<f32> = logits.into_data().iter::<f32>().collect();
     batch

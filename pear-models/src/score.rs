@@ -1,6 +1,7 @@
 //! How probable a model finds given tokens.
 
 use pear_core::forward::{check_length, residual, token_tensor};
+use pear_core::kernels::log_sum_exp;
 use pear_core::{DecoderModel, NoEdit};
 
 use crate::error::Error;
@@ -30,8 +31,7 @@ pub fn log_probs<M: DecoderModel>(model: &M, tokens: &[u32]) -> Result<Vec<f64>,
         let logits = model.logits(residual.clone().narrow(1, chunk * rows, labels.len()));
         let [_, len, vocab] = logits.dims();
         let logits = logits.reshape([len, vocab]);
-        let largest = logits.clone().max_dim(1);
-        let total = (logits.clone() - largest.clone()).exp().sum_dim(1).log() + largest;
+        let total = log_sum_exp(logits.clone());
         let chosen = logits.gather(1, token_tensor(&[labels], &device).reshape([len, 1]));
         result.extend((chosen - total).into_data().iter::<f64>());
     }

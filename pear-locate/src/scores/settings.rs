@@ -15,7 +15,7 @@ pub enum Mode {
     Path,
 }
 
-/// What a head's output is replaced by at the probe position.
+/// What a head's output is replaced by at the patched position.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 #[non_exhaustive]
@@ -23,7 +23,7 @@ pub enum Ablation {
     /// The mean of its own output over all positions of the same sequence.
     #[default]
     SequenceMean,
-    /// The mean of its output at the probe position over the samples.
+    /// The mean of its output at the patched position over the samples.
     BatchMean,
     /// Zero.
     Zero,

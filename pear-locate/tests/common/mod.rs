@@ -194,7 +194,7 @@ pub fn plain() -> AttentionConfig {
     }
 }
 
-/// One model for each thing that the probe position has to get right.
+/// One model for each thing that the patched position has to get right.
 pub fn models() -> Vec<(&'static str, TestDecoder)> {
     let grouped = || plain().with_num_key_value_heads(2);
     let scored = |scores| AttentionConfig {

@@ -6,7 +6,7 @@ use burn::prelude::*;
 use burn::tensor::DType;
 use rayon::prelude::*;
 
-use super::{AttentionScoreConfig, score_scale};
+use super::AttentionScoreConfig;
 use crate::kernels::cast::kernel::convert;
 use crate::kernels::dispatch::{self, Kernel};
 use crate::kernels::flex::{
@@ -44,7 +44,7 @@ pub(super) fn run(
     config: AttentionScoreConfig,
 ) -> Tensor<4> {
     let kernel = Scoring {
-        scale: score_scale(config, query.dims()[3]) as f32,
+        scale: config.scale_for(query.dims()[3]) as f32,
         soft_cap: config.soft_cap.map(|cap| cap as f32),
         window: config.window,
     };

@@ -117,7 +117,7 @@ fn causal_attention_composed(
     let scores = rows
         .matmul(key.swap_dims(2, 3))
         .reshape([batch, heads, queries, keys]);
-    let mut scores = scores.cast(DType::F32) * score_scale(config, head_dim);
+    let mut scores = scores.cast(DType::F32) * config.scale_for(head_dim);
     if let Some(cap) = config.soft_cap {
         scores = (scores / cap).tanh() * cap;
     }
@@ -131,10 +131,4 @@ fn causal_attention_composed(
         .matmul(value)
         .reshape([batch, heads, queries, head_dim]);
     cast(output, dtype)
-}
-
-fn score_scale(config: AttentionScoreConfig, head_dim: usize) -> f64 {
-    config
-        .scale
-        .unwrap_or_else(|| (head_dim as f64).sqrt().recip())
 }
