@@ -165,8 +165,9 @@ impl DecoderModel for TinyGpt {
     }
 
     fn embed(&self, tokens: Tensor<2, Int>, positions: Positions) -> Tensor<3> {
-        let (start, seq) = (positions.start as i64, tokens.dims()[1] as i64);
-        let places = Tensor::arange(start..start + seq, &tokens.device()).unsqueeze();
+        // Where rows of a batch start with padding, their tokens are counted from behind it.
+        let [batch, seq] = tokens.dims();
+        let places = positions.ids(batch, seq, &tokens.device());
         self.tokens.forward(tokens) + self.positions.forward(places)
     }
 

@@ -29,15 +29,15 @@ pub use sinusoidal::{SinusoidalConfig, SinusoidalLayout};
 use crate::{Error, Result};
 use rotary::Rotary;
 
-/// Where a stretch of tokens stands.
+/// Positions of the tokens at hand within their sequences.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Positions<'a> {
-    /// Column of its first token, from 0: its position, where nothing stands before the sequence.
+    /// Column of the first token, from 0: its position, where there is no padding.
     pub start: usize,
     /// Length of the whole sequence, as far as it is known: some rotary scalings depend on it.
     pub total: usize,
-    /// In a batch of sequences of different lengths, how many columns before each one are empty: the token in column `c` of row `r` has
-    /// position `c - padding[r]`. None for sequences of one length.
+    /// In a batch of sequences of different lengths, the columns of padding before each: the token in column `c` of row `r` has
+    /// position `c - padding[r]`. Empty for sequences of one length.
     pub padding: &'a [usize],
 }
 
@@ -63,7 +63,37 @@ impl<'a> Positions<'a> {
         Self { padding, ..self }
     }
 
-    /// The position of every token of `seq` columns, counted from `first`, row after row; 0 where a column is empty.
+    /// The position of each token, `[batch, seq]`: what a model with a table of learned positions looks up. Padding, which no token
+    /// attends to, has position 0.
+    ///
+    /// ```
+    /// use burn::prelude::*;
+    /// use pear_core::Positions;
+    ///
+    /// // Two rows of three columns; the first row starts with two columns of padding.
+    /// let ids = Positions::first(3).padded(&[2, 0]).ids(2, 3, &Device::flex());
+    /// assert_eq!(ids.into_data().iter::<i64>().collect::<Vec<_>>(), [0, 0, 0, 0, 1, 2]);
+    /// ```
+    ///
+    /// # Panics
+    /// If there is padding for another number of rows than `batch`.
+    pub fn ids(&self, batch: usize, seq: usize, device: &Device) -> Tensor<2, Int> {
+        if self.padding.is_empty() {
+            let columns = self.start as i64..(self.start + seq) as i64;
+            return Tensor::<1, Int>::arange(columns, device)
+                .reshape([1, seq])
+                .repeat_dim(0, batch);
+        }
+        assert_eq!(
+            self.padding.len(),
+            batch,
+            "Positions::ids: padding of {:?} for {batch} rows",
+            self.padding
+        );
+        self.of_rows(seq, 0, device).reshape([batch, seq])
+    }
+
+    /// The position of every token of `seq` columns, counted from `first`, row after row; 0 for padding.
     fn of_rows(&self, seq: usize, first: usize, device: &Device) -> Tensor<1, Int> {
         let of_row = |&empty: &usize| {
             (self.start..self.start + seq).map(move |column| column.saturating_sub(empty) - first)
