@@ -2,57 +2,54 @@
 
 use std::ops::Range;
 
-use burn::module::{Module, Param};
+use burn::module::Module;
 use burn::nn::{Linear, LinearConfig};
 use burn::prelude::*;
+use serde::{Deserialize, Serialize};
 
 use crate::attend::attend;
 use crate::coefficients::LayerCoefficients;
-use crate::kernels::{linear_forward, rms_norm, rms_norm_rounded_once};
+use crate::kernels::linear_forward;
 use crate::model::{HeadAttention, Qkv};
+use crate::norm::{Norm, NormConfig};
 use crate::position::{PositionEmbedding, PositionEmbeddingConfig, Positions};
 use crate::score_config::AttentionScoreConfig;
 use crate::{Error, Result};
 
-/// Which channels of queries and keys are normed together, by their root mean square.
-#[derive(Clone, Copy, Debug, PartialEq)]
+/// The norm of queries and keys, by which of their channels are normed together.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[non_exhaustive]
 pub enum QkNorm {
     /// Those of each head, all heads with the same weights (Qwen3).
-    Head {
-        /// Epsilon.
-        eps: f64,
-    },
+    Head(NormConfig),
     /// Those of all heads (OLMo 2).
-    Projection {
-        /// Epsilon.
-        eps: f64,
-    },
+    Projection(NormConfig),
 }
 
-/// The norm of queries, or of keys (`q_norm`, `k_norm`).
-#[derive(Module, Debug)]
-pub struct ProjectionNorm {
-    /// `[head_dim]`, or `[heads * head_dim]`.
-    weight: Param<Tensor<1>>,
-    #[module(skip)]
-    kind: QkNorm,
-}
-
-impl ProjectionNorm {
-    fn new(kind: QkNorm, heads: usize, head_dim: usize, device: &Device) -> Self {
-        let width = match kind {
-            QkNorm::Head { .. } => head_dim,
-            QkNorm::Projection { .. } => heads * head_dim,
-        };
-        Self {
-            weight: burn::module::Initializer::Ones.init([width], device),
-            kind,
+impl QkNorm {
+    /// The norm itself.
+    pub fn norm(&self) -> NormConfig {
+        match *self {
+            Self::Head(norm) | Self::Projection(norm) => norm,
         }
+    }
+
+    /// How many channels are normed together, where there are `heads` heads of `head_dim` channels.
+    pub fn width(&self, heads: usize, head_dim: usize) -> usize {
+        match self {
+            Self::Head(_) => head_dim,
+            Self::Projection(_) => heads * head_dim,
+        }
+    }
+
+    fn init(&self, heads: usize, head_dim: usize, device: &Device) -> Norm {
+        self.norm().init(self.width(heads, head_dim), device)
     }
 }
 
 /// Sizes and options of an attention layer; fields are named as in `config.json`.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct AttentionConfig {
     /// Width of the residual stream.
     pub hidden_size: usize,
@@ -134,6 +131,9 @@ impl AttentionConfig {
         if self.scores.window == Some(0) {
             return Err(Error::config("sliding_window", 0, "expected at least 1"));
         }
+        if let Some(qk_norm) = self.qk_norm {
+            qk_norm.norm().validate()?;
+        }
         self.position_embedding.validate()?;
         match &self.position_embedding {
             PositionEmbeddingConfig::Rotary(rotary) if rotary.rotary_dim > self.head_dim => {
@@ -173,10 +173,7 @@ impl AttentionConfig {
             self.num_attention_heads * self.head_dim,
             self.num_key_value_heads * self.head_dim,
         );
-        let norm = |heads| {
-            self.qk_norm
-                .map(|kind| ProjectionNorm::new(kind, heads, self.head_dim, device))
-        };
+        let norm = |heads| Some(self.qk_norm?.init(heads, self.head_dim, device));
         Ok(Attention {
             q_proj: linear(self.hidden_size, query, self.qkv_bias),
             k_proj: linear(self.hidden_size, key_value, self.qkv_bias),
@@ -184,6 +181,7 @@ impl AttentionConfig {
             o_proj: linear(query, self.hidden_size, self.output_bias),
             q_norm: norm(self.num_attention_heads),
             k_norm: norm(self.num_key_value_heads),
+            qk_norm: self.qk_norm,
             coefficients: None,
             position_embedding,
             num_attention_heads: self.num_attention_heads,
@@ -204,8 +202,10 @@ pub struct Attention {
     k_proj: Linear,
     v_proj: Linear,
     o_proj: Linear,
-    q_norm: Option<ProjectionNorm>,
-    k_norm: Option<ProjectionNorm>,
+    q_norm: Option<Norm>,
+    k_norm: Option<Norm>,
+    #[module(skip)]
+    qk_norm: Option<QkNorm>,
     /// Absent, not ones, where nothing is re-weighted.
     coefficients: Option<LayerCoefficients>,
     position_embedding: PositionEmbedding,
@@ -258,33 +258,25 @@ impl Attention {
     }
 
     /// `[batch, seq, heads * head_dim]` to `[batch, heads, seq, head_dim]`, normed on the way.
-    fn split_heads(
-        &self,
-        mut x: Tensor<3>,
-        heads: usize,
-        norm: &Option<ProjectionNorm>,
-    ) -> Tensor<4> {
+    fn split_heads(&self, mut x: Tensor<3>, heads: usize, norm: Option<&Norm>) -> Tensor<4> {
         let [batch, seq, _] = x.dims();
-        if let Some(ProjectionNorm {
-            weight,
-            kind: QkNorm::Projection { eps },
-        }) = norm
-        {
-            x = rms_norm_rounded_once(x, weight.val(), *eps);
-        }
-        let x = match self.clip_qkv {
-            Some(limit) => x.clamp(-limit, limit),
-            None => x,
+        let (over_all_heads, of_each_head) = match self.qk_norm {
+            Some(QkNorm::Projection(_)) => (norm, None),
+            Some(QkNorm::Head(_)) => (None, norm),
+            None => (None, None),
         };
+        if let Some(norm) = over_all_heads {
+            x = norm.forward(x);
+        }
+        if let Some(limit) = self.clip_qkv {
+            x = x.clamp(-limit, limit);
+        }
         let x = x
             .reshape([batch, seq, heads, self.head_dim])
             .swap_dims(1, 2);
-        match norm {
-            Some(ProjectionNorm {
-                weight,
-                kind: QkNorm::Head { eps },
-            }) => rms_norm(x, weight.val(), *eps),
-            _ => x,
+        match of_each_head {
+            Some(norm) => norm.forward(x),
+            None => x,
         }
     }
 }
@@ -294,17 +286,17 @@ impl HeadAttention for Attention {
         let query = self.split_heads(
             linear_forward(&self.q_proj, input.clone()),
             self.num_attention_heads,
-            &self.q_norm,
+            self.q_norm.as_ref(),
         );
         let key = self.split_heads(
             linear_forward(&self.k_proj, input.clone()),
             self.num_key_value_heads,
-            &self.k_norm,
+            self.k_norm.as_ref(),
         );
         let value = self.split_heads(
             linear_forward(&self.v_proj, input),
             self.num_key_value_heads,
-            &None,
+            None,
         );
         Qkv {
             query: self.position_embedding.rotate(query, positions),

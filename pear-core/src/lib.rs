@@ -8,6 +8,7 @@
 //! | [`mod@forward`] | the forward pass built on them, with or without a cache |
 //! | [`attention`] | grouped-query attention whose heads can be re-weighted, in two halves with the heads between |
 //! | [`position`] | rotary, ALiBi, learned, sinusoidal, relative and no position embedding behind one interface |
+//! | [`norm`] | root mean square and mean-and-variance norms, as the families round them |
 //! | [`kernels`] | the operations of a layer, fast on the CPU |
 //! | [`edit`] | capturing, replacing and scaling head outputs |
 //! | [`coefficients`] | the learned numbers: fixed or trainable, applied to heads or folded into weights |
@@ -31,6 +32,7 @@ pub mod forward;
 pub mod head;
 pub mod kernels;
 pub mod model;
+pub mod norm;
 pub mod position;
 pub mod proxy;
 pub mod reparam;
@@ -48,6 +50,7 @@ pub use error::Error;
 pub use files::Profile;
 pub use head::{HeadId, LayerRange, ModelShape};
 pub use model::{DecoderLayer, DecoderModel, HeadAttention, Qkv};
+pub use norm::{Norm, NormConfig};
 pub use position::Positions;
 pub use proxy::ProxyTask;
 pub use score_config::AttentionScoreConfig;

@@ -1,7 +1,9 @@
 //! How attention scores are made from queries and keys.
 
+use serde::{Deserialize, Serialize};
+
 /// How scores are made from queries and keys, in this order: scale, soft cap, bias, mask, softmax.
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct AttentionScoreConfig {
     /// Multiplies `q kᵀ`; `1 / √head_dim` if `None`.
     pub scale: Option<f64>,

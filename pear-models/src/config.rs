@@ -3,7 +3,7 @@
 use burn::prelude::*;
 use pear_core::kernels::Activation;
 use pear_core::position::PositionEmbeddingConfig;
-use pear_core::{AttentionConfig, AttentionScoreConfig, ModelShape, QkNorm};
+use pear_core::{AttentionConfig, AttentionScoreConfig, ModelShape, NormConfig};
 
 /// The kind of norm.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -166,6 +166,17 @@ impl DecoderConfig {
         self.attention.hidden_size
     }
 
+    /// Every norm of the residual stream.
+    pub(crate) fn norm(&self) -> NormConfig {
+        let eps = self.norm_eps;
+        match self.norm {
+            NormKind::Rms => NormConfig::Rms { eps },
+            NormKind::RmsRoundedOnce => NormConfig::RmsRoundedOnce { eps },
+            NormKind::RmsPlusOne => NormConfig::RmsPlusOne { eps },
+            NormKind::Layer { bias } => NormConfig::Layer { eps, bias },
+        }
+    }
+
     /// The grid of heads.
     pub fn shape(&self) -> ModelShape {
         ModelShape::new(
@@ -265,12 +276,11 @@ impl DecoderConfig {
                 }
             }
             if let Some(kind) = attention.qk_norm {
-                for (name, width) in [("q_norm", query), ("k_norm", key_value)] {
-                    let width = if matches!(kind, QkNorm::Head { .. }) {
-                        attention.head_dim
-                    } else {
-                        width
-                    };
+                for (name, heads) in [
+                    ("q_norm", attention.num_attention_heads),
+                    ("k_norm", attention.num_key_value_heads),
+                ] {
+                    let width = kind.width(heads, attention.head_dim);
                     add(format!("layers.{layer}.self_attn.{name}.weight"), &[width]);
                 }
             }
@@ -291,6 +301,7 @@ impl DecoderConfig {
 mod tests {
     use super::*;
     use burn::module::{Module, ModuleVisitor, Param};
+    use pear_core::QkNorm;
 
     #[derive(Default)]
     struct Paths(Vec<String>, Vec<(String, Vec<usize>)>);
@@ -325,7 +336,7 @@ mod tests {
             num_positions: 9,
             width: 12,
         };
-        full.attention.qk_norm = Some(QkNorm::Head { eps: 1e-6 });
+        full.attention.qk_norm = Some(QkNorm::Head(NormConfig::Rms { eps: 1e-6 }));
         full.lm_head_bias = true;
         (full.attention.qkv_bias, full.attention.output_bias) = (true, true);
         let mut sandwich = DecoderConfig::llama(11, 12, 20, 2, 3);
@@ -333,7 +344,8 @@ mod tests {
         let mut branches = DecoderConfig::llama(11, 12, 20, 2, 6);
         branches.residual = Residual::NormedBranches;
         branches.attention.num_key_value_heads = 3;
-        branches.attention.qk_norm = Some(QkNorm::Projection { eps: 1e-6 });
+        branches.attention.qk_norm =
+            Some(QkNorm::Projection(NormConfig::RmsRoundedOnce { eps: 1e-6 }));
         let mut one_norm = DecoderConfig::llama(11, 12, 20, 2, 3);
         one_norm.residual = Residual::ParallelOneNorm;
         for config in [llama, full, sandwich, branches, one_norm] {

@@ -7,10 +7,10 @@ use burn::tensor::DType;
 use burn::tensor::module::embedding;
 use pear_core::kernels::linear;
 use pear_core::position::{PositionEmbedding, PositionEmbeddingConfig};
-use pear_core::{DecoderModel, HeadCoefficients, ModelShape, Positions, Profile};
+use pear_core::{DecoderModel, HeadCoefficients, ModelShape, Norm, Positions, Profile};
 
 use crate::config::DecoderConfig;
-use crate::layer::{Layer, Norm};
+use crate::layer::Layer;
 
 /// A decoder-only language model, configured by [`DecoderConfig`].
 ///
@@ -75,13 +75,13 @@ impl Decoder {
             positions: at_embedding.init(device)?,
             embed_norm: config
                 .embedding_norm
-                .then(|| Norm::new(config, config.hidden_size(), device)),
+                .then(|| config.norm().init(config.hidden_size(), device)),
             layers: (0..config.num_hidden_layers)
                 .map(|layer| Layer::new(config, layer, positions(layer).clone(), device))
                 .collect::<Result<_, _>>()?,
             norm: config
                 .final_norm
-                .then(|| Norm::new(config, config.hidden_size(), device)),
+                .then(|| config.norm().init(config.hidden_size(), device)),
             project_out: projected.then(|| project(config.hidden_size(), config.embedding_size)),
             lm_head: (!config.tie_word_embeddings).then(table),
             lm_head_bias: config

@@ -1,58 +1,13 @@
 //! One layer of a decoder: norms, attention, MLP.
 
-use burn::module::{Initializer, Module, Param};
+use burn::module::Module;
 use burn::nn::{Linear, LinearConfig};
 use burn::prelude::*;
-use burn::tensor::DType;
-use burn::tensor::module::layer_norm;
-use pear_core::kernels::{
-    Activation, activate, activate_gated, linear_forward, rms_norm, rms_norm_rounded_once,
-};
+use pear_core::kernels::{Activation, activate, activate_gated, linear_forward};
 use pear_core::position::PositionEmbedding;
-use pear_core::{Attention, DecoderLayer};
+use pear_core::{Attention, DecoderLayer, Norm};
 
-use crate::config::{DecoderConfig, NormKind, Residual};
-
-/// A norm over the last dimension, computed in f32.
-#[derive(Module, Debug)]
-pub(crate) struct Norm {
-    /// `[hidden]`.
-    weight: Param<Tensor<1>>,
-    /// `[hidden]`.
-    bias: Option<Param<Tensor<1>>>,
-    #[module(skip)]
-    kind: NormKind,
-    eps: f64,
-}
-
-impl Norm {
-    pub(crate) fn new(config: &DecoderConfig, width: usize, device: &Device) -> Self {
-        let bias = matches!(config.norm, NormKind::Layer { bias: true });
-        Self {
-            weight: Initializer::Ones.init([width], device),
-            bias: bias.then(|| Initializer::Zeros.init([width], device)),
-            kind: config.norm,
-            eps: config.norm_eps,
-        }
-    }
-
-    pub(crate) fn forward(&self, x: Tensor<3>) -> Tensor<3> {
-        match self.kind {
-            NormKind::Rms => rms_norm(x, self.weight.val(), self.eps),
-            NormKind::RmsRoundedOnce => rms_norm_rounded_once(x, self.weight.val(), self.eps),
-            // `1 + weight` has no room in half precision.
-            NormKind::RmsPlusOne => {
-                rms_norm_rounded_once(x, self.weight.val().cast(DType::F32) + 1.0, self.eps)
-            }
-            NormKind::Layer { .. } => {
-                let dtype = x.dtype();
-                let weight = self.weight.val().cast(DType::F32);
-                let bias = self.bias.as_ref().map(|bias| bias.val().cast(DType::F32));
-                layer_norm(x.cast(DType::F32), weight, bias, self.eps).cast(dtype)
-            }
-        }
-    }
-}
+use crate::config::{DecoderConfig, Residual};
 
 /// `down(act(gate(x)) · up(x))`, or `down(act(up(x)))` without a gate.
 #[derive(Module, Debug)]
@@ -116,7 +71,7 @@ impl Layer {
         let norm = |name| {
             names
                 .contains(&name)
-                .then(|| Norm::new(config, config.hidden_size(), device))
+                .then(|| config.norm().init(config.hidden_size(), device))
         };
         Ok(Self {
             input_layernorm: norm("input_layernorm"),

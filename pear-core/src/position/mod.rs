@@ -20,6 +20,7 @@ use std::sync::Arc;
 
 use burn::module::{Initializer, Module, Param};
 use burn::prelude::*;
+use serde::{Deserialize, Serialize};
 
 pub use alibi::alibi_slopes;
 pub use relative::{RelativeConfig, relative_bucket};
@@ -110,7 +111,8 @@ impl<'a> Positions<'a> {
 }
 
 /// Which position embedding a model has.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum PositionEmbeddingConfig {
     /// None: causal attention alone tells positions apart.

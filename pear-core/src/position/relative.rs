@@ -3,11 +3,12 @@
 use std::ops::Range;
 
 use burn::prelude::*;
+use serde::{Deserialize, Serialize};
 
 use crate::{Error, Result};
 
 /// T5-style relative positions, causal.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct RelativeConfig {
     /// Query heads (`num_heads`).
     pub num_heads: usize,

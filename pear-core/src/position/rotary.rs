@@ -7,13 +7,15 @@ use std::sync::{Mutex, PoisonError};
 
 use burn::prelude::*;
 use burn::tensor::DType;
+use serde::{Deserialize, Serialize};
 
 use crate::kernels;
 use crate::position::Positions;
 use crate::{Error, Result};
 
 /// Which two channels are rotated together.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum RotaryLayout {
     /// Channel `i` with channel `i + rotary_dim / 2`: Llama, Qwen, GPT-NeoX and every other checkpoint with `rotate_half`.
     HalfSplit,
@@ -22,7 +24,8 @@ pub enum RotaryLayout {
 }
 
 /// How the frequencies are stretched for contexts longer than the pre-training's (`rope_scaling`, `rope_parameters`).
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum RotaryScaling {
     /// Not at all (`default`).
@@ -112,7 +115,7 @@ impl RotaryScaling {
 }
 
 /// A rotary position embedding.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct RotaryConfig {
     /// Channels that are rotated, the first ones of each head: `head_dim · partial_rotary_factor`.
     pub rotary_dim: usize,

@@ -3,11 +3,13 @@
 use std::ops::Range;
 
 use burn::prelude::*;
+use serde::{Deserialize, Serialize};
 
 use crate::{Error, Result};
 
 /// How the sines and cosines stand in a vector.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum SinusoidalLayout {
     /// All sines, then all cosines, wavelengths to `10000` inclusive: tensor2tensor, fairseq, XGLM.
     HalfSplit,
@@ -16,7 +18,7 @@ pub enum SinusoidalLayout {
 }
 
 /// Sinusoidal positions.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct SinusoidalConfig {
     /// How a vector is laid out.
     pub layout: SinusoidalLayout,

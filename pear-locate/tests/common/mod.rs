@@ -11,7 +11,7 @@ use pear_core::position::{
 };
 use pear_core::{
     Attention, AttentionConfig, AttentionScoreConfig, DecoderLayer, DecoderModel, HeadAttention,
-    ModelShape, Positions, QkNorm, Qkv,
+    ModelShape, NormConfig, Positions, QkNorm, Qkv,
 };
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{Rng, SeedableRng};
@@ -272,7 +272,7 @@ pub fn models() -> Vec<(&'static str, TestDecoder)> {
             serial(AttentionConfig {
                 qkv_bias: true,
                 output_bias: true,
-                qk_norm: Some(QkNorm::Head { eps: 1e-6 }),
+                qk_norm: Some(QkNorm::Head(NormConfig::Rms { eps: 1e-6 })),
                 ..grouped()
             }),
         ),

@@ -1,6 +1,6 @@
 //! OLMo 2 ([arXiv 2501.00656](https://arxiv.org/abs/2501.00656)): norms after attention and MLP, and on whole queries and keys.
 
-use pear_core::QkNorm;
+use pear_core::{NormConfig, QkNorm};
 
 use super::{ConfigReader, Family, PositionEmbeddingConfig, attention, llama_source};
 use crate::config::{DecoderConfig, NormKind, Residual};
@@ -23,7 +23,9 @@ fn config(reader: &ConfigReader, model_type: &str) -> Result<DecoderConfig, Erro
     attention.qkv_bias = reader.flag("attention_bias", false)?;
     attention.output_bias = attention.qkv_bias;
     let norm_eps = reader.positive("rms_norm_eps", 1e-5)?;
-    attention.qk_norm = Some(QkNorm::Projection { eps: norm_eps });
+    attention.qk_norm = Some(QkNorm::Projection(NormConfig::RmsRoundedOnce {
+        eps: norm_eps,
+    }));
     attention.position_embedding = PositionEmbeddingConfig::Rotary(reader.rotary(
         attention.head_dim,
         "rope_theta",

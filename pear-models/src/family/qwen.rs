@@ -3,8 +3,8 @@
 use super::{ConfigReader, Family, attention, llama_source, windows};
 use crate::config::DecoderConfig;
 use crate::error::Error;
-use pear_core::QkNorm;
 use pear_core::position::PositionEmbeddingConfig;
+use pear_core::{NormConfig, QkNorm};
 
 pub(super) const FAMILY: Family = Family {
     model_types: &["qwen2", "qwen3"],
@@ -28,7 +28,7 @@ fn config(reader: &ConfigReader, model_type: &str) -> Result<DecoderConfig, Erro
     if qwen3 {
         attention.qkv_bias = reader.flag("attention_bias", false)?;
         attention.output_bias = attention.qkv_bias;
-        attention.qk_norm = Some(QkNorm::Head { eps: norm_eps });
+        attention.qk_norm = Some(QkNorm::Head(NormConfig::Rms { eps: norm_eps }));
     } else {
         attention.qkv_bias = true;
     }

@@ -7,6 +7,7 @@ use std::f64::consts::{FRAC_1_SQRT_2, FRAC_2_PI};
 
 use burn::prelude::*;
 use burn::tensor::{DType, activation};
+use serde::{Deserialize, Serialize};
 
 use super::cast::cast;
 use super::check;
@@ -14,7 +15,8 @@ use super::check;
 use super::{dispatch::run_differentiable, flex::is_flex_f32};
 
 /// The nonlinearity of an MLP.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum Activation {
     /// `x · sigmoid(x)`.

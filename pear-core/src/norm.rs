@@ -1,0 +1,144 @@
+//! The norms of a decoder: of the residual stream, of branches, of queries and keys.
+
+use burn::module::{Initializer, Module, Param};
+use burn::prelude::*;
+use burn::tensor::DType;
+use burn::tensor::module::layer_norm;
+use serde::{Deserialize, Serialize};
+
+use crate::kernels::{rms_norm, rms_norm_rounded_once};
+use crate::{Error, Result};
+
+/// Which norm is taken over the last dimension of a tensor.
+///
+/// ```
+/// use burn::prelude::*;
+/// use pear_core::NormConfig;
+///
+/// let device = Device::flex();
+/// let norm = NormConfig::Rms { eps: 1e-6 }.init(4, &device);
+/// let x = Tensor::<2>::from_floats([[3.0, -3.0, 3.0, -3.0]], &device);
+/// assert!((norm.forward(x.clone()) - x / 3.0).abs().max().into_scalar::<f32>() < 1e-6);
+/// ```
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum NormConfig {
+    /// Root mean square ([arXiv 1910.07467](https://arxiv.org/abs/1910.07467)) with a weight and no bias: Llama, Qwen, Baichuan.
+    Rms {
+        /// Added to the mean square.
+        eps: f64,
+    },
+    /// The same, but in half precision rounded only once, after the weight: OLMo 2.
+    RmsRoundedOnce {
+        /// Added to the mean square.
+        eps: f64,
+    },
+    /// Root mean square times `1 + weight`, rounded once: Gemma.
+    RmsPlusOne {
+        /// Added to the mean square.
+        eps: f64,
+    },
+    /// Mean and variance ([arXiv 1607.06450](https://arxiv.org/abs/1607.06450)): GPT-2, OPT, BLOOM, MPT, GPT-NeoX.
+    Layer {
+        /// Added to the variance.
+        eps: f64,
+        /// Whether there is a bias (MPT has none).
+        bias: bool,
+    },
+}
+
+impl NormConfig {
+    /// What is added to the mean square, or to the variance.
+    pub fn eps(&self) -> f64 {
+        match *self {
+            Self::Rms { eps }
+            | Self::RmsRoundedOnce { eps }
+            | Self::RmsPlusOne { eps }
+            | Self::Layer { eps, .. } => eps,
+        }
+    }
+
+    /// The same norm with another epsilon.
+    pub fn with_eps(mut self, value: f64) -> Self {
+        match &mut self {
+            Self::Rms { eps }
+            | Self::RmsRoundedOnce { eps }
+            | Self::RmsPlusOne { eps }
+            | Self::Layer { eps, .. } => *eps = value,
+        }
+        self
+    }
+
+    /// Whether there is a bias beside the weight.
+    pub fn has_bias(&self) -> bool {
+        matches!(self, Self::Layer { bias: true, .. })
+    }
+
+    /// # Errors
+    /// [`Error::Config`] for an epsilon that is negative or not finite.
+    pub fn validate(&self) -> Result<()> {
+        let eps = self.eps();
+        if eps.is_finite() && eps >= 0.0 {
+            return Ok(());
+        }
+        Err(Error::config(
+            "norm_eps",
+            eps,
+            "expected a finite number, at least 0",
+        ))
+    }
+
+    /// The norm of vectors of `width` numbers: weights of one and a bias of zero, whatever the kind.
+    pub fn init(&self, width: usize, device: &Device) -> Norm {
+        Norm {
+            weight: Initializer::Ones.init([width], device),
+            bias: self
+                .has_bias()
+                .then(|| Initializer::Zeros.init([width], device)),
+            config: *self,
+        }
+    }
+}
+
+/// A norm over the last dimension, computed in f32, made by [`NormConfig::init`].
+#[derive(Module, Debug)]
+pub struct Norm {
+    /// `[width]`.
+    weight: Param<Tensor<1>>,
+    /// `[width]`.
+    bias: Option<Param<Tensor<1>>>,
+    #[module(skip)]
+    config: NormConfig,
+}
+
+impl Norm {
+    /// What the norm was made from.
+    pub fn config(&self) -> NormConfig {
+        self.config
+    }
+
+    /// The norm of each vector along the last dimension, in the type of `x`.
+    ///
+    /// # Shapes
+    /// `x` and the result: `[.., width]`.
+    ///
+    /// # Panics
+    /// If the last dimension is not `width` long.
+    pub fn forward<const D: usize>(&self, x: Tensor<D>) -> Tensor<D> {
+        let weight = self.weight.val();
+        match self.config {
+            NormConfig::Rms { eps } => rms_norm(x, weight, eps),
+            NormConfig::RmsRoundedOnce { eps } => rms_norm_rounded_once(x, weight, eps),
+            // In half precision `1 + weight` would lose digits of a small weight.
+            NormConfig::RmsPlusOne { eps } => {
+                rms_norm_rounded_once(x, weight.cast(DType::F32) + 1.0, eps)
+            }
+            NormConfig::Layer { eps, .. } => {
+                let dtype = x.dtype();
+                let bias = self.bias.as_ref().map(|bias| bias.val().cast(DType::F32));
+                layer_norm(x.cast(DType::F32), weight.cast(DType::F32), bias, eps).cast(dtype)
+            }
+        }
+    }
+}
