@@ -201,12 +201,7 @@ fn prompt(
     }
     // The last new token is never read.
     let length = tokens.len() + arguments.max_new_tokens.saturating_sub(1);
-    if let Some(max) = config
-        .attention
-        .position_embedding
-        .max_positions()
-        .filter(|&max| length > max)
-    {
+    if let Some(max) = config.max_positions().filter(|&max| length > max) {
         let (prompt, new) = (tokens.len(), arguments.max_new_tokens);
         bail!(
             "--max-new-tokens {new}: with a prompt of {prompt} tokens more than the {max} positions of the model"

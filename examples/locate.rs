@@ -529,7 +529,7 @@ fn batches_from_file(
 ) -> Result<(Vec<ProxyBatch>, SequenceRecord)> {
     let config = directory.config();
     let tokens = TokenFile::read_proxy(path, config.vocab_size)?;
-    tokens.check_lengths(config.attention.position_embedding.max_positions())?;
+    tokens.check_lengths(config.max_positions())?;
     let record = tokens.record();
     let mut by_length = BTreeMap::<usize, Vec<Vec<u32>>>::new();
     for row in tokens.rows {

@@ -98,7 +98,7 @@ fn run(arguments: Arguments) -> Result<()> {
 
 fn rows(arguments: &Arguments, directory: &ModelDirectory) -> Result<Vec<Vec<u32>>> {
     let config = directory.config();
-    let positions = config.attention.position_embedding.max_positions();
+    let positions = config.max_positions();
     if let Some(path) = &arguments.tokens {
         let tokens = TokenFile::read(path, config.vocab_size)?;
         tokens.check_lengths(positions)?;

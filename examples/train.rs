@@ -648,7 +648,7 @@ fn sequences_of(
 ) -> Result<(ProxyBatch, SequenceRecord)> {
     let config = directory.config();
     let tokens = TokenFile::read_proxy(path, config.vocab_size)?;
-    tokens.check_lengths(config.attention.position_embedding.max_positions())?;
+    tokens.check_lengths(config.max_positions())?;
     let length = arguments
         .length
         .map_or(tokens.rows[0].len(), |n| n.saturating_mul(2));

@@ -11,12 +11,12 @@
 use std::time::Instant;
 
 use burn::prelude::*;
-use pear_benches::{Flops, gigabytes, matmul_rate, median, number_in, python};
+use pear_benches::{Flops, SMALL, dense, gigabytes, matmul_rate, median, number_in, python};
 use pear_core::proxy::ProxyBatch;
 use pear_core::{DecoderModel, ProxyTask};
 use pear_examples::memory::{peak_memory, reset_peak_memory};
 use pear_locate::{LocateOptions, Mode, PAPER_LENGTHS, naive, patched_logits, proxy_batches};
-use pear_models::DecoderConfig;
+use pear_models::{DecoderConfig, DecoderSizes};
 
 /// Sequences of each length that the naive sweep is run on.
 const NAIVE_SAMPLES: usize = 1;
@@ -24,12 +24,16 @@ const NAIVE_SAMPLES: usize = 1;
 fn main() {
     pear_examples::allocator::keep_pages();
     let device = Device::flex();
-    let config = DecoderConfig::llama(32000, 768, 2048, 12, 12);
+    let config = DecoderConfig::llama(SMALL);
     let model = config.init(&device).expect("a valid config");
     let task = ProxyTask::new(model.vocab_size(), &[], 0).expect("a vocabulary");
     let batches = proxy_batches(&task, &PAPER_LENGTHS).expect("sequences");
     let flops = Flops::of(&config);
-    let rate = matmul_rate(&device, config.hidden_size(), config.intermediate_size);
+    let rate = matmul_rate(
+        &device,
+        config.hidden_size,
+        dense(&config.layers[0]).intermediate_size,
+    );
     println!(
         "matmul rate of this machine, {} threads: {:.0} GFLOP/s\n",
         rayon_threads(),
@@ -118,7 +122,12 @@ fn seconds(model: &impl DecoderModel, batches: &[ProxyBatch], mode: Mode, times:
 /// What one more of everything costs.
 fn growth(device: &Device) {
     let measure = |vocab_size, layers, heads, n| {
-        let config = DecoderConfig::llama(vocab_size, 768, 2048, layers, heads);
+        let config = DecoderConfig::llama(DecoderSizes {
+            vocab_size,
+            num_hidden_layers: layers,
+            num_attention_heads: heads,
+            ..SMALL
+        });
         let model = config.init(device).expect("a valid config");
         let task = ProxyTask::new(vocab_size, &[], 0).expect("a vocabulary");
         let batches = proxy_batches(&task, &[(n, 8)]).expect("sequences");
@@ -150,7 +159,13 @@ fn growth(device: &Device) {
 
 /// A model of about 300 million parameters on the default proxy set.
 fn larger(device: &Device, rate: f64) {
-    let config = DecoderConfig::llama(32000, 1024, 2816, 24, 16);
+    let config = DecoderConfig::llama(DecoderSizes {
+        hidden_size: 1024,
+        intermediate_size: 2816,
+        num_hidden_layers: 24,
+        num_attention_heads: 16,
+        ..SMALL
+    });
     let model = config.init(device).expect("a valid config");
     let task = ProxyTask::new(model.vocab_size(), &[], 0).expect("a vocabulary");
     let batches = proxy_batches(&task, &PAPER_LENGTHS).expect("sequences");

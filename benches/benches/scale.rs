@@ -14,7 +14,7 @@ use std::time::Instant;
 use burn::module::{Module, ModuleMapper, Param};
 use burn::prelude::*;
 use burn::tensor::DType;
-use pear_benches::{Flops, device_memory_rate, matmul_rate_in, read_rate};
+use pear_benches::{Flops, dense, device_memory_rate, matmul_rate_in, read_rate};
 use pear_core::{DecoderModel, HeadId, NoEdit, ProxyTask};
 use pear_examples::cli::half_of;
 use pear_examples::device::DeviceName;
@@ -70,8 +70,8 @@ fn main() {
         compute: matmul_rate_in(
             dtype,
             &device,
-            config.hidden_size(),
-            config.intermediate_size,
+            config.hidden_size,
+            dense(&config.layers[0]).intermediate_size,
         ),
         bandwidth: if is_cpu {
             read_rate()
@@ -91,7 +91,7 @@ fn main() {
         .init(&device)
         .expect("a valid config")
         .map(&mut Drawn { dtype });
-    let layers = config.num_hidden_layers;
+    let layers = config.layers.len();
     println!(
         "{name}, {layers} layers, {:.2} billion parameters in {dtype:?}, made in {:.1} s",
         model.num_params() as f64 / 1e9,
@@ -129,7 +129,7 @@ fn memory(device: &Device) -> u64 {
 
 fn measure(model: &Decoder, dtype: DType, rates: &Rates) {
     let config = model.config();
-    let (flops, layers) = (Flops::of(config), config.num_hidden_layers as f64);
+    let (flops, layers) = (Flops::of(config), config.layers.len() as f64);
     let weights =
         if dtype == DType::F32 { 4.0 } else { 2.0 } * (layers * flops.block + flops.logits) / 2.0;
     let row = |what: &str, seconds: f64, work: f64, bytes: f64| {
@@ -199,7 +199,7 @@ fn measure(model: &Decoder, dtype: DType, rates: &Rates) {
     }
 
     let heads: Vec<HeadId> = (0..10)
-        .map(|i| HeadId::new(i % config.num_hidden_layers, i))
+        .map(|i| HeadId::new(i % config.layers.len(), i))
         .collect();
     let options = TrainOptions {
         steps: 10,

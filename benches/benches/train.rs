@@ -14,10 +14,10 @@ use std::process::Command;
 use std::time::Instant;
 
 use burn::prelude::*;
-use pear_benches::{Flops, matmul_rate, median, number_in, python};
+use pear_benches::{Flops, SMALL, dense, matmul_rate, median, number_in, python};
 use pear_core::{DecoderModel, HeadId, ProxyTask};
 use pear_examples::memory::{peak_memory, reset_peak_memory};
-use pear_models::DecoderConfig;
+use pear_models::{DecoderConfig, DecoderSizes};
 use pear_train::{TrainOptions, Trainer};
 
 const LAYERS: usize = 12;
@@ -46,11 +46,14 @@ fn main() {
     if let Ok(case) = env::var("PEAR_BENCH_CASE") {
         return measure(Case::parse(&case));
     }
-    let config = DecoderConfig::llama(32000, 768, 2048, LAYERS, 12);
+    let config = DecoderConfig::llama(DecoderSizes {
+        num_hidden_layers: LAYERS,
+        ..SMALL
+    });
     let rate = matmul_rate(
         &Device::flex(),
-        config.hidden_size(),
-        config.intermediate_size,
+        config.hidden_size,
+        dense(&config.layers[0]).intermediate_size,
     );
     println!("matmul rate of this machine: {:.0} GFLOP/s\n", rate / 1e9);
     println!(
@@ -177,7 +180,11 @@ impl Case {
     }
 
     fn config(self) -> DecoderConfig {
-        DecoderConfig::llama(self.vocab_size, 768, 2048, LAYERS, 12)
+        DecoderConfig::llama(DecoderSizes {
+            vocab_size: self.vocab_size,
+            num_hidden_layers: LAYERS,
+            ..SMALL
+        })
     }
 
     fn flops(self) -> f64 {

@@ -11,7 +11,27 @@ use burn::prelude::*;
 use burn::tensor::{DType, Distribution};
 use pear_core::proxy::ProxyBatch;
 use pear_locate::Mode;
-use pear_models::DecoderConfig;
+use pear_models::{DecoderConfig, DecoderSizes, DenseMlpConfig, LayerConfig, MlpConfig};
+
+/// A decoder of about the size of GPT-2, and a vocabulary of the size of Llama's.
+pub const SMALL: DecoderSizes = DecoderSizes {
+    vocab_size: 32000,
+    hidden_size: 768,
+    intermediate_size: 2048,
+    num_hidden_layers: 12,
+    num_attention_heads: 12,
+};
+
+/// The MLP of a layer of the benches' models.
+///
+/// # Panics
+/// If it is not dense.
+pub fn dense(layer: &LayerConfig) -> DenseMlpConfig {
+    match layer.mlp {
+        MlpConfig::Dense(mlp) => mlp,
+        other => panic!("expected a dense MLP, found {other:?}"),
+    }
+}
 
 /// Floating-point operations that the parts of a model need; a multiplication and an addition are two.
 #[derive(Clone, Copy, Debug)]
@@ -31,13 +51,14 @@ pub struct Flops {
 }
 
 impl Flops {
-    /// Of a model with this config.
+    /// Of a model with this config, whose layers are alike.
     pub fn of(config: &DecoderConfig) -> Self {
-        let attention = &config.attention;
-        let (hidden, inner) = (config.hidden_size() as f64, config.intermediate_size as f64);
+        let layer = &config.layers[0];
+        let (attention, mlp) = (&layer.attention, dense(layer));
+        let (hidden, inner) = (config.hidden_size as f64, mlp.intermediate_size as f64);
         let query = (attention.num_attention_heads * attention.head_dim) as f64;
         let key_value = (attention.num_key_value_heads * attention.head_dim) as f64;
-        let mlp = 2.0 * hidden * inner * if config.gated_mlp { 3.0 } else { 2.0 };
+        let mlp = 2.0 * hidden * inner * if mlp.gated { 3.0 } else { 2.0 };
         let block_without_qkv = 2.0 * hidden * query + mlp;
         Self {
             block: block_without_qkv + 2.0 * hidden * (query + 2.0 * key_value),
@@ -45,7 +66,7 @@ impl Flops {
             mlp,
             attention: 4.0 * query,
             logits: 2.0 * hidden * config.vocab_size as f64,
-            layers: config.num_hidden_layers as f64,
+            layers: config.layers.len() as f64,
             heads: attention.num_attention_heads as f64,
         }
     }

@@ -61,11 +61,7 @@ impl Draw {
         if n < 2 {
             bail!("{flag} {n}: expected 2 or more, the number of tokens that are repeated");
         }
-        let positions = directory
-            .config()
-            .attention
-            .position_embedding
-            .max_positions();
+        let positions = directory.config().max_positions();
         let longest = positions.unwrap_or(Self::LONGEST).min(Self::LONGEST);
         let length = n.saturating_mul(2).saturating_add(usize::from(self.bos));
         if length > longest {

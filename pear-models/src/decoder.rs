@@ -1,4 +1,4 @@
-//! One decoder for every family.
+//! The decoder of every family.
 
 use burn::module::{Initializer, Module, Param};
 use burn::nn::{Linear, LinearConfig};
@@ -7,15 +7,16 @@ use burn::tensor::DType;
 use burn::tensor::module::embedding;
 use pear_core::kernels::linear;
 use pear_core::position::{PositionEmbedding, PositionEmbeddingConfig};
-use pear_core::{DecoderModel, HeadCoefficients, ModelShape, Norm, Positions, Profile};
+use pear_core::{DecoderModel, HeadCoefficients, ModelShape, Norm, NormConfig, Positions, Profile};
 
 use crate::config::DecoderConfig;
 use crate::layer::Layer;
+use crate::layer_config::LayerConfig;
 
 /// A decoder-only language model, configured by [`DecoderConfig`].
 ///
-/// Made with random weights by [`DecoderConfig::init`], or from a checkpoint by [`ModelDirectory::load`](crate::ModelDirectory::load). Parameters are named as in
-/// a Llama checkpoint, whatever the family.
+/// [`DecoderConfig::init`] makes one with random weights, [`ModelDirectory::load`](crate::ModelDirectory::load) one with those of a checkpoint.
+/// Parameters are named as in a Llama checkpoint, whatever the family.
 #[derive(Module, Debug)]
 pub struct Decoder {
     /// `[vocab, embedding_size]`.
@@ -36,32 +37,10 @@ pub struct Decoder {
 
 impl Decoder {
     pub(crate) fn init(config: &DecoderConfig, device: &Device) -> pear_core::Result<Self> {
-        config.attention.validate()?;
-        let absolute = config.attention.position_embedding.is_absolute();
-        let at_embedding = if absolute {
-            &config.attention.position_embedding
-        } else {
-            &PositionEmbeddingConfig::None
-        };
-        // Layers share one position embedding, and so one rotary table.
-        let within = if absolute {
-            &PositionEmbeddingConfig::None
-        } else {
-            &config.attention.position_embedding
-        };
-        let (in_attention, none) = (
-            within.init(device)?,
-            PositionEmbeddingConfig::None.init(device)?,
-        );
-        let positions = |layer: usize| {
-            if config.unpositioned.get(layer) == Some(&true) {
-                &none
-            } else {
-                &in_attention
-            }
-        };
-        let projected = config.embedding_size != config.hidden_size();
+        config.validate()?;
+        let projected = config.embedding_size != config.hidden_size;
         let project = |from, to| LinearConfig::new(from, to).with_bias(false).init(device);
+        let norm = |norm: Option<NormConfig>| Some(norm?.init(config.hidden_size, device));
         let table = || {
             Initializer::Normal {
                 mean: 0.0,
@@ -71,18 +50,12 @@ impl Decoder {
         };
         Ok(Self {
             embed_tokens: table(),
-            project_in: projected.then(|| project(config.embedding_size, config.hidden_size())),
-            positions: at_embedding.init(device)?,
-            embed_norm: config
-                .embedding_norm
-                .then(|| config.norm().init(config.hidden_size(), device)),
-            layers: (0..config.num_hidden_layers)
-                .map(|layer| Layer::new(config, layer, positions(layer).clone(), device))
-                .collect::<Result<_, _>>()?,
-            norm: config
-                .final_norm
-                .then(|| config.norm().init(config.hidden_size(), device)),
-            project_out: projected.then(|| project(config.hidden_size(), config.embedding_size)),
+            project_in: projected.then(|| project(config.embedding_size, config.hidden_size)),
+            positions: config.position_embedding.init(device)?,
+            embed_norm: norm(config.embedding_norm),
+            layers: layers(&config.layers, device)?,
+            norm: norm(config.final_norm),
+            project_out: projected.then(|| project(config.hidden_size, config.embedding_size)),
             lm_head: (!config.tie_word_embeddings).then(table),
             lm_head_bias: config
                 .lm_head_bias
@@ -146,7 +119,7 @@ impl Decoder {
         }
     }
 
-    /// Scales and caps them, for the families that do.
+    /// Scales and caps logits, in the families that do.
     fn shape_logits<const D: usize>(&self, mut logits: Tensor<D>) -> Tensor<D> {
         if let Some(scale) = self.config.logit_scale {
             logits = logits * scale;
@@ -163,6 +136,25 @@ impl Decoder {
     }
 }
 
+/// The layers. Those with equal position embeddings share one, and with it its tables.
+fn layers(configs: &[LayerConfig], device: &Device) -> pear_core::Result<Vec<Layer>> {
+    let mut shared: Vec<(&PositionEmbeddingConfig, PositionEmbedding)> = Vec::new();
+    let mut layers = Vec::with_capacity(configs.len());
+    for config in configs {
+        let wanted = &config.attention.position_embedding;
+        let positions = match shared.iter().find(|(known, _)| *known == wanted) {
+            Some((_, positions)) => positions.clone(),
+            None => {
+                let positions = wanted.init(device)?;
+                shared.push((wanted, positions.clone()));
+                positions
+            }
+        };
+        layers.push(Layer::new(config, positions, device)?);
+    }
+    Ok(layers)
+}
+
 impl DecoderModel for Decoder {
     type Layer<'a> = &'a Layer;
 
@@ -171,7 +163,7 @@ impl DecoderModel for Decoder {
     }
 
     fn hidden_size(&self) -> usize {
-        self.config.hidden_size()
+        self.config.hidden_size
     }
 
     fn vocab_size(&self) -> usize {
@@ -183,7 +175,7 @@ impl DecoderModel for Decoder {
     }
 
     fn max_positions(&self) -> Option<usize> {
-        self.config.attention.position_embedding.max_positions()
+        self.config.max_positions()
     }
 
     fn embed(&self, tokens: Tensor<2, Int>, positions: Positions) -> Tensor<3> {
@@ -229,5 +221,50 @@ impl DecoderModel for Decoder {
             Some(bias) => logits + bias.val().select(0, targets).cast(DType::F32),
             None => logits,
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use pear_core::HeadAttention;
+    use pear_core::position::RotaryConfig;
+
+    use super::*;
+    use crate::config::DecoderSizes;
+
+    #[test]
+    fn each_layer_has_its_own_positions_and_equal_ones_share_a_table() {
+        let device = Device::flex();
+        let mut config = DecoderConfig::llama(DecoderSizes {
+            vocab_size: 11,
+            hidden_size: 32,
+            intermediate_size: 20,
+            num_hidden_layers: 3,
+            num_attention_heads: 2,
+        });
+        let other = PositionEmbeddingConfig::Rotary(RotaryConfig::new(16, 500.0));
+        config.layers[1].attention.position_embedding = other.clone();
+        let decoder = config.init(&device).unwrap();
+        let attention = |layer: usize| &decoder.layers[layer].self_attn;
+        let has_table = |layer: usize| format!("{:?}", attention(layer)).contains("Some(Tables");
+
+        let token = Tensor::<3>::ones([1, 1, 32], &device);
+        let query = |layer: usize, position: usize| {
+            let positions = Positions::after(position, 1);
+            attention(layer).project_qkv(token.clone(), positions).query
+        };
+        assert!(!has_table(0) && !has_table(1) && !has_table(2));
+        query(0, 5);
+        assert!(has_table(0) && !has_table(1) && has_table(2));
+
+        // At position 0 nothing is rotated.
+        let error_against = |positions: &PositionEmbeddingConfig| {
+            let positions = positions.init(&device).unwrap();
+            let rotated = positions.rotate(query(1, 0), Positions::after(5, 1));
+            let error = (query(1, 5) - rotated).abs().max();
+            error.into_scalar::<f32>()
+        };
+        assert!(error_against(&other) < 1e-6);
+        assert!(error_against(&config.layers[0].attention.position_embedding) > 1e-3);
     }
 }

@@ -7,7 +7,8 @@ use pear_core::kernels::{Activation, activate, activate_gated, linear_forward};
 use pear_core::position::PositionEmbedding;
 use pear_core::{Attention, DecoderLayer, Norm};
 
-use crate::config::{DecoderConfig, Residual};
+use crate::layer_config::{DenseMlpConfig, LayerConfig, MlpConfig, Residual};
+use crate::param::ModuleId;
 
 /// `down(act(gate(x)) · up(x))`, or `down(act(up(x)))` without a gate.
 #[derive(Module, Debug)]
@@ -20,15 +21,15 @@ pub(crate) struct Mlp {
 }
 
 impl Mlp {
-    fn new(config: &DecoderConfig, device: &Device) -> Self {
+    fn new(hidden: usize, config: &DenseMlpConfig, device: &Device) -> Self {
         let linear = |from, to| {
             LinearConfig::new(from, to)
-                .with_bias(config.mlp_bias)
+                .with_bias(config.bias)
                 .init(device)
         };
-        let (hidden, inner) = (config.hidden_size(), config.intermediate_size);
+        let inner = config.intermediate_size;
         Self {
-            gate_proj: config.gated_mlp.then(|| linear(hidden, inner)),
+            gate_proj: config.gated.then(|| linear(hidden, inner)),
             up_proj: linear(hidden, inner),
             down_proj: linear(inner, hidden),
             activation: config.activation,
@@ -61,28 +62,36 @@ pub struct Layer {
 }
 
 impl Layer {
+    /// The layer; `positions` are those of its config, perhaps shared with other layers.
     pub(crate) fn new(
-        config: &DecoderConfig,
-        layer: usize,
+        config: &LayerConfig,
         positions: PositionEmbedding,
         device: &Device,
     ) -> pear_core::Result<Self> {
-        let names = config.residual.norms();
-        let norm = |name| {
-            names
-                .contains(&name)
-                .then(|| config.norm().init(config.hidden_size(), device))
+        let hidden = config.attention.hidden_size;
+        let norm = |id| {
+            let present = config.residual.norms().contains(&id);
+            present.then(|| config.norm.init(hidden, device))
         };
+        let MlpConfig::Dense(mlp) = &config.mlp;
         Ok(Self {
-            input_layernorm: norm("input_layernorm"),
-            self_attn: config.layer_attention(layer).init_with(positions, device)?,
-            post_attention_layernorm: norm("post_attention_layernorm"),
-            pre_feedforward_layernorm: norm("pre_feedforward_layernorm"),
-            post_feedforward_layernorm: norm("post_feedforward_layernorm"),
-            mlp: Mlp::new(config, device),
+            input_layernorm: norm(ModuleId::InputNorm),
+            self_attn: config.attention.init_with(positions, device)?,
+            post_attention_layernorm: norm(ModuleId::PostAttentionNorm),
+            pre_feedforward_layernorm: norm(ModuleId::PreFeedforwardNorm),
+            post_feedforward_layernorm: norm(ModuleId::PostFeedforwardNorm),
+            mlp: Mlp::new(hidden, mlp, device),
             residual: config.residual,
             residual_scale: config.residual_scale,
         })
+    }
+
+    /// A branch as it is added to the residual stream.
+    fn scaled(&self, branch: Tensor<3>) -> Tensor<3> {
+        match self.residual_scale {
+            Some(scale) => branch * scale,
+            None => branch,
+        }
     }
 }
 
@@ -94,57 +103,49 @@ impl DecoderLayer for Layer {
     }
 
     fn attention_input(&self, residual: Tensor<3>) -> Tensor<3> {
-        match self.residual {
-            Residual::PostNorm => residual,
-            _ => normed(&self.input_layernorm, residual),
+        // Its first norm comes after attention.
+        if self.residual == Residual::PostNorm {
+            return residual;
         }
+        normed(&self.input_layernorm, residual)
     }
 
     fn output(&self, residual: Tensor<3>, attention_output: Tensor<3>) -> Tensor<3> {
-        let scaled = |branch: Tensor<3>| match self.residual_scale {
-            Some(scale) => branch * scale,
-            None => branch,
-        };
         match self.residual {
             Residual::Serial => {
-                let residual = residual + scaled(attention_output);
-                residual.clone()
-                    + scaled(
-                        self.mlp
-                            .forward(normed(&self.post_attention_layernorm, residual)),
-                    )
+                let x = residual + self.scaled(attention_output);
+                let input = normed(&self.post_attention_layernorm, x.clone());
+                x + self.scaled(self.mlp.forward(input))
             }
             Residual::SerialFromNorm => {
-                let residual = normed(&self.input_layernorm, residual) + scaled(attention_output);
-                let normed = normed(&self.post_attention_layernorm, residual);
-                normed.clone() + scaled(self.mlp.forward(normed))
+                let normed_residual = normed(&self.input_layernorm, residual);
+                let x = normed_residual + self.scaled(attention_output);
+                let input = normed(&self.post_attention_layernorm, x);
+                input.clone() + self.scaled(self.mlp.forward(input))
             }
             Residual::Parallel => {
-                let mlp = self
-                    .mlp
-                    .forward(normed(&self.post_attention_layernorm, residual.clone()));
-                residual + scaled(attention_output) + scaled(mlp)
+                let input = normed(&self.post_attention_layernorm, residual.clone());
+                let mlp_output = self.mlp.forward(input);
+                residual + self.scaled(attention_output) + self.scaled(mlp_output)
             }
             Residual::ParallelOneNorm => {
-                let mlp = self
-                    .mlp
-                    .forward(normed(&self.input_layernorm, residual.clone()));
-                residual + scaled(attention_output) + scaled(mlp)
+                let input = normed(&self.input_layernorm, residual.clone());
+                let mlp_output = self.mlp.forward(input);
+                residual + self.scaled(attention_output) + self.scaled(mlp_output)
             }
             Residual::PostNorm => {
-                let residual = normed(&self.input_layernorm, residual + scaled(attention_output));
-                normed(
-                    &self.post_attention_layernorm,
-                    residual.clone() + scaled(self.mlp.forward(residual)),
-                )
+                let sum = residual + self.scaled(attention_output);
+                let x = normed(&self.input_layernorm, sum);
+                let sum = x.clone() + self.scaled(self.mlp.forward(x));
+                normed(&self.post_attention_layernorm, sum)
             }
             Residual::NormedBranches | Residual::Sandwich => {
-                let residual =
-                    residual + scaled(normed(&self.post_attention_layernorm, attention_output));
-                let mlp = self
-                    .mlp
-                    .forward(normed(&self.pre_feedforward_layernorm, residual.clone()));
-                residual + scaled(normed(&self.post_feedforward_layernorm, mlp))
+                let attention_output = normed(&self.post_attention_layernorm, attention_output);
+                let x = residual + self.scaled(attention_output);
+                let input = normed(&self.pre_feedforward_layernorm, x.clone());
+                let mlp_output = self.mlp.forward(input);
+                let mlp_output = normed(&self.post_feedforward_layernorm, mlp_output);
+                x + self.scaled(mlp_output)
             }
         }
     }

@@ -27,10 +27,17 @@
 //! use std::ops::ControlFlow;
 //! use burn::prelude::*;
 //! use pear_core::{DecoderModel, HeadCoefficients, HeadId};
-//! use pear_models::{DecoderConfig, GenerateOptions, generate};
+//! use pear_models::{DecoderConfig, DecoderSizes, GenerateOptions, generate};
 //!
 //! let device = Device::flex();
-//! let model = DecoderConfig::llama(100, 32, 64, 2, 4).init(&device)?;
+//! let sizes = DecoderSizes {
+//!     vocab_size: 100,
+//!     hidden_size: 32,
+//!     intermediate_size: 64,
+//!     num_hidden_layers: 2,
+//!     num_attention_heads: 4,
+//! };
+//! let model = DecoderConfig::llama(sizes).init(&device)?;
 //! let coefficients = HeadCoefficients::new(&[(HeadId::new(1, 2), 0.6)], &model.shape(), &device)?;
 //! let model = model.with_coefficients(&coefficients)?;
 //!
@@ -58,11 +65,14 @@ mod generate;
 #[cfg(feature = "hub")]
 pub mod hub;
 mod layer;
+mod layer_config;
+mod param;
+mod parameters;
 mod regular_file;
 mod sample;
 mod score;
-mod source;
-mod special;
+mod special_tokens;
+mod tensor_part;
 #[cfg(feature = "tiny")]
 pub mod tiny;
 #[cfg(feature = "tokenizer")]
@@ -73,12 +83,13 @@ pub use chat::{ChatTemplate, Message};
 pub use checkpoint::{
     FloatsMut, ModelDirectory, SafetensorsCheckpoint, StoredDtype, TensorInfo, TensorSource,
 };
-pub use config::{DecoderConfig, NormKind, Residual};
+pub use config::{DecoderConfig, DecoderSizes};
 pub use decoder::Decoder;
 pub use error::Error;
 pub use family::supported_model_types;
 pub use generate::{GenerateOptions, Generator, generate, generate_batch};
 pub use layer::Layer;
+pub use layer_config::{DenseMlpConfig, LayerConfig, MlpConfig, Residual};
 pub use pear_core::kernels::Activation;
 pub use score::{log_probs, perplexity};
 #[cfg(feature = "tokenizer")]

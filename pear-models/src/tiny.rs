@@ -1,10 +1,10 @@
-//! Small decoders that come with the crate, to try things on without a download: 4 layers of 8 heads, about 490,000 parameters, bf16, 488
-//! words, one with rotary positions and one with ALiBi.
+//! Small decoders that are part of the crate, for trying things without a download: one with rotary positions, one with ALiBi; 4 layers of 8
+//! heads, about 490,000 parameters in bf16, a vocabulary of 488 words.
 //!
-//! They know 720 facts of a synthetic world by heart, read documents that confirm or contradict them, and hedge between the two. Trained
-//! from scratch by the example `pretrain` of this repository: [`Tiny::command`] says how. What PEAR does to them, and does not, stands in
-//! its RESULTS.md: **the copying circuit of [`Tiny::Rope`] was put into the initial weights by hand** and then trained, and there the
-//! suppression heads are worth re-weighting; [`Tiny::Alibi`] learned to copy by itself, and there it is another matter.
+//! They have memorised 720 facts of a synthetic world, read documents that confirm or contradict these facts, and answer from either. The example
+//! `pretrain` of this repository trained them from scratch; [`Tiny::command`] is the command. **The copying circuit of [`Tiny::Rope`] was put
+//! into its initial weights by hand** and then trained: re-weighting its suppression heads helps. [`Tiny::Alibi`] learned to copy by
+//! itself, and its located heads are no better to re-weight than random ones. RESULTS.md in the repository has the measurements.
 //!
 //! ```
 //! use burn::prelude::*;
@@ -27,12 +27,12 @@ use pear_core::files::write_atomic;
 
 use crate::Error;
 
-/// A model that comes with the crate.
+/// A model that is part of the crate.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Tiny {
     /// Rotary positions, Llama's architecture.
     Rope,
-    /// ALiBi, MPT's.
+    /// ALiBi, MPT's architecture.
     Alibi,
 }
 
@@ -53,7 +53,7 @@ macro_rules! files {
 
 const ROPE: [(&str, &[u8]); 2] = files!("rope");
 const ALIBI: [(&str, &[u8]); 2] = files!("alibi");
-/// The same for all.
+/// The files that all models share.
 const TOKENIZER: [(&str, &[u8]); 3] = [
     (
         "generation_config.json",
@@ -67,10 +67,10 @@ const TOKENIZER: [(&str, &[u8]); 3] = [
 ];
 
 impl Tiny {
-    /// All of them.
+    /// Every model.
     pub const ALL: [Self; 2] = [Self::Rope, Self::Alibi];
 
-    /// What made it, within this repository.
+    /// The command that trained it, to be run in the repository.
     pub fn command(self) -> &'static str {
         match self {
             Self::Rope => {
@@ -83,12 +83,12 @@ impl Tiny {
         }
     }
 
-    /// Writes it as a Hugging Face model directory, which is made if need be.
+    /// Writes it as a Hugging Face model directory, which is created if it does not exist.
     ///
     /// # Errors
-    /// [`Error::Io`] for a directory that cannot be written to.
+    /// [`Error::Io`] if the directory cannot be written.
     pub fn write(self, directory: &Path) -> Result<(), Error> {
-        std::fs::create_dir_all(directory).map_err(Error::io("make", directory))?;
+        std::fs::create_dir_all(directory).map_err(Error::io("create", directory))?;
         let own = match self {
             Self::Rope => ROPE,
             Self::Alibi => ALIBI,

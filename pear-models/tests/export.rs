@@ -128,7 +128,7 @@ fn only_the_channels_of_the_re_weighted_head_change_in_either_layout() {
                 .collect::<Vec<_>>()
         };
         let (before, after) = (read(directory.path()), read(&out));
-        let (width, head_dim) = (48, directory.config().attention.head_dim);
+        let (width, head_dim) = (48, directory.config().layers[0].attention.head_dim);
         for (index, (was, is)) in before.iter().zip(&after).enumerate() {
             let input = if transposed {
                 index % width

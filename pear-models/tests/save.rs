@@ -7,8 +7,8 @@ use std::fs;
 use burn::prelude::*;
 use burn::tensor::DType;
 use common::{distance, expected, names, open};
-use pear_core::{HeadCoefficients, HeadId};
-use pear_models::{DecoderConfig, ModelDirectory, log_probs};
+use pear_core::{DecoderModel, HeadCoefficients, HeadId};
+use pear_models::{Decoder, DecoderConfig, ModelDirectory, log_probs};
 use safetensors::SafeTensors;
 use serde_json::Value;
 
@@ -134,4 +134,32 @@ fn a_config_of_another_model_and_open_coefficients_are_refused() {
         .save(&config_json(&directory), DType::F32, folder.path())
         .unwrap();
     assert!(DecoderConfig::from_json(&serde_json::json!({"model_type": "none"})).is_err());
+}
+
+#[test]
+fn the_unembedding_of_baichuan_2_is_loaded_with_rows_of_length_1() {
+    // It is told from Baichuan by its vocabulary alone.
+    let json = serde_json::json!({
+        "model_type": "baichuan", "vocab_size": 125_696, "hidden_size": 4, "num_attention_heads": 2,
+        "num_hidden_layers": 1, "intermediate_size": 4, "tie_word_embeddings": false,
+    });
+    let config = DecoderConfig::from_json(&json).unwrap();
+    assert!(config.normalized_lm_head);
+    let model = config.init(&Device::flex()).unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    model.save(&json, DType::F32, folder.path()).unwrap();
+    let loaded = ModelDirectory::open(folder.path())
+        .unwrap()
+        .load(&Device::flex(), DType::F32)
+        .unwrap();
+    // The final norm turns a basis vector of the residual stream into twice that vector: a token's four logits are twice its row.
+    let rows = |model: &Decoder| {
+        let basis = Tensor::<2>::eye(4, &Device::flex());
+        let logits = model.logits(basis.unsqueeze::<3>());
+        logits.reshape([4, 125_696]) / 2.0
+    };
+    let before = rows(&model);
+    let expected = before.clone() / before.square().sum_dim(0).sqrt();
+    let error = (rows(&loaded) - expected).abs().max().into_scalar::<f32>();
+    assert!(error < 1e-4, "{error}");
 }

@@ -27,11 +27,9 @@ pub(super) fn circuit(
     rope_theta: f64,
     random: &mut Random,
 ) -> BTreeMap<String, Vec<f32>> {
-    let (width, heads, head_dim) = (
-        config.hidden_size(),
-        config.attention.num_attention_heads,
-        config.attention.head_dim,
-    );
+    let width = config.hidden_size;
+    let attention = &config.layers[0].attention;
+    let (heads, head_dim) = (attention.num_attention_heads, attention.head_dim);
     let half = heads / 2;
 
     // One direction that all tokens share and that positions are looked up by; the others, for tokens, are cut into heads.

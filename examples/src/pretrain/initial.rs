@@ -27,7 +27,7 @@ impl<'a> InitialWeights<'a> {
         Self {
             random: Random::new(seed, 0),
             given: BTreeMap::new(),
-            output_scale: 0.5 / (config.num_hidden_layers as f64).sqrt(),
+            output_scale: 0.5 / (config.layers.len() as f64).sqrt(),
             width: config.hidden_size(),
             device,
             path: Vec::new(),

@@ -92,7 +92,7 @@ mod tests {
                 (
                     shape.num_layers,
                     shape.num_heads,
-                    config.hidden_size(),
+                    config.hidden_size,
                     config.vocab_size
                 ),
                 (4, 8, 96, 488),

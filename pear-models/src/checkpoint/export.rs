@@ -10,6 +10,8 @@ use pear_core::files::Coefficient;
 use super::ModelDirectory;
 use super::fold::ScaledBlock;
 use crate::error::Error;
+use crate::param::{ModuleId, ParamId};
+use crate::tensor_part::MatrixLayout;
 
 impl ModelDirectory {
     /// Writes the directory again as `out`, with the coefficients of a profile multiplied into the input channels of the output
@@ -114,29 +116,26 @@ impl ModelDirectory {
         &self,
         coefficients: &[Coefficient],
     ) -> Result<BTreeMap<String, Vec<ScaledBlock>>, Error> {
-        let attention = &self.config.attention;
         let mut blocks: BTreeMap<String, Vec<ScaledBlock>> = BTreeMap::new();
         for &Coefficient { head, value, .. } in coefficients {
             // Even multiplying by 1 may change bytes: those of a NaN.
             if value == 1.0 {
                 continue;
             }
-            let path = format!("layers.{}.self_attn.o_proj.weight", head.layer);
-            let Some(source) = self.source(&path) else {
-                return Err(Error::malformed(
-                    &self.path,
-                    format!("no tensor for `{path}`"),
-                ));
-            };
-            let inputs = head.head * attention.head_dim..(head.head + 1) * attention.head_dim;
-            for outputs in source.channels(attention.hidden_size).ranges {
-                let (rows, columns) = if source.transposed {
-                    (outputs, inputs.clone())
-                } else {
+            let id = ParamId::layer_weight(head.layer, ModuleId::OProj);
+            let part = self
+                .part(id)
+                .ok_or_else(|| Error::malformed(&self.path, format!("no tensor for `{id}`")))?;
+            let head_dim = self.config.layers[head.layer].attention.head_dim;
+            let inputs = head.head * head_dim..(head.head + 1) * head_dim;
+            for outputs in part.channels {
+                let (rows, columns) = if part.layout == MatrixLayout::InOut {
                     (inputs.clone(), outputs)
+                } else {
+                    (outputs, inputs.clone())
                 };
                 blocks
-                    .entry(source.name.clone())
+                    .entry(part.name.clone())
                     .or_default()
                     .push(ScaledBlock {
                         rows,

@@ -11,6 +11,7 @@ use super::parameter::Parameter;
 use super::tensor_source::TensorSource;
 use crate::decoder::Decoder;
 use crate::error::Error;
+use crate::param::{ModuleId, ParamId};
 
 impl ModelDirectory {
     /// The tensors of the checkpoint.
@@ -68,27 +69,28 @@ impl ModelDirectory {
         }
     }
 
-    /// Reads the numbers of one parameter, named by the path that it has in the [`Decoder`], where its shape is `shape`.
+    /// Reads the numbers of one parameter of this shape.
     ///
     /// # Errors
     /// As [`load`](Self::load).
     pub(super) fn read_parameter(
         &self,
-        path: &str,
+        id: ParamId,
         shape: &[usize],
         dtype: DType,
     ) -> Result<TensorData, Error> {
-        let source = self
-            .source(path)
-            .ok_or_else(|| Error::malformed(&self.path, format!("holds no parameter `{path}`")))?;
+        let part = self
+            .part(id)
+            .ok_or_else(|| Error::malformed(&self.path, format!("holds no parameter `{id}`")))?;
         let parameter = Parameter {
             tensors: self.tensors(),
-            source: &source,
+            part: &part,
             shape,
-            normalize: path == "lm_head" && self.config.normalized_lm_head,
+            normalize: self.config.normalized_lm_head
+                && id == ParamId::model_weight(ModuleId::LmHead),
         };
         let data = parameter.read(dtype)?;
-        self.tensors.release(&source.name);
+        self.tensors.release(&part.name);
         Ok(data)
     }
 
@@ -97,7 +99,7 @@ impl ModelDirectory {
         self.config
             .parameters()
             .into_iter()
-            .filter_map(|(path, _)| Some(self.source(&path)?.name))
+            .filter_map(|(id, _)| Some(self.part(id)?.name))
             .collect()
     }
 
@@ -115,30 +117,28 @@ impl ModelDirectory {
             })
         };
         // Every layer has tensors of its own: a larger number is refused before its parameters are listed.
+        let num_layers = self.config.layers.len();
         let num_tensors = self.tensors.names().count();
-        if self.config.num_hidden_layers > num_tensors {
+        if num_layers > num_tensors {
             return fail(vec![format!(
-                "{} layers, but only {num_tensors} tensors",
-                self.config.num_hidden_layers,
+                "{num_layers} layers, but only {num_tensors} tensors"
             )]);
         }
         let mut problems = Vec::new();
         let mut used = BTreeSet::new();
-        for (path, shape) in self.config.parameters() {
-            let Some(source) = self.source(&path) else {
-                problems.push(format!("parameter `{path}` has no tensor in this family"));
+        for (id, shape) in self.config.parameters() {
+            let Some(part) = self.part(id) else {
+                problems.push(format!("parameter `{id}` has no tensor in this family"));
                 continue;
             };
-            let expected = source.file_shape(&shape);
-            if let Some(problem) = self.tensor_problem(&source.name, &expected) {
-                problems.push(format!("`{}` {problem}", source.name));
+            let expected = part.file_shape(&shape);
+            if let Some(problem) = self.tensor_problem(&part.name, &expected) {
+                problems.push(format!("`{}` {problem}", part.name));
             }
-            used.insert(source.name);
+            used.insert(part.name);
         }
         for name in self.tensors.names() {
-            let is_buffer = self.family.buffers.iter().any(|end| name.ends_with(end));
-            let is_tied = self.config.tie_word_embeddings && name == self.family.lm_head;
-            if !used.contains(name) && !is_buffer && !is_tied {
+            if !used.contains(name) && !self.names().is_superfluous(&self.config, name) {
                 problems.push(format!(
                     "`{name}` has no place in a {} model of this config",
                     self.config.architecture
@@ -188,19 +188,22 @@ impl<F: FnMut(u64, u64)> Loader<'_, F> {
     /// The parameter at the current path, on the device.
     fn load<const D: usize>(&mut self, shape: &[usize]) -> Result<Tensor<D>, Error> {
         let path = self.path.join(".");
-        let data = self.directory.read_parameter(&path, shape, self.dtype)?;
+        let id = ParamId::from_path(&path).ok_or_else(|| {
+            Error::malformed(&self.directory.path, format!("holds no parameter `{path}`"))
+        })?;
+        let data = self.directory.read_parameter(id, shape, self.dtype)?;
         let tensor = Tensor::from_data(data, (self.device, self.dtype));
-        self.report(&path);
+        self.report(id);
         Ok(tensor)
     }
 
     /// Counts the tensor of a parameter as read, unless another parameter was in it.
-    fn report(&mut self, path: &str) {
-        let Some(source) = self.directory.source(path) else {
+    fn report(&mut self, id: ParamId) {
+        let Some(part) = self.directory.part(id) else {
             return;
         };
-        let num_bytes = self.directory.num_bytes(&source.name);
-        if self.read.insert(source.name) {
+        let num_bytes = self.directory.num_bytes(&part.name);
+        if self.read.insert(part.name) {
             self.bytes_read += num_bytes;
             (self.progress)(self.bytes_read, self.bytes_total);
         }

@@ -1,4 +1,4 @@
-//! Hugging Face model directories: opened, checked, loaded, and written back with coefficients folded in.
+//! Hugging Face model directories: opening, checking and loading them, saving a decoder as one, folding coefficients into one.
 
 mod convert;
 mod export;
@@ -17,13 +17,14 @@ use pear_core::ModelShape;
 
 use crate::config::DecoderConfig;
 use crate::error::Error;
-use crate::family::{Family, Parameter, read_config};
-use crate::source::Source;
+use crate::family::{Family, TensorNames, read_config};
+use crate::param::{ModuleId, ParamId};
+use crate::tensor_part::TensorPart;
 use fold::Fold;
 pub use safetensors::SafetensorsCheckpoint;
 pub use tensor_source::{FloatsMut, StoredDtype, TensorInfo, TensorSource};
 
-/// A model directory: `config.json` read, the headers of the weights checked, nothing loaded yet.
+/// A model directory whose `config.json` has been read and whose tensors have been checked against it; no weights are loaded yet.
 ///
 /// ```no_run
 /// use burn::prelude::*;
@@ -41,7 +42,7 @@ pub struct ModelDirectory {
     family: &'static Family,
     config: DecoderConfig,
     tensors: Box<dyn Fold>,
-    /// What stands before the names of this checkpoint's tensors.
+    /// The prefix of the names of this checkpoint's tensors.
     prefix: &'static str,
     /// Computed when first asked for.
     fingerprint: OnceLock<String>,
@@ -50,8 +51,8 @@ pub struct ModelDirectory {
 impl ModelDirectory {
     /// Opens a directory with `config.json` and `model.safetensors`, or shards named in `model.safetensors.index.json`.
     ///
-    /// Headers are checked against the files' true sizes, and every tensor's name, shape and dtype against the config, before any
-    /// memory is taken for weights.
+    /// Headers are checked against the sizes of the files, and the name, shape and dtype of every tensor against the config, before memory is
+    /// allocated for weights.
     ///
     /// # Errors
     /// [`Error::Io`], [`Error::Malformed`], [`Error::Config`] or [`Error::Tensors`], naming the file and what was expected.
@@ -86,76 +87,47 @@ impl ModelDirectory {
         self.config.shape()
     }
 
-    /// The ids that proxy sequences are not drawn from: BOS, EOS and padding of the configs, what `tokenizer.json` calls special, and
-    /// ids that it has no token for.
+    /// The ids that proxy sequences are not drawn from: BOS, EOS and padding of the configs, those that `tokenizer.json` calls special, and
+    /// those that it has no token for.
     ///
     /// # Errors
-    /// A `generation_config.json` or `tokenizer.json` that is there but cannot be read.
+    /// A `generation_config.json` or `tokenizer.json` that exists but cannot be read.
     pub fn special_tokens(&self) -> Result<Vec<u32>, Error> {
-        crate::special::special_tokens(&self.path, &self.config)
+        crate::special_tokens::special_tokens(&self.path, &self.config)
     }
 
     /// The ids that end a text: those of `config.json` and of `generation_config.json`.
     ///
     /// # Errors
-    /// A `generation_config.json` that is there but cannot be read.
+    /// A `generation_config.json` that exists but cannot be read.
     pub fn eos_tokens(&self) -> Result<Vec<u32>, Error> {
         let mut tokens = self.config.eos_tokens.clone();
-        tokens.extend(crate::special::generation_eos(&self.path)?);
+        tokens.extend(crate::special_tokens::generation_eos(&self.path)?);
         tokens.sort_unstable();
         tokens.dedup();
         Ok(tokens)
     }
 
-    /// The first prefix under which the embedding is found; the first of all if it is found under none.
+    /// The first prefix with which the embedding is found, or else the first of all.
     fn prefix(family: &Family, config: &DecoderConfig, tensors: &dyn TensorSource) -> &'static str {
-        let embedding = (family.source)(
-            config,
-            &Parameter {
-                layer: None,
-                name: "embed_tokens",
-            },
-        );
-        let is_there = |prefix: &&&str| {
-            embedding
-                .as_ref()
-                .is_some_and(|e| tensors.info(&format!("{prefix}{}", e.name)).is_some())
+        let names = (family.names)(config);
+        let embedding = ParamId::model_weight(ModuleId::EmbedTokens);
+        let holds_embedding = |prefix: &&&str| {
+            names
+                .part(config, prefix, embedding)
+                .is_some_and(|part| tensors.info(&part.name).is_some())
         };
-        family
-            .prefixes
-            .iter()
-            .find(is_there)
-            .copied()
-            .unwrap_or(family.prefixes[0])
+        let found = names.prefixes.iter().find(holds_embedding);
+        found.copied().unwrap_or(names.prefixes[0])
     }
 
-    /// The tensor of a parameter, by the path it has in the [`Decoder`](crate::Decoder).
-    fn source(&self, path: &str) -> Option<Source> {
-        source_of(self.family, &self.config, self.prefix, path)
+    /// How the tensors are named.
+    fn names(&self) -> &'static TensorNames {
+        (self.family.names)(&self.config)
     }
-}
 
-/// The tensor of a parameter, by the path it has in the [`Decoder`](crate::Decoder): `layers.3.self_attn.q_proj.weight`.
-fn source_of(family: &Family, config: &DecoderConfig, prefix: &str, path: &str) -> Option<Source> {
-    match path {
-        "lm_head" => return Some(Source::as_is(family.lm_head)),
-        "lm_head_bias" => return Some(Source::as_is(family.lm_head.replace(".weight", ".bias"))),
-        _ => {}
+    /// The part of a tensor that holds a parameter.
+    fn part(&self, id: ParamId) -> Option<TensorPart> {
+        self.names().part(&self.config, self.prefix, id)
     }
-    let in_layer = path
-        .strip_prefix("layers.")
-        .and_then(|rest| rest.split_once('.'));
-    let parameter = match in_layer {
-        Some((layer, name)) => Parameter {
-            layer: Some(layer.parse().ok()?),
-            name,
-        },
-        None => Parameter {
-            layer: None,
-            name: path,
-        },
-    };
-    let mut source = (family.source)(config, &parameter)?;
-    source.name.insert_str(0, prefix);
-    Some(source)
 }

@@ -9,7 +9,7 @@ use half::{bf16, f16};
 use super::convert::Float;
 use super::tensor_source::TensorSource;
 use crate::error::Error;
-use crate::source::{Channels, Source};
+use crate::tensor_part::{MatrixLayout, TensorPart};
 
 /// Rows that are read at once to be transposed.
 const BAND: usize = 32;
@@ -19,7 +19,7 @@ const SQUARE: usize = 32;
 /// A parameter, and where its numbers are.
 pub(super) struct Parameter<'a> {
     pub tensors: &'a dyn TensorSource,
-    pub source: &'a Source,
+    pub part: &'a TensorPart,
     /// Its shape in the decoder.
     pub shape: &'a [usize],
     /// Whether each row is divided by its length.
@@ -43,12 +43,12 @@ impl Parameter<'_> {
 
     fn read_as<T: Float>(&self) -> Result<TensorData, Error> {
         let mut values = T::zeros(self.shape.iter().product());
-        match *self.shape {
-            [_, width] if self.normalize => self.read_normalized(width, &mut values)?,
-            [input, output] if self.source.transposed => {
+        match (self.shape, self.part.layout) {
+            (&[_, width], _) if self.normalize => self.read_normalized(width, &mut values)?,
+            (&[input, output], MatrixLayout::OutIn) => {
                 self.read_transposed(input, output, &mut values)?;
             }
-            [input, output] if !self.source.rows_are_channels(2) => {
+            (&[input, output], MatrixLayout::InOut) => {
                 self.read_columns(input, output, &mut values)?;
             }
             _ => self.read_rows(&mut values)?,
@@ -60,7 +60,7 @@ impl Parameter<'_> {
     fn read_rows<T: Float>(&self, values: &mut [T]) -> Result<(), Error> {
         let width: usize = self.shape.iter().skip(1).product();
         let mut rest = values;
-        for rows in self.source.channels(self.shape[0]).ranges {
+        for rows in &self.part.channels {
             let numbers = rows.start * width..rows.end * width;
             let (target, after) = rest.split_at_mut(numbers.len());
             self.numbers(numbers, target)?;
@@ -76,13 +76,13 @@ impl Parameter<'_> {
         output: usize,
         values: &mut [T],
     ) -> Result<(), Error> {
-        let Channels { total, ranges } = self.source.channels(output);
+        let total = self.part.total;
         if total == output {
             return self.numbers(0..input * output, values);
         }
         let mut rest = values;
         for row in 0..input {
-            for columns in &ranges {
+            for columns in &self.part.channels {
                 let numbers = row * total + columns.start..row * total + columns.end;
                 let (target, after) = rest.split_at_mut(numbers.len());
                 self.numbers(numbers, target)?;
@@ -101,8 +101,7 @@ impl Parameter<'_> {
     ) -> Result<(), Error> {
         let mut band = T::zeros(BAND.min(output) * input);
         let mut column = 0;
-        let channels = self.source.channels(output).ranges;
-        for rows in channels.into_iter().flat_map(bands) {
+        for rows in self.part.channels.iter().cloned().flat_map(bands) {
             let band = &mut band[..rows.len() * input];
             self.numbers(rows.start * input..rows.end * input, band)?;
             transpose(band, input, &mut values[column..], output);
@@ -127,7 +126,7 @@ impl Parameter<'_> {
 
     /// Reads a range of the tensor's numbers, in row-major order.
     fn numbers<T: Float>(&self, range: Range<usize>, into: &mut [T]) -> Result<(), Error> {
-        self.tensors.read(&self.source.name, range, T::floats(into))
+        self.tensors.read(&self.part.name, range, T::floats(into))
     }
 }
 
@@ -153,6 +152,10 @@ fn transpose<T: Copy>(band: &[T], width: usize, values: &mut [T], stride: usize)
 }
 
 #[cfg(test)]
+#[allow(
+    clippy::single_range_in_vec_init,
+    reason = "lists of ranges, some of which hold one"
+)]
 mod tests {
     use super::super::tensor_source::{FloatsMut, StoredDtype, TensorInfo};
     use super::*;
@@ -224,16 +227,26 @@ mod tests {
         }
     }
 
-    /// Reads a parameter `[shape[0], shape[1]]`, and compares number `(row, column)` with that of the file which `place` names.
+    fn part(layout: MatrixLayout, total: usize, channels: &[Range<usize>]) -> TensorPart {
+        TensorPart {
+            name: "weight".into(),
+            layout,
+            total,
+            channels: channels.to_vec(),
+        }
+    }
+
+    /// Reads a parameter of this shape, and compares each number with that of the file which `place` names by row and column.
     fn check(
         tensors: &Quantized,
-        source: Source,
+        part: TensorPart,
         shape: [usize; 2],
         place: impl Fn(usize, usize) -> (usize, usize),
     ) {
+        assert_eq!(part.file_shape(&shape), tensors.info.shape);
         let parameter = Parameter {
             tensors,
-            source: &source,
+            part: &part,
             shape: &shape,
             normalize: false,
         };
@@ -255,35 +268,43 @@ mod tests {
 
     #[test]
     fn parameters_are_read_in_every_layout_from_a_quantized_format_too() {
+        use MatrixLayout::{InOut, OutIn, Table};
         // Sizes on both sides of the bands and squares.
         let tensors = Quantized::new(75, 70);
-        check(
-            &tensors,
-            Source::as_is("weight"),
-            [75, 70],
-            |row, column| (row, column),
-        );
-        check(
-            &tensors,
-            Source::linear("weight"),
-            [70, 75],
-            |row, column| (column, row),
-        );
-        let skipping = Source::as_is("weight").skipping(2);
-        check(&tensors, skipping, [73, 70], |row, column| {
+        let whole = |layout, channels| part(layout, channels, &[0..channels]);
+        check(&tensors, whole(Table, 75), [75, 70], |row, column| {
+            (row, column)
+        });
+        check(&tensors, whole(InOut, 70), [75, 70], |row, column| {
+            (row, column)
+        });
+        check(&tensors, whole(OutIn, 75), [70, 75], |row, column| {
+            (column, row)
+        });
+        let after_two_rows = part(Table, 75, &[2..75]);
+        check(&tensors, after_two_rows, [73, 70], |row, column| {
             (row + 2, column)
         });
-        let packed_rows = Source::linear("weight").block(1, 3);
+        let packed_rows = part(OutIn, 75, &[25..50]);
         check(&tensors, packed_rows, [70, 25], |row, column| {
             (25 + column, row)
         });
-        let packed_columns = Source::as_is("weight").block(1, 2);
+        let packed_columns = part(InOut, 70, &[35..70]);
         check(&tensors, packed_columns, [75, 35], |row, column| {
             (row, 35 + column)
         });
-        let by_head = Source::linear("weight").strided(10, 5, 15);
-        check(&tensors, by_head, [70, 25], |row, column| {
-            (column / 5 * 15 + 10 + column % 5, row)
+        let groups = |stride: usize| -> Vec<_> {
+            (0..5)
+                .map(|group| group * stride + 4..group * stride + 14)
+                .collect()
+        };
+        let grouped_rows = part(OutIn, 75, &groups(15));
+        check(&tensors, grouped_rows, [70, 50], |row, column| {
+            (column / 10 * 15 + 4 + column % 10, row)
+        });
+        let grouped_columns = part(InOut, 70, &groups(14));
+        check(&tensors, grouped_columns, [75, 50], |row, column| {
+            (row, column / 10 * 14 + 4 + column % 10)
         });
     }
 
@@ -292,7 +313,7 @@ mod tests {
         let tensors = Quantized::new(3, 70);
         let parameter = Parameter {
             tensors: &tensors,
-            source: &Source::as_is("weight"),
+            part: &part(MatrixLayout::Table, 3, &[0..3]),
             shape: &[3, 70],
             normalize: true,
         };
@@ -309,7 +330,10 @@ mod tests {
     fn a_tensor_that_is_not_there_is_an_error() {
         let parameter = Parameter {
             tensors: &Quantized::new(3, 70),
-            source: &Source::linear("other"),
+            part: &TensorPart {
+                name: "other".into(),
+                ..part(MatrixLayout::OutIn, 3, &[0..3])
+            },
             shape: &[70, 3],
             normalize: false,
         };

@@ -55,11 +55,18 @@ impl TextDivergence {
 /// ```
 /// use burn::prelude::*;
 /// use pear_core::{DecoderModel, HeadCoefficients, HeadId};
-/// use pear_models::DecoderConfig;
+/// use pear_models::{DecoderConfig, DecoderSizes};
 /// use pear_models::evaluation::{TextDivergence, divergences};
 ///
 /// let device = Device::flex();
-/// let model = DecoderConfig::llama(100, 32, 64, 2, 4).init(&device)?;
+/// let sizes = DecoderSizes {
+///     vocab_size: 100,
+///     hidden_size: 32,
+///     intermediate_size: 64,
+///     num_hidden_layers: 2,
+///     num_attention_heads: 4,
+/// };
+/// let model = DecoderConfig::llama(sizes).init(&device)?;
 /// let coefficients = HeadCoefficients::new(&[(HeadId::new(1, 2), 0.5)], &model.shape(), &device)?;
 /// let reweighted = model.clone().with_coefficients(&coefficients)?;
 ///
@@ -152,16 +159,22 @@ mod tests {
     use pear_core::{HeadCoefficients, HeadId, ModelShape, forward};
 
     use super::*;
-    use crate::{Decoder, DecoderConfig};
+    use crate::{Decoder, DecoderConfig, DecoderSizes};
 
     const TOKENS: [u32; 9] = [3, 1, 4, 1, 5, 9, 2, 6, 5];
+
+    const SIZES: DecoderSizes = DecoderSizes {
+        vocab_size: 37,
+        hidden_size: 24,
+        intermediate_size: 40,
+        num_hidden_layers: 2,
+        num_attention_heads: 3,
+    };
 
     fn models() -> (Decoder, Decoder) {
         let device = Device::flex();
         device.seed(11);
-        let model = DecoderConfig::llama(37, 24, 40, 2, 3)
-            .init(&device)
-            .unwrap();
+        let model = DecoderConfig::llama(SIZES).init(&device).unwrap();
         let values = [(HeadId::new(0, 1), -4.0), (HeadId::new(1, 2), 9.0)];
         let coefficients = HeadCoefficients::new(&values, &model.shape(), &device).unwrap();
         let reweighted = model.clone().with_coefficients(&coefficients).unwrap();
@@ -308,9 +321,11 @@ mod tests {
     #[test]
     fn models_of_other_vocabularies_and_unknown_tokens_are_errors() {
         let (model, _) = models();
-        let other = DecoderConfig::llama(38, 24, 40, 2, 3)
-            .init(&Device::flex())
-            .unwrap();
+        let sizes = DecoderSizes {
+            vocab_size: 38,
+            ..SIZES
+        };
+        let other = DecoderConfig::llama(sizes).init(&Device::flex()).unwrap();
         let error = divergences(&model, &other, &TOKENS).unwrap_err();
         assert!(
             error.to_string().contains("vocabularies of 37 and 38"),

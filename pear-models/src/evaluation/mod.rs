@@ -17,7 +17,7 @@
 //! ```
 //! use burn::prelude::*;
 //! use pear_core::{DecoderModel, HeadCoefficients, HeadId};
-//! use pear_models::DecoderConfig;
+//! use pear_models::{DecoderConfig, DecoderSizes};
 //! use pear_models::evaluation::{AnswerScores, PairedDifference, TextWindows};
 //!
 //! let references = [["Paris"], ["the Seine"]];
@@ -31,7 +31,14 @@
 //! assert_eq!((change.difference, change.gained, change.p_value), (1.0, 2, 0.5));
 //!
 //! let device = Device::flex();
-//! let model = DecoderConfig::llama(100, 32, 64, 2, 4).init(&device)?;
+//! let sizes = DecoderSizes {
+//!     vocab_size: 100,
+//!     hidden_size: 32,
+//!     intermediate_size: 64,
+//!     num_hidden_layers: 2,
+//!     num_attention_heads: 4,
+//! };
+//! let model = DecoderConfig::llama(sizes).init(&device)?;
 //! let coefficients = HeadCoefficients::new(&[(HeadId::new(1, 2), 0.5)], &model.shape(), &device)?;
 //! let reweighted = model.clone().with_coefficients(&coefficients)?;
 //! let text = TextWindows::new(&[5, 7, 11, 13, 17, 19], None, 3)?;

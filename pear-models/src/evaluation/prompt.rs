@@ -55,7 +55,7 @@ impl PromptBuilder {
     /// [`Error::Tokenizer`] without a usable `tokenizer.json`; [`Error::Io`] or [`Error::Malformed`] if `config.json` cannot be read.
     pub fn new(directory: &ModelDirectory) -> Result<Self, Error> {
         let config = directory.config();
-        let context_length = match config.attention.position_embedding.max_positions() {
+        let context_length = match config.max_positions() {
             Some(max_positions) => Some(max_positions),
             None => trained_length(directory)?,
         };

@@ -17,10 +17,17 @@ const MAX_TEXT_BYTES: u64 = 64 << 20;
 ///
 /// ```
 /// use burn::prelude::*;
-/// use pear_models::DecoderConfig;
+/// use pear_models::{DecoderConfig, DecoderSizes};
 /// use pear_models::evaluation::TextWindows;
 ///
-/// let model = DecoderConfig::llama(100, 32, 64, 2, 4).init(&Device::flex())?;
+/// let sizes = DecoderSizes {
+///     vocab_size: 100,
+///     hidden_size: 32,
+///     intermediate_size: 64,
+///     num_hidden_layers: 2,
+///     num_attention_heads: 4,
+/// };
+/// let model = DecoderConfig::llama(sizes).init(&Device::flex())?;
 /// let text = TextWindows::new(&[1, 2, 3, 4, 5, 6, 7], None, 4)?;
 /// assert_eq!(text.windows(), [vec![1, 2, 3, 4], vec![5, 6, 7]]);
 /// assert_eq!(text.num_predicted(), 5);
@@ -74,7 +81,7 @@ impl TextWindows {
         let path = path.as_ref();
         let tokens = read_text_tokens(path, directory)?;
         let config = directory.config();
-        let max_positions = config.attention.position_embedding.max_positions();
+        let max_positions = config.max_positions();
         let window = window.min(max_positions.unwrap_or(window));
         Self::new(&tokens, config.bos_token, window).map_err(|e| Error::malformed(path, e))
     }

@@ -1,7 +1,7 @@
 //! The families of models: what their `config.json` and their tensor names mean.
 //!
-//! A family is data: a function from `config.json` to a [`DecoderConfig`], and one from a parameter of the [`Decoder`](crate::Decoder) to
-//! the tensor that holds it. No forward pass is written here.
+//! A family is data, one [`Family`] for each `model_type`: the keys of its `config.json` with their defaults, what the keys do not say, and a
+//! table of the tensors that hold the parameters of the [`Decoder`](crate::Decoder). No forward pass is written here.
 
 mod baichuan;
 mod bloom;
@@ -10,7 +10,10 @@ mod gemma;
 mod gpt2;
 mod gpt_neox;
 mod gptj;
+mod granite;
+mod inert;
 mod llama;
+mod mistral;
 mod mpt;
 mod olmo2;
 mod opt;
@@ -18,49 +21,119 @@ mod phi;
 mod phi3;
 mod qwen;
 mod reader;
+mod rotary;
+mod smollm3;
 mod stablelm;
 mod starcoder2;
+mod tensors;
+mod windows;
 mod xglm;
 
 use std::path::Path;
 
+use pear_core::kernels::Activation;
 use pear_core::position::PositionEmbeddingConfig;
-use pear_core::{AttentionConfig, AttentionScoreConfig};
+use pear_core::{AttentionConfig, NormConfig};
 
 use crate::config::DecoderConfig;
 use crate::error::Error;
+use crate::layer_config::{DenseMlpConfig, LayerConfig, MlpConfig, Residual};
 use crate::regular_file;
-use crate::source::Source;
 pub(crate) use reader::ConfigReader;
+use rotary::RotaryKeys;
+pub(crate) use tensors::TensorNames;
 
-/// A parameter of the decoder.
-pub(crate) struct Parameter<'a> {
-    /// Its layer, if it stands in one.
-    pub layer: Option<usize>,
-    /// Its path within the layer or the decoder: `self_attn.q_proj.weight`, `embed_tokens`.
-    pub name: &'a str,
-}
+/// A list of spellings of a key, of which the first that is there counts.
+type Spellings = &'static [&'static str];
 
-/// One family.
+/// The models of one `model_type`. Each is written as what is not as in another one, first of all [`llama::FAMILY`].
 #[derive(Debug)]
 pub(crate) struct Family {
     /// `model_type` in `config.json`.
-    pub model_types: &'static [&'static str],
-    /// What may stand before the names of all tensors but the unembedding, in the order of trying.
-    pub prefixes: &'static [&'static str],
-    /// The unembedding where it is not tied.
-    pub lm_head: &'static str,
-    /// Reads the config.
-    pub config: fn(&ConfigReader, &str) -> Result<DecoderConfig, Error>,
-    /// The tensor of a parameter, without its prefix; `None` for parameters that the family does not have.
-    pub source: fn(&DecoderConfig, &Parameter) -> Option<Source>,
-    /// Ends of the names of tensors that hold no weights: masks and tables from older releases.
-    pub buffers: &'static [&'static str],
+    pub model_type: &'static str,
+    /// Width of the residual stream.
+    pub hidden_size: Spellings,
+    /// Layers.
+    pub num_hidden_layers: Spellings,
+    /// Query heads.
+    pub num_attention_heads: Spellings,
+    /// Key/value heads, as many as query heads where the key is missing; `None` where heads are never grouped.
+    pub num_key_value_heads: Option<&'static str>,
+    /// Channels of a head where the config does not say; `None` for `hidden_size / num_attention_heads`.
+    pub head_dim: Option<usize>,
+    /// Width within the MLP.
+    pub intermediate_size: IntermediateSize,
+    /// The key of the MLP's nonlinearity; `None` where it is always the default.
+    pub activation_key: Option<&'static str>,
+    /// The MLP's nonlinearity by default.
+    pub activation: Activation,
+    /// Whether the MLP has a gate.
+    pub gated_mlp: bool,
+    /// Whether queries, keys, values and the output projection have biases.
+    pub attention_bias: Flag,
+    /// Whether the MLP's projections have biases.
+    pub mlp_bias: Flag,
+    /// All norms of the residual stream, with the default of their epsilon.
+    pub norm: NormConfig,
+    /// The key of the epsilon; `None` where it is always the default.
+    pub norm_eps: Option<&'static str>,
+    /// How a layer adds up.
+    pub residual: Residual,
+    /// Rotary positions in every layer; `None` for other positions.
+    pub rotary: Option<RotaryKeys>,
+    /// Whether the unembedding is the embedding where the config does not say.
+    pub tie_word_embeddings: bool,
+    /// What else the config says of the model and of all its layers alike.
+    pub configure: fn(&ConfigReader, &mut DecoderConfig, &mut LayerConfig) -> Result<(), Error>,
+    /// What the config says of single layers.
+    pub configure_layers: fn(&ConfigReader, &mut [LayerConfig]) -> Result<(), Error>,
+    /// The names of the tensors in a checkpoint of this config.
+    pub names: fn(&DecoderConfig) -> &'static TensorNames,
+}
+
+/// Something that all models of a family have or do not have, or that the config says.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Flag {
+    Always(bool),
+    /// A key and what holds without it.
+    Key(&'static str, bool),
+}
+
+/// How a config says the width within the MLP.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum IntermediateSize {
+    /// Under a key that must be there.
+    Key(&'static str),
+    /// Under a key without which it is four times `hidden_size`.
+    KeyOrFourfold(&'static str),
+    /// As a multiple of `hidden_size`, four times where the key is missing.
+    Multiple(&'static str),
+}
+
+/// Mean and variance, with the epsilon that all have by default.
+const LAYER_NORM: NormConfig = NormConfig::Layer {
+    eps: 1e-5,
+    bias: true,
+};
+
+/// The exponent of the slope of ALiBi's last head, the same in all families.
+const MAX_ALIBI_BIAS: f64 = 8.0;
+
+/// ALiBi for the heads of `attention`.
+fn alibi(attention: &AttentionConfig) -> PositionEmbeddingConfig {
+    PositionEmbeddingConfig::Alibi {
+        num_heads: attention.num_attention_heads,
+        max_bias: MAX_ALIBI_BIAS,
+    }
 }
 
 const FAMILIES: &[&Family] = &[
     &llama::FAMILY,
-    &qwen::FAMILY,
+    &mistral::FAMILY,
+    &smollm3::FAMILY,
+    &granite::FAMILY,
+    &qwen::QWEN2,
+    &qwen::QWEN3,
     &opt::FAMILY,
     &gpt2::FAMILY,
     &bloom::FAMILY,
@@ -69,7 +142,8 @@ const FAMILIES: &[&Family] = &[
     &gpt_neox::FAMILY,
     &xglm::FAMILY,
     &phi3::FAMILY,
-    &gemma::FAMILY,
+    &gemma::GEMMA,
+    &gemma::GEMMA2,
     &olmo2::FAMILY,
     &falcon::FAMILY,
     &gptj::FAMILY,
@@ -80,9 +154,7 @@ const FAMILIES: &[&Family] = &[
 
 /// The `model_type`s that can be loaded.
 pub fn supported_model_types() -> impl Iterator<Item = &'static str> {
-    FAMILIES
-        .iter()
-        .flat_map(|family| family.model_types.iter().copied())
+    FAMILIES.iter().map(|family| family.model_type)
 }
 
 /// Reads `config.json`.
@@ -104,30 +176,16 @@ pub(crate) fn config_of(
     let Some(model_type) = reader.text("model_type")? else {
         return Err(reader.error("model_type", "is missing"));
     };
-    let Some(family) = FAMILIES
-        .iter()
-        .find(|family| family.model_types.contains(&model_type.as_str()))
-    else {
+    let mut families = FAMILIES.iter();
+    let Some(family) = families.find(|family| family.model_type == model_type) else {
         let known = supported_model_types().collect::<Vec<_>>().join(", ");
-        return Err(reader.error(
-            "model_type",
-            format!("is `{model_type}`: supported are {known}"),
-        ));
+        let problem = format!("is `{model_type}`: supported are {known}");
+        return Err(reader.error("model_type", problem));
     };
     reader.only("quantization_config", serde_json::Value::Null)?;
-    let mut config = (family.config)(&reader, &model_type)?;
-    config.bos_token = reader.token_ids("bos_token_id")?.first().copied();
-    config.eos_tokens = reader.token_ids("eos_token_id")?;
-    let pad = reader.token_ids("pad_token_id")?;
-    config.special_tokens = config
-        .bos_token
-        .iter()
-        .chain(&config.eos_tokens)
-        .chain(&pad)
-        .copied()
-        .collect();
+    let config = family.read(&reader)?;
     reader.finish()?;
-    match config.attention.validate() {
+    match config.validate() {
         Ok(()) => Ok((family, config)),
         Err(pear_core::Error::Config {
             field,
@@ -138,57 +196,95 @@ pub(crate) fn config_of(
     }
 }
 
-/// `hidden_size` and the number of heads, which must divide it where no `head_dim` is given.
-fn attention(
-    reader: &ConfigReader,
-    hidden: &[&str],
-    heads: &[&str],
-) -> Result<AttentionConfig, Error> {
-    let (hidden_size, num_heads) = (reader.size(hidden)?, reader.size(heads)?);
-    let head_dim = match reader.optional_size("head_dim")? {
-        Some(head_dim) => head_dim,
-        None if hidden_size.is_multiple_of(num_heads) => hidden_size / num_heads,
-        None => {
-            return Err(reader.error(
-                heads[0],
-                format!("is {num_heads}: expected a divisor of the width {hidden_size}"),
-            ));
+impl Family {
+    /// The model that a config describes.
+    fn read(&self, reader: &ConfigReader) -> Result<DecoderConfig, Error> {
+        let mut layer = self.layer(reader)?;
+        let mut config = DecoderConfig::new(reader.size(&["vocab_size"])?, vec![layer.clone()]);
+        config.architecture = self.model_type.into();
+        config.tie_word_embeddings =
+            reader.flag("tie_word_embeddings", self.tie_word_embeddings)?;
+        config.bos_token = reader.token_ids("bos_token_id")?.first().copied();
+        config.eos_tokens = reader.token_ids("eos_token_id")?;
+        config.special_tokens.extend(config.bos_token);
+        config.special_tokens.extend(&config.eos_tokens);
+        config
+            .special_tokens
+            .extend(reader.token_ids("pad_token_id")?);
+        (self.configure)(reader, &mut config, &mut layer)?;
+        config.layers = vec![layer; reader.layers(self.num_hidden_layers)?];
+        (self.configure_layers)(reader, &mut config.layers)?;
+        Ok(config)
+    }
+
+    /// A layer, as far as the family's keys say.
+    fn layer(&self, reader: &ConfigReader) -> Result<LayerConfig, Error> {
+        let attention = self.attention(reader)?;
+        let hidden_size = attention.hidden_size;
+        let mlp = DenseMlpConfig {
+            intermediate_size: self.intermediate_size.read(reader, hidden_size)?,
+            activation: match self.activation_key {
+                Some(key) => reader.activation(key, self.activation)?,
+                None => self.activation,
+            },
+            gated: self.gated_mlp,
+            bias: self.mlp_bias.read(reader)?,
+        };
+        let norm = match self.norm_eps {
+            Some(key) => self.norm.with_eps(reader.positive(key, self.norm.eps())?),
+            None => self.norm,
+        };
+        Ok(LayerConfig {
+            residual: self.residual,
+            ..LayerConfig::new(attention, MlpConfig::Dense(mlp), norm)
+        })
+    }
+
+    /// Heads, biases and rotary positions.
+    fn attention(&self, reader: &ConfigReader) -> Result<AttentionConfig, Error> {
+        let hidden_size = reader.size(self.hidden_size)?;
+        let num_heads = reader.size(self.num_attention_heads)?;
+        let mut attention = AttentionConfig::new(hidden_size, num_heads);
+        attention.head_dim = match reader.optional_size("head_dim")?.or(self.head_dim) {
+            Some(head_dim) => head_dim,
+            None if hidden_size.is_multiple_of(num_heads) => hidden_size / num_heads,
+            None => {
+                let problem =
+                    format!("is {num_heads}: expected a divisor of the width {hidden_size}");
+                return Err(reader.error(self.num_attention_heads[0], problem));
+            }
+        };
+        if let Some(key) = self.num_key_value_heads {
+            attention.num_key_value_heads = reader.optional_size(key)?.unwrap_or(num_heads);
         }
-    };
-    Ok(AttentionConfig {
-        head_dim,
-        ..AttentionConfig::new(hidden_size, num_heads)
-    })
+        let bias = self.attention_bias.read(reader)?;
+        (attention.qkv_bias, attention.output_bias) = (bias, bias);
+        if let Some(keys) = &self.rotary {
+            attention.position_embedding =
+                PositionEmbeddingConfig::Rotary(reader.rotary(attention.head_dim, keys)?);
+        }
+        Ok(attention)
+    }
 }
 
-/// Sliding windows of the layers, by `layer_types` or else by `default`.
-fn windows(
-    reader: &ConfigReader,
-    num_layers: usize,
-    window: Option<usize>,
-    default: impl Fn(usize) -> bool,
-) -> Result<Vec<Option<usize>>, Error> {
-    let types = reader.layer_types(num_layers)?;
-    let sliding = |layer: usize| {
-        types
-            .as_ref()
-            .map_or_else(|| default(layer), |types| types[layer])
-    };
-    let windows: Vec<_> = (0..num_layers)
-        .map(|layer| window.filter(|_| sliding(layer)))
-        .collect();
-    Ok(if windows.iter().all(Option::is_none) {
-        Vec::new()
-    } else {
-        windows
-    })
+impl Flag {
+    fn read(self, reader: &ConfigReader) -> Result<bool, Error> {
+        match self {
+            Self::Always(value) => Ok(value),
+            Self::Key(key, default) => reader.flag(key, default),
+        }
+    }
 }
 
-/// The names of a Llama checkpoint, which are those of the decoder itself.
-fn llama_source(parameter: &Parameter) -> Option<Source> {
-    Some(match (parameter.layer, parameter.name) {
-        (None, "embed_tokens") => Source::as_is("embed_tokens.weight"),
-        (None, name) => Source::as_is(name),
-        (Some(layer), name) => Source::linear(format!("layers.{layer}.{name}")),
-    })
+impl IntermediateSize {
+    fn read(self, reader: &ConfigReader, hidden_size: usize) -> Result<usize, Error> {
+        match self {
+            Self::Key(key) => reader.size(&[key]),
+            Self::KeyOrFourfold(key) => {
+                let size = reader.optional_size(key)?;
+                Ok(size.unwrap_or(4 * hidden_size))
+            }
+            Self::Multiple(key) => Ok(reader.optional_size(key)?.unwrap_or(4) * hidden_size),
+        }
+    }
 }

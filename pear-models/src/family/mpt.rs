@@ -1,30 +1,60 @@
 //! MPT: ALiBi, no biases at all, queries, keys and values packed in blocks.
 
+use pear_core::NormConfig;
 use pear_core::kernels::Activation;
+use serde_json::Value;
 
-use super::{ConfigReader, Family, Parameter, PositionEmbeddingConfig, attention};
-use crate::config::{DecoderConfig, NormKind};
+use super::tensors::{GPT, GPT_ROWS, TensorNames, row};
+use super::{ConfigReader, Family, Flag, IntermediateSize, MAX_ALIBI_BIAS, alibi, gpt2};
+use crate::config::DecoderConfig;
 use crate::error::Error;
-use crate::source::Source;
+use crate::layer_config::LayerConfig;
+use crate::param::ModuleId::*;
 
 pub(super) const FAMILY: Family = Family {
-    model_types: &["mpt"],
-    prefixes: &["transformer.", ""],
-    lm_head: "lm_head.weight",
-    config,
-    source,
-    buffers: &[],
+    model_type: "mpt",
+    hidden_size: &["d_model", "hidden_size"],
+    num_hidden_layers: &["n_layers", "num_hidden_layers"],
+    num_attention_heads: &["n_heads", "num_attention_heads"],
+    intermediate_size: IntermediateSize::Multiple("expansion_ratio"),
+    activation_key: None,
+    activation: Activation::Gelu,
+    attention_bias: Flag::Always(false),
+    mlp_bias: Flag::Always(false),
+    norm: NormConfig::Layer {
+        eps: 1e-5,
+        bias: false,
+    },
+    configure,
+    configure_layers: |_, _| Ok(()),
+    names: |_| &NAMES,
+    ..gpt2::FAMILY
 };
 
-/// The exponent of the last head's slope.
-const MAX_BIAS: f64 = 8.0;
+const NAMES: TensorNames = TensorNames {
+    layers: "blocks.",
+    tables: &[
+        &[
+            row("norm_f", &[FinalNorm]),
+            row("norm_1", &[InputNorm]),
+            row("attn.Wqkv", &[QProj, KProj, VProj]),
+            row("attn.out_proj", &[OProj]),
+            row("norm_2", &[PostAttentionNorm]),
+            row("ffn.up_proj", &[UpProj]),
+            row("ffn.down_proj", &[DownProj]),
+        ],
+        GPT_ROWS,
+    ],
+    buffers: &[],
+    ..GPT
+};
 
-fn config(reader: &ConfigReader, model_type: &str) -> Result<DecoderConfig, Error> {
-    let mut attention = attention(
-        reader,
-        &["d_model", "hidden_size"],
-        &["n_heads", "num_attention_heads"],
-    )?;
+fn configure(
+    reader: &ConfigReader,
+    _config: &mut DecoderConfig,
+    layer: &mut LayerConfig,
+) -> Result<(), Error> {
+    let attention = &mut layer.attention;
     if let Some(nested) = reader.object("attn_config")? {
         nested.only("alibi", true.into())?;
         nested.only("attn_type", "multihead_attention".into())?;
@@ -32,68 +62,21 @@ fn config(reader: &ConfigReader, model_type: &str) -> Result<DecoderConfig, Erro
         nested.only("qk_ln", false.into())?;
         nested.only("attn_uses_sequence_id", false.into())?;
         // transformers ignores every other value, so that no two implementations agree on what it would mean.
-        if nested.positive("alibi_bias_max", MAX_BIAS)? != MAX_BIAS {
-            return Err(nested.error("alibi_bias_max", format!("only {MAX_BIAS} is supported")));
+        if nested.positive("alibi_bias_max", MAX_ALIBI_BIAS)? != MAX_ALIBI_BIAS {
+            let problem = format!("only {MAX_ALIBI_BIAS} is supported");
+            return Err(nested.error("alibi_bias_max", problem));
         }
         attention.clip_qkv = nested.number("clip_qkv")?;
         attention.scores.scale = nested.number("softmax_scale")?;
-        for inert in ["attn_impl", "attn_pdrop", "model_type"] {
-            nested.get(inert);
-        }
+        nested.ignore(&["attn_impl", "attn_pdrop", "model_type"]);
         nested.finish()?;
     }
-    attention.position_embedding = PositionEmbeddingConfig::Alibi {
-        num_heads: attention.num_attention_heads,
-        max_bias: MAX_BIAS,
-    };
+    attention.position_embedding = alibi(attention);
     reader.only("no_bias", true.into())?;
     reader.only("norm_type", "low_precision_layernorm".into())?;
+    reader.only("logit_scale", Value::Null)?;
     // The trained table that this flag speaks of is not part of the ALiBi model, nor is its length a limit.
     reader.flag("learned_pos_emb", true)?;
-    reader.get("max_seq_len");
-    reader.only("logit_scale", serde_json::Value::Null)?;
-    let expansion = reader.optional_size("expansion_ratio")?.unwrap_or(4);
-    let hidden_size = attention.hidden_size;
-    Ok(DecoderConfig {
-        architecture: model_type.into(),
-        gated_mlp: false,
-        activation: Activation::Gelu,
-        norm: NormKind::Layer { bias: false },
-        norm_eps: reader.positive("layer_norm_epsilon", 1e-5)?,
-        tie_word_embeddings: reader.flag("tie_word_embeddings", true)?,
-        attention: attention.clone(),
-        ..DecoderConfig::llama(
-            reader.size(&["vocab_size"])?,
-            hidden_size,
-            expansion * hidden_size,
-            reader.layers(&["n_layers", "num_hidden_layers"])?,
-            attention.num_attention_heads,
-        )
-    })
-}
-
-fn source(_config: &DecoderConfig, parameter: &Parameter) -> Option<Source> {
-    let Some(layer) = parameter.layer else {
-        return Some(match parameter.name {
-            "embed_tokens" => Source::as_is("wte.weight"),
-            name => Source::as_is(format!("norm_f{}", name.strip_prefix("norm")?)),
-        });
-    };
-    let (module, kind) = parameter.name.rsplit_once('.')?;
-    let (module, packed) = match module {
-        "input_layernorm" => ("norm_1", None),
-        "post_attention_layernorm" => ("norm_2", None),
-        "self_attn.q_proj" => ("attn.Wqkv", Some(0)),
-        "self_attn.k_proj" => ("attn.Wqkv", Some(1)),
-        "self_attn.v_proj" => ("attn.Wqkv", Some(2)),
-        "self_attn.o_proj" => ("attn.out_proj", None),
-        "mlp.up_proj" => ("ffn.up_proj", None),
-        "mlp.down_proj" => ("ffn.down_proj", None),
-        _ => return None,
-    };
-    let source = Source::linear(format!("blocks.{layer}.{module}.{kind}"));
-    Some(match packed {
-        Some(part) => source.block(part, 3),
-        None => source,
-    })
+    reader.ignore(&["max_seq_len"]);
+    Ok(())
 }

@@ -1,4 +1,4 @@
-//! Which ids stand for no words.
+//! Special tokens: the ids that stand for no text.
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -10,7 +10,7 @@ use crate::config::DecoderConfig;
 use crate::error::Error;
 use crate::regular_file;
 
-/// The parts of `tokenizer.json` that tell special tokens apart; the tokenizer itself need not be built for them.
+/// The parts of `tokenizer.json` that say which tokens are special; the tokenizer itself is not built.
 #[derive(Deserialize)]
 struct TokenizerFile {
     #[serde(default)]
@@ -30,40 +30,39 @@ struct TokenizerModel {
     vocab: Option<Value>,
 }
 
+/// The ids that stand for no text: those that the configs and the tokenizer call special, and those that the tokenizer lacks.
 pub(crate) fn special_tokens(directory: &Path, config: &DecoderConfig) -> Result<Vec<u32>, Error> {
     let mut special: BTreeSet<u32> = config.special_tokens.iter().copied().collect();
     special.extend(generation_eos(directory)?);
     if let Some(tokenizer) = read::<TokenizerFile>(&directory.join("tokenizer.json"))? {
-        special.extend(
-            tokenizer
-                .added_tokens
-                .iter()
-                .filter(|token| token.special)
-                .map(|token| token.id),
-        );
-        let words: Option<BTreeSet<u32>> = match tokenizer.model.and_then(|model| model.vocab) {
-            Some(Value::Object(vocab)) => Some(
-                vocab
-                    .values()
-                    .filter_map(Value::as_u64)
-                    .map(|id| id as u32)
-                    .collect(),
-            ),
-            Some(Value::Array(vocab)) => Some((0..vocab.len() as u32).collect()),
-            _ => None,
-        };
-        if let Some(mut words) = words {
-            words.extend(tokenizer.added_tokens.iter().map(|token| token.id));
-            special.extend((0..config.vocab_size as u32).filter(|id| !words.contains(id)));
+        let added = tokenizer.added_tokens.iter();
+        special.extend(added.filter(|token| token.special).map(|token| token.id));
+        if let Some(known) = tokenizer.ids() {
+            let all = 0..config.vocab_size as u32;
+            special.extend(all.filter(|id| !known.contains(id)));
         }
     }
-    Ok(special
-        .into_iter()
-        .filter(|&id| (id as usize) < config.vocab_size)
-        .collect())
+    special.retain(|&id| (id as usize) < config.vocab_size);
+    Ok(special.into_iter().collect())
 }
 
-/// The end tokens of `generation_config.json`, of which chat models often have more than `config.json` says.
+impl TokenizerFile {
+    /// The ids of all tokens; `None` where the vocabulary has a form that is not known here.
+    fn ids(&self) -> Option<BTreeSet<u32>> {
+        let mut ids: BTreeSet<u32> = match self.model.as_ref()?.vocab.as_ref()? {
+            Value::Object(vocab) => {
+                let ids = vocab.values().filter_map(Value::as_u64);
+                ids.map(|id| id as u32).collect()
+            }
+            Value::Array(vocab) => (0..vocab.len() as u32).collect(),
+            _ => return None,
+        };
+        ids.extend(self.added_tokens.iter().map(|token| token.id));
+        Some(ids)
+    }
+}
+
+/// The end tokens of `generation_config.json`, which for chat models are often more than those of `config.json`.
 pub(crate) fn generation_eos(directory: &Path) -> Result<Vec<u32>, Error> {
     let path = directory.join("generation_config.json");
     let Some(config) = read::<Value>(&path)? else {

@@ -1,0 +1,47 @@
+//! The part of a checkpoint's tensor that holds a parameter.
+
+use std::ops::Range;
+
+/// How the matrix of a parameter stands in a file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum MatrixLayout {
+    /// `[out, in]`, to be transposed to burn's `[in, out]`: the `Linear` of PyTorch.
+    OutIn,
+    /// `[in, out]`, as in burn: the `Conv1D` of GPT-2.
+    InOut,
+    /// A table with a row for each token or position, as in burn.
+    Table,
+}
+
+/// Where the numbers of a parameter are.
+///
+/// A tensor is divided along its output channels, of which a table has one for each row, a vector one for each number. Biases are divided
+/// like the weights that they belong to.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct TensorPart {
+    /// Name of the tensor.
+    pub name: String,
+    /// How its matrix stands in the file; a vector stands in one way only.
+    pub layout: MatrixLayout,
+    /// All output channels of the tensor.
+    pub total: usize,
+    /// Those of the parameter, in its own order.
+    pub channels: Vec<Range<usize>>,
+}
+
+impl TensorPart {
+    /// The shape that the tensor has in the file, for a parameter of shape `shape`.
+    pub fn file_shape(&self, shape: &[usize]) -> Vec<usize> {
+        match (shape, self.layout) {
+            ([input, _], MatrixLayout::OutIn) => vec![self.total, *input],
+            ([input, _], MatrixLayout::InOut) => vec![*input, self.total],
+            ([_, width], MatrixLayout::Table) => vec![self.total, *width],
+            _ => vec![self.total],
+        }
+    }
+
+    /// The parameter's channels one by one.
+    pub fn indices(&self) -> impl Iterator<Item = usize> {
+        self.channels.iter().cloned().flatten()
+    }
+}
