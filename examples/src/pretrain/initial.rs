@@ -28,7 +28,7 @@ impl<'a> InitialWeights<'a> {
             random: Random::new(seed, 0),
             given: BTreeMap::new(),
             output_scale: 0.5 / (config.layers.len() as f64).sqrt(),
-            width: config.hidden_size(),
+            width: config.hidden_size,
             device,
             path: Vec::new(),
         }
