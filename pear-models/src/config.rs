@@ -1,15 +1,11 @@
 //! What varies between decoders.
 
-use std::path::Path;
-
 use burn::prelude::*;
 use pear_core::kernels::Activation;
 use pear_core::position::{PositionEmbeddingConfig, RotaryConfig};
 use pear_core::{AttentionConfig, ModelShape, NormConfig, Result};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
-use serde_json::Value;
 
-use crate::family::config_of;
 use crate::layer_config::{DenseMlpConfig, LayerConfig, MlpConfig, invalid};
 
 /// The sizes of a decoder whose layers are alike, named as in `config.json`.
@@ -129,25 +125,6 @@ impl DecoderConfig {
             architecture: "llama".into(),
             ..Self::new(sizes.vocab_size, vec![layer; sizes.num_hidden_layers])
         }
-    }
-
-    /// What the contents of a `config.json` say.
-    ///
-    /// ```
-    /// use pear_models::DecoderConfig;
-    ///
-    /// let config = DecoderConfig::from_json(&serde_json::json!({
-    ///     "model_type": "mpt", "vocab_size": 100, "d_model": 32, "n_heads": 4, "n_layers": 2, "max_seq_len": 64,
-    /// }))?;
-    /// assert_eq!(config.shape().num_heads, 4);
-    /// # Ok::<(), pear_models::Error>(())
-    /// ```
-    ///
-    /// # Errors
-    /// [`Error::Config`](crate::Error::Config) for a key that is missing, unknown, or holds something impossible.
-    pub fn from_json(config: &Value) -> Result<Self, crate::Error> {
-        let (_, config) = config_of(Path::new("config.json"), config.clone())?;
-        Ok(config)
     }
 
     /// The grid of heads.

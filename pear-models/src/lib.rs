@@ -62,6 +62,7 @@ mod error;
 pub mod evaluation;
 mod family;
 mod generate;
+mod generate_options;
 #[cfg(feature = "hub")]
 pub mod hub;
 mod layer;
@@ -87,7 +88,8 @@ pub use config::{DecoderConfig, DecoderSizes};
 pub use decoder::Decoder;
 pub use error::Error;
 pub use family::supported_model_types;
-pub use generate::{GenerateOptions, Generator, generate, generate_batch};
+pub use generate::{Generator, generate, generate_batch};
+pub use generate_options::GenerateOptions;
 pub use layer::Layer;
 pub use layer_config::{DenseMlpConfig, LayerConfig, MlpConfig, Residual};
 pub use pear_core::kernels::Activation;

@@ -3,7 +3,7 @@
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::Rng;
 
-use crate::generate::GenerateOptions;
+use crate::generate_options::GenerateOptions;
 
 /// One of the tokens, by their logits; `seen` are those before it.
 pub(crate) fn choose(

@@ -13,6 +13,7 @@
 mod alibi;
 mod relative;
 mod rotary;
+mod rotary_config;
 mod sinusoidal;
 
 use std::ops::Range;
@@ -24,7 +25,7 @@ use serde::{Deserialize, Serialize};
 
 pub use alibi::alibi_slopes;
 pub use relative::{RelativeConfig, relative_bucket};
-pub use rotary::{RotaryConfig, RotaryLayout, RotaryScaling};
+pub use rotary_config::{RotaryConfig, RotaryLayout, RotaryScaling};
 pub use sinusoidal::{SinusoidalConfig, SinusoidalLayout};
 
 use crate::{Error, Result};

@@ -35,6 +35,8 @@ use pear_core::kernels::Activation;
 use pear_core::position::PositionEmbeddingConfig;
 use pear_core::{AttentionConfig, NormConfig};
 
+use serde_json::Value;
+
 use crate::config::DecoderConfig;
 use crate::error::Error;
 use crate::layer_config::{DenseMlpConfig, LayerConfig, MlpConfig, Residual};
@@ -89,6 +91,27 @@ pub(crate) struct Family {
     pub configure_layers: fn(&ConfigReader, &mut [LayerConfig]) -> Result<(), Error>,
     /// The names of the tensors in a checkpoint of this config.
     pub names: fn(&DecoderConfig) -> &'static TensorNames,
+}
+
+impl DecoderConfig {
+    /// What the contents of a `config.json` say.
+    ///
+    /// ```
+    /// use pear_models::DecoderConfig;
+    ///
+    /// let config = DecoderConfig::from_json(&serde_json::json!({
+    ///     "model_type": "mpt", "vocab_size": 100, "d_model": 32, "n_heads": 4, "n_layers": 2, "max_seq_len": 64,
+    /// }))?;
+    /// assert_eq!(config.shape().num_heads, 4);
+    /// # Ok::<(), pear_models::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// [`Error::Config`](crate::Error::Config) for a key that is missing, unknown, or holds something impossible.
+    pub fn from_json(config: &Value) -> Result<Self, Error> {
+        let (_, config) = config_of(Path::new("config.json"), config.clone())?;
+        Ok(config)
+    }
 }
 
 /// Something that all models of a family have or do not have, or that the config says.
@@ -170,7 +193,7 @@ pub(crate) fn read_config(path: &Path) -> Result<(&'static Family, DecoderConfig
 /// What the contents of a `config.json` say; `path` is named in errors.
 pub(crate) fn config_of(
     path: &Path,
-    contents: serde_json::Value,
+    contents: Value,
 ) -> Result<(&'static Family, DecoderConfig), Error> {
     let reader = ConfigReader::new(path, contents)?;
     let Some(model_type) = reader.text("model_type")? else {
@@ -182,7 +205,7 @@ pub(crate) fn config_of(
         let problem = format!("is `{model_type}`: supported are {known}");
         return Err(reader.error("model_type", problem));
     };
-    reader.only("quantization_config", serde_json::Value::Null)?;
+    reader.only("quantization_config", Value::Null)?;
     let config = family.read(&reader)?;
     reader.finish()?;
     match config.validate() {
