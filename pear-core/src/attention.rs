@@ -90,6 +90,42 @@ impl AttentionConfig {
         }
     }
 
+    /// Sets the channels of a head.
+    pub fn with_head_dim(mut self, head_dim: usize) -> Self {
+        self.head_dim = head_dim;
+        self
+    }
+
+    /// Sets whether `q_proj`, `k_proj` and `v_proj` have biases.
+    pub fn with_qkv_bias(mut self, qkv_bias: bool) -> Self {
+        self.qkv_bias = qkv_bias;
+        self
+    }
+
+    /// Sets whether `o_proj` has a bias.
+    pub fn with_output_bias(mut self, output_bias: bool) -> Self {
+        self.output_bias = output_bias;
+        self
+    }
+
+    /// Sets the norms of queries and keys.
+    pub fn with_qk_norm(mut self, qk_norm: Option<QkNorm>) -> Self {
+        self.qk_norm = qk_norm;
+        self
+    }
+
+    /// Sets the limit that queries, keys and values are clamped to.
+    pub fn with_clip_qkv(mut self, clip_qkv: Option<f64>) -> Self {
+        self.clip_qkv = clip_qkv;
+        self
+    }
+
+    /// Sets scale, soft cap and sliding window.
+    pub fn with_scores(mut self, scores: AttentionScoreConfig) -> Self {
+        self.scores = scores;
+        self
+    }
+
     /// Sets the number of key/value heads.
     pub fn with_num_key_value_heads(mut self, num_key_value_heads: usize) -> Self {
         self.num_key_value_heads = num_key_value_heads;

@@ -3,8 +3,6 @@
 //! [`logits`], [`residual`] and [`residual_cached`] are for inference: they refuse to build an autodiff graph, which burn would
 //! keep until a backward pass. [`training_logits`] and the layer-by-layer functions keep what is tracked tracked.
 
-use std::ops::Range;
-
 use burn::prelude::*;
 
 use crate::attend::{attend, attend_padded};
@@ -58,65 +56,46 @@ pub fn token_tensor(rows: &[impl AsRef<[u32]>], device: &Device) -> Tensor<2, In
     Tensor::from_data(TensorData::new(ids, [rows.len(), seq]), device)
 }
 
-/// Runs `layers` on a residual stream `[batch, seq, hidden]`, with `edit` between the halves of each attention.
-///
-/// With a cache the tokens follow those that it holds; the caller [advances](KvCache::advance) it after the last layer.
-///
-/// # Errors
-/// What [`run_layer`] returns.
-pub fn run_layers<M: DecoderModel>(
-    model: &M,
-    mut residual: Tensor<3>,
-    layers: Range<usize>,
-    mut cache: Option<&mut KvCache>,
-    edit: &mut (impl HeadEdit + ?Sized),
-) -> Result<Tensor<3>> {
-    let padding = cache
-        .as_ref()
-        .map_or(Vec::new(), |cache| cache.padding().to_vec());
-    let start = cache.as_ref().map_or(0, |c| c.len());
-    let positions = Positions::after(start, residual.dims()[1]).padded(&padding);
-    for layer in layers {
-        residual = run_layer(
-            model,
-            residual,
-            layer,
-            positions,
-            cache.as_deref_mut(),
-            edit,
-        )?;
-    }
-    Ok(residual)
+/// Where the tokens that are run stand, and what was read before them.
+#[derive(Debug)]
+pub struct TokenContext<'a> {
+    /// Their positions.
+    pub positions: Positions<'a>,
+    /// Keys and values of the tokens before them, to which theirs are added; `None` for whole sequences.
+    pub cache: Option<&'a mut KvCache>,
 }
 
-/// Runs one layer on a residual stream `[batch, seq, hidden]` whose tokens stand at `positions`; see [`run_layers`].
+impl<'a> TokenContext<'a> {
+    /// Whole sequences at these positions.
+    pub fn uncached(positions: Positions<'a>) -> Self {
+        Self { positions, cache: None }
+    }
+}
+
+/// Runs layer `index` on a residual stream `[batch, seq, hidden]`, with `edit` between the halves of its attention.
+///
+/// With a cache, the caller [advances](KvCache::advance) it after the last layer.
 ///
 /// # Errors
 /// A layer that cannot be made, what `edit` returns, and [`Error::AlreadyReweighted`] for coefficients on top of others.
 pub fn run_layer<M: DecoderModel>(
     model: &M,
+    index: usize,
     residual: Tensor<3>,
-    layer: usize,
-    positions: Positions,
-    cache: Option<&mut KvCache>,
+    context: TokenContext<'_>,
     edit: &mut (impl HeadEdit + ?Sized),
 ) -> Result<Tensor<3>> {
-    let this = model.layer(layer)?;
-    let attention = this.attention();
-    check_not_reweighted(attention, layer, edit)?;
-    let Qkv {
-        query,
-        mut key,
-        mut value,
-    } = attention.project_qkv(this.attention_input(residual.clone()), positions);
+    let TokenContext { positions, cache } = context;
+    let layer = model.layer(index)?;
+    let attention = layer.attention();
+    check_not_reweighted(attention, index, edit)?;
+    let input = layer.attention_input(residual.clone());
+    let Qkv { query, mut key, mut value } = attention.project_qkv(input, positions);
     if let Some(cache) = cache {
-        (key, value) = cache.append(layer, key, value);
+        (key, value) = cache.append(index, key, value);
     }
-    let heads = edit.edit(
-        layer,
-        attend_padded(attention, query, key, value, positions.padding),
-    )?;
-    Ok(this.output(residual, attention.output_projection(heads)))
+    let heads = edit.edit(index, attend_padded(attention, query, key, value, positions.padding))?;
+    Ok(layer.output(residual, attention.output_projection(heads)))
 }
 
 /// # Errors
@@ -146,7 +125,8 @@ pub fn residual<M: DecoderModel>(
     let positions = Positions::first(tokens.dims()[1]);
     let mut residual = model.embed(tokens, positions);
     for layer in 0..model.shape().num_layers {
-        residual = untracked(run_layer(model, residual, layer, positions, None, edit)?)?;
+        let context = TokenContext::uncached(positions);
+        residual = untracked(run_layer(model, layer, residual, context, edit)?)?;
     }
     untracked(residual)
 }
@@ -175,14 +155,12 @@ pub fn training_logits<M: DecoderModel>(
     edit: &mut (impl HeadEdit + ?Sized),
 ) -> Result<Tensor<3>> {
     check_input(model, &tokens, 0, edit)?;
-    let embedded = model.embed(tokens.clone(), Positions::first(tokens.dims()[1]));
-    Ok(model.logits(run_layers(
-        model,
-        embedded,
-        0..model.shape().num_layers,
-        None,
-        edit,
-    )?))
+    let positions = Positions::first(tokens.dims()[1]);
+    let mut residual = model.embed(tokens, positions);
+    for layer in 0..model.shape().num_layers {
+        residual = run_layer(model, layer, residual, TokenContext::uncached(positions), edit)?;
+    }
+    Ok(model.logits(residual))
 }
 
 /// Reads the next tokens `[batch, seq]` after those in the cache and returns the residual stream after the last layer,
@@ -198,18 +176,12 @@ pub fn residual_cached<M: DecoderModel>(
 ) -> Result<Tensor<3>> {
     check_input(model, &tokens, cache.len(), edit)?;
     let seq = tokens.dims()[1];
-    let mut residual = model.embed(
-        tokens,
-        Positions::after(cache.len(), seq).padded(cache.padding()),
-    );
+    let padding = cache.padding().to_vec();
+    let positions = Positions::after(cache.len(), seq).padded(&padding);
+    let mut residual = model.embed(tokens, positions);
     for layer in 0..model.shape().num_layers {
-        residual = untracked(run_layers(
-            model,
-            residual,
-            layer..layer + 1,
-            Some(cache),
-            edit,
-        )?)?;
+        let context = TokenContext { positions, cache: Some(&mut *cache) };
+        residual = untracked(run_layer(model, layer, residual, context, edit)?)?;
     }
     cache.advance(seq);
     untracked(residual)

@@ -61,7 +61,8 @@ impl ChatTemplate {
     /// # Errors
     /// [`Error::Io`] or [`Error::Malformed`] for files that cannot be read; [`Error::Malformed`] where there is no template, or one that
     /// is none.
-    pub fn open(directory: &Path) -> Result<Self, Error> {
+    pub fn open(directory: impl AsRef<Path>) -> Result<Self, Error> {
+        let directory = directory.as_ref();
         let config_path = directory.join("tokenizer_config.json");
         let config: Value = match read(&config_path)? {
             Some(text) => serde_json::from_str(&text)

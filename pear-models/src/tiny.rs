@@ -87,7 +87,8 @@ impl Tiny {
     ///
     /// # Errors
     /// [`Error::Io`] if the directory cannot be written.
-    pub fn write(self, directory: &Path) -> Result<(), Error> {
+    pub fn write(self, directory: impl AsRef<Path>) -> Result<(), Error> {
+        let directory = directory.as_ref();
         std::fs::create_dir_all(directory).map_err(Error::io("create", directory))?;
         let own = match self {
             Self::Rope => ROPE,

@@ -18,7 +18,8 @@ impl Tokenizer {
     ///
     /// # Errors
     /// [`Error::Io`] if it is missing, [`Error::Tokenizer`] if it is none.
-    pub fn open(directory: &Path) -> Result<Self, Error> {
+    pub fn open(directory: impl AsRef<Path>) -> Result<Self, Error> {
+        let directory = directory.as_ref();
         let path = directory.join("tokenizer.json");
         let inner = tokenizers::Tokenizer::from_bytes(regular_file::read(&path)?).map_err(|e| {
             Error::Tokenizer {

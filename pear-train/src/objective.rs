@@ -4,7 +4,7 @@ use burn::module::Module;
 use burn::prelude::*;
 use burn::tensor::DType;
 use pear_core::forward::{
-    check_length, check_not_reweighted, check_vocabulary, run_layer, untracked,
+    TokenContext, check_length, check_not_reweighted, check_vocabulary, run_layer, untracked,
 };
 use pear_core::kernels::cross_entropy;
 use pear_core::proxy::ProxyBatch;
@@ -157,7 +157,7 @@ fn predicting<M: DecoderModel>(
         return Ok(residual.narrow(1, positions.start, positions.len()));
     };
     for layer in 0..last {
-        residual = run_layer(model, residual, layer, whole, None, edit)?;
+        residual = run_layer(model, layer, residual, TokenContext::uncached(whole), edit)?;
     }
     // The other positions of the last layer only give keys and values.
     let layer = model.layer(last)?;

@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 /// How the learning rate changes after the warm-up.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
+#[non_exhaustive]
 pub enum Schedule {
     /// Straight down to zero, as the authors have it.
     #[default]

@@ -15,6 +15,7 @@ use crate::{Error, Result};
 
 /// Where the sequences of each step come from.
 #[derive(Clone, Debug)]
+#[non_exhaustive]
 pub enum Sequences {
     /// Drawn: those of step `s` depend on nothing but the task and `s`.
     Drawn(ProxyTask),
@@ -358,7 +359,8 @@ impl<M: DecoderModel> Trainer<M> {
     ///
     /// # Errors
     /// A file that cannot be written.
-    pub fn save(&self, path: &Path) -> Result<()> {
+    pub fn save(&self, path: impl AsRef<Path>) -> Result<()> {
+        let path = path.as_ref();
         Ok(pear_core::files::write_json(
             path,
             &Checkpoint::new(self.run_record(), self.state.clone()),
@@ -370,7 +372,8 @@ impl<M: DecoderModel> Trainer<M> {
     /// # Errors
     /// [`Error::Checkpoint`] for a file that is none, or that was written with other options, heads, weights or sequences: it says
     /// which.
-    pub fn restore(&mut self, path: &Path) -> Result<()> {
+    pub fn restore(&mut self, path: impl AsRef<Path>) -> Result<()> {
+        let path = path.as_ref();
         let state = Checkpoint::read(path, &self.run_record())?;
         self.coefficients = self.coefficients.with_values(&rounded(&state.values));
         self.state = state;

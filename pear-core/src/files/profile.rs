@@ -70,6 +70,22 @@ pub struct TrainingRecord {
 }
 
 /// A profile file: heads that are not listed have coefficient 1.
+///
+/// ```
+/// use burn::prelude::*;
+/// use pear_core::{HeadCoefficients, HeadId, ModelShape, Profile};
+///
+/// let (device, shape) = (Device::flex(), ModelShape::new("llama", 2, 4));
+/// let coefficients = HeadCoefficients::new(&[(HeadId::new(1, 3), 0.62)], &shape, &device)?;
+/// let path = std::env::temp_dir().join(format!("pear-profile-{}.json", std::process::id()));
+/// Profile::new(&coefficients, None)?.write(&path)?;
+///
+/// let profile = Profile::read(&path)?;
+/// assert_eq!(profile.for_model(&shape, &device)?.values(), [0.62]);
+/// assert!(profile.for_model(&ModelShape::new("llama", 3, 4), &device).is_err());
+/// # std::fs::remove_file(&path).unwrap();
+/// # Ok::<(), pear_core::Error>(())
+/// ```
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Profile {
     format: String,
@@ -139,7 +155,8 @@ impl Profile {
     /// # Errors
     /// [`Error::Io`], or [`Error::Malformed`] for a file that is no profile, lists a head twice or beyond the model it names, or
     /// holds a value that is not finite.
-    pub fn read(path: &Path) -> Result<Self> {
+    pub fn read(path: impl AsRef<Path>) -> Result<Self> {
+        let path = path.as_ref();
         let profile: Self = super::read_json(path, Self::FORMAT)?;
         profile.check().map_err(|e| Error::Malformed {
             path: path.into(),
@@ -150,7 +167,8 @@ impl Profile {
 
     /// # Errors
     /// [`Error::Io`].
-    pub fn write(&self, path: &Path) -> Result<()> {
+    pub fn write(&self, path: impl AsRef<Path>) -> Result<()> {
+        let path = path.as_ref();
         super::write_json(path, self)
     }
 

@@ -27,6 +27,7 @@ pub struct Provenance {
 /// Which proxy sequences were read: drawn with the seed of the settings, or given.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "from", rename_all = "kebab-case")]
+#[non_exhaustive]
 pub enum SequenceRecord {
     /// Drawn by [`ProxyTask`](crate::ProxyTask).
     Drawn {

@@ -1,6 +1,6 @@
 //! Scores of some layers each, put together.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use pear_core::{Error, LayerRange, Result};
 use serde::Serialize;
@@ -17,10 +17,10 @@ impl Scores {
     /// # Errors
     /// [`Error::Io`] and [`Error::Malformed`], naming the file and the field: what does not belong to the first file, a layer in two files
     /// or in none.
-    pub fn merge(paths: &[PathBuf]) -> Result<Self> {
+    pub fn merge(paths: &[impl AsRef<Path>]) -> Result<Self> {
         let mut parts = paths
             .iter()
-            .map(|path| Ok((path.as_path(), Self::read(path)?)))
+            .map(|path| Ok((path.as_ref(), Self::read(path)?)))
             .collect::<Result<Vec<_>>>()?;
         parts.sort_by_key(|(_, part)| part.layers().first);
         let Some(((first_path, first), rest)) = parts.split_first() else {

@@ -47,6 +47,28 @@ pub struct LengthScores {
 }
 
 /// A scores file.
+///
+/// ```
+/// use pear_core::{HeadId, ModelShape};
+/// use pear_locate::{LengthScores, ScoreSettings, Scores};
+///
+/// let length = LengthScores {
+///     n: 10,
+///     samples: 100,
+///     base_logit: 14.2,
+///     accuracy: 0.93,
+///     scores: vec![vec![0.01, 0.02], vec![0.0, 0.08]],
+///     standard_errors: None,
+/// };
+/// let scores = Scores::new(ModelShape::new("llama", 2, 2), ScoreSettings::default(), vec![length])?;
+/// assert_eq!(scores.top(2), [HeadId::new(1, 1), HeadId::new(0, 1)]);
+///
+/// let path = std::env::temp_dir().join(format!("pear-scores-{}.json", std::process::id()));
+/// scores.write(&path)?;
+/// assert_eq!(Scores::read(&path)?, scores);
+/// # std::fs::remove_file(&path).unwrap();
+/// # Ok::<(), pear_core::Error>(())
+/// ```
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Scores {
     format: String,
@@ -191,7 +213,8 @@ impl Scores {
 
     /// # Errors
     /// [`Error::Io`], or [`Error::Malformed`] for a file that is no scores file, or lists a head twice or beyond the model it names.
-    pub fn read(path: &Path) -> Result<Self> {
+    pub fn read(path: impl AsRef<Path>) -> Result<Self> {
+        let path = path.as_ref();
         let mut scores: Self = read_json(path, Self::FORMAT)?;
         let malformed = |problem: String| Error::Malformed {
             path: path.into(),
@@ -236,7 +259,8 @@ impl Scores {
 
     /// # Errors
     /// [`Error::Io`].
-    pub fn write(&self, path: &Path) -> Result<()> {
+    pub fn write(&self, path: impl AsRef<Path>) -> Result<()> {
+        let path = path.as_ref();
         write_json(path, self)
     }
 }

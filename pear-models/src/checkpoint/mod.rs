@@ -56,7 +56,8 @@ impl ModelDirectory {
     ///
     /// # Errors
     /// [`Error::Io`], [`Error::Malformed`], [`Error::Config`] or [`Error::Tensors`], naming the file and what was expected.
-    pub fn open(path: &Path) -> Result<Self, Error> {
+    pub fn open(path: impl AsRef<Path>) -> Result<Self, Error> {
+        let path = path.as_ref();
         let (family, config) = read_config(&path.join("config.json"))?;
         let tensors: Box<dyn Fold> = Box::new(SafetensorsCheckpoint::open(path)?);
         let prefix = Self::prefix(family, &config, tensors.as_ref());

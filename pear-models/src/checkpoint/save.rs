@@ -28,7 +28,13 @@ impl Decoder {
     /// # Errors
     /// [`Error::Input`] for a config of another model, another dtype, or coefficients that are not [folded](Self::fold);
     /// [`Error::Io`].
-    pub fn save(&self, config: &Value, dtype: DType, directory: &Path) -> Result<(), Error> {
+    pub fn save(
+        &self,
+        config: &Value,
+        dtype: DType,
+        directory: impl AsRef<Path>,
+    ) -> Result<(), Error> {
+        let directory = directory.as_ref();
         let config_path = directory.join("config.json");
         let (family, read) = config_of(&config_path, config.clone())?;
         if read != *self.config() {

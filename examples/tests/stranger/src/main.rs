@@ -66,9 +66,7 @@ fn compare(
         ..GenerateOptions::default()
     };
     let continue_with = |model: &Decoder| {
-        generate(model, &prompt, &options, |_| {
-            std::ops::ControlFlow::Continue(())
-        })
+        generate(model, &prompt, &options)
     };
     let tokens = continue_with(&reweighted)?;
     println!("generated: {}", tokenizer.decode(&tokens)?);
