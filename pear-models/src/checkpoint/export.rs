@@ -22,11 +22,13 @@ impl ModelDirectory {
     /// `out` appears only once it is whole.
     ///
     /// ```no_run
+    /// use std::path::Path;
+    ///
     /// use pear_core::Profile;
     /// use pear_models::ModelDirectory;
     ///
-    /// let directory = ModelDirectory::open("Llama-3.2-1B".as_ref())?;
-    /// let profile = Profile::read("profile.json".as_ref())?;
+    /// let directory = ModelDirectory::open(Path::new("Llama-3.2-1B"))?;
+    /// let profile = Profile::read(Path::new("profile.json"))?;
     /// directory.export(&profile, "Llama-3.2-1B-pear")?;
     /// # Ok::<(), pear_models::Error>(())
     /// ```
