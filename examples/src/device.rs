@@ -1,4 +1,4 @@
-//! Devices by name.
+//! The devices that `--device` names.
 
 use std::fmt;
 use std::str::FromStr;
@@ -6,8 +6,8 @@ use std::str::FromStr;
 use anyhow::{Result, bail};
 use burn::prelude::*;
 
-/// What `--device` says: `flex`, or `wgpu`, `vulkan`, `cuda`, with a number behind a colon for another than the first; or one that the
-/// example `serve` serves elsewhere, `ws://host:port`, with a number behind a slash for another than its first.
+/// A value of `--device`: `flex`; `wgpu`, `vulkan` or `cuda`, followed by `:1` for the second device and so on; or a device served by
+/// the example `serve`, `ws://host:port`, followed by `/1` for its second device and so on.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DeviceName {
     kind: Kind,
@@ -20,7 +20,7 @@ enum Kind {
     Wgpu,
     Vulkan,
     Cuda,
-    /// At `ws://host:port`.
+    /// Served at `ws://host:port`.
     Remote(String),
 }
 
@@ -32,7 +32,7 @@ impl Kind {
         (Self::Cuda, "cuda"),
     ];
 
-    /// As in `--device`, and as the feature it takes.
+    /// The name in `--device`, and the feature that it needs.
     fn names(&self) -> (&str, &str) {
         match self {
             Self::Remote(url) => (url, "remote"),
@@ -50,7 +50,7 @@ impl FromStr for DeviceName {
     fn from_str(text: &str) -> Result<Self, String> {
         let expected = || {
             String::from(
-                "expected flex, wgpu, vulkan or cuda, or one of them with a number, such as cuda:1, or a served one, ws://host:port",
+                "expected flex, wgpu, vulkan or cuda, with a number as in cuda:1 if need be, or a served device, ws://host:port",
             )
         };
         let number = |text: &str| text.parse().map_err(|_| expected());
@@ -77,7 +77,7 @@ impl FromStr for DeviceName {
             .find(|(_, known)| *known == name)
             .ok_or_else(expected)?;
         if kind == Kind::Flex && index > 0 {
-            return Err("there is one CPU, which is called flex".into());
+            return Err("there is only one CPU: expected flex without a number".into());
         }
         Ok(Self { kind, index })
     }
@@ -95,20 +95,20 @@ impl fmt::Display for DeviceName {
 }
 
 impl DeviceName {
-    /// Whether it is the CPU of this machine.
+    /// Whether this is the CPU of this machine.
     pub fn is_cpu(&self) -> bool {
         self.kind == Kind::Flex
     }
 
-    /// Whether both are of one backend, or served at one address.
+    /// Whether both have the same backend, or are served at the same address.
     pub fn is_same_kind(&self, other: &Self) -> bool {
         self.kind == other.kind
     }
 
-    /// The device.
+    /// Opens the device.
     ///
     /// # Errors
-    /// One whose feature this program was built without; a served one that does not answer.
+    /// The program was built without the feature of the device, or a served device does not answer.
     pub fn open(&self) -> Result<Device> {
         match &self.kind {
             #[cfg(feature = "flex")]
@@ -154,7 +154,7 @@ impl DeviceName {
     }
 }
 
-/// What a client of the example `serve` has to show, where the server was started with one: the environment's `PEAR_TOKEN`.
+/// The token of the example `serve` and its clients, if there is one: the environment variable `PEAR_TOKEN`.
 #[cfg(feature = "remote")]
 pub fn token() -> Option<String> {
     std::env::var("PEAR_TOKEN")

@@ -1,6 +1,6 @@
-//! Pictures: heat maps of scores and curves of training, as SVG or PNG by the name of the file, and heat maps for the terminal.
+//! Heat maps of scores and curves of training, as SVG or PNG depending on the name of the file; heat maps for the terminal.
 //!
-//! The letters come with the program (DejaVu Sans), so that pictures do not depend on the fonts of the machine.
+//! The font (DejaVu Sans) is part of the program, so that pictures do not depend on the fonts of the machine.
 
 mod curves;
 mod heat_map;
@@ -20,13 +20,13 @@ pub use curves::{Curve, curves, curves_over};
 pub use heat_map::heat_map;
 pub use terminal::terminal_heat_map;
 
-/// The name under which the letters are known to plotters, and which an SVG asks its viewer for.
+/// The name under which the font is registered in plotters, and which an SVG file refers to.
 const FONT: &str = "sans-serif";
 
-/// What a picture is drawn on, whichever the format.
+/// A drawing area of either format.
 type Canvas<'a, B> = DrawingArea<B, Shift>;
 
-/// A picture that knows its size and can be drawn on either kind of canvas.
+/// A picture that can be drawn in either format.
 trait Picture {
     fn size(&self) -> (u32, u32);
     fn draw<B: DrawingBackend>(
@@ -35,6 +35,8 @@ trait Picture {
     ) -> Result<(), DrawingAreaErrorKind<B::ErrorType>>;
 }
 
+/// Checks the name of a picture.
+///
 /// # Errors
 /// If `path` ends neither in `.svg` nor in `.png`.
 pub fn check_picture(path: &Path) -> Result<()> {
@@ -62,11 +64,11 @@ fn format(path: &Path) -> Result<Format> {
     }
 }
 
-/// Draws and writes a picture; the file appears only when it is whole.
+/// Draws a picture and writes it atomically.
 fn write(path: &Path, picture: &impl Picture) -> Result<()> {
     static FONTS: Once = Once::new();
     FONTS.call_once(|| {
-        // The font is a constant; were it broken, drawing would say so.
+        // The font is a constant; if it were broken, drawing would fail.
         let _ = register_font(FONT, FontStyle::Normal, dejavu::sans::regular());
     });
     let bytes = match format(path)? {
@@ -76,7 +78,7 @@ fn write(path: &Path, picture: &impl Picture) -> Result<()> {
             text.into_bytes()
         }
         Format::Png => {
-            // plotters encodes a PNG only into a file of that name.
+            // plotters encodes a PNG only when it writes to a file with that extension.
             let folder = tempfile::tempdir().context("cannot make a temporary folder")?;
             let file = folder.path().join("picture.png");
             render(BitMapBackend::new(&file, picture.size()), picture)?;
@@ -96,7 +98,7 @@ fn render<B: DrawingBackend>(backend: B, picture: &impl Picture) -> Result<()> {
     drawn.map_err(|e| anyhow!("cannot draw the picture: {e}"))
 }
 
-/// A colour for `x` between −1 and 1: blue below zero, white at zero, red above (ColorBrewer RdBu); grey if it is no number.
+/// The colour of `x` between −1 and 1: blue below zero, white at zero, red above (ColorBrewer RdBu); grey for NaN.
 fn diverging(x: f64) -> RGBColor {
     const BLUE: [[f64; 3]; 6] = [
         [247., 247., 247.],
@@ -127,7 +129,7 @@ fn diverging(x: f64) -> RGBColor {
     RGBColor(mix(0), mix(1), mix(2))
 }
 
-/// The largest absolute value of a grid, of those that are finite; 1 where all are zero.
+/// The largest finite absolute value in a grid; 1 if all are zero.
 fn largest(grid: &[Vec<f64>]) -> f64 {
     let largest = grid
         .iter()
@@ -137,7 +139,7 @@ fn largest(grid: &[Vec<f64>]) -> f64 {
     if largest > 0.0 { largest } else { 1.0 }
 }
 
-/// Three significant digits, without an exponent where that is short.
+/// Three significant digits, with an exponent only for very small and very large numbers.
 fn short(x: f64) -> String {
     match x.abs() {
         0.0 => "0".into(),
@@ -155,7 +157,7 @@ mod tests {
     use pear_core::HeadId;
 
     #[test]
-    fn pictures_of_any_size_in_both_formats() {
+    fn heat_maps_of_any_size_are_drawn_in_both_formats() {
         let folder = tempfile::tempdir().unwrap();
         for (layers, heads) in [(1, 1), (2, 4), (80, 64), (0, 0)] {
             let grid: Vec<Vec<f64>> = (0..layers)
@@ -180,7 +182,7 @@ mod tests {
     }
 
     #[test]
-    fn curves_of_any_length_and_of_no_numbers() {
+    fn curves_of_any_length_and_of_non_finite_values_are_drawn() {
         let folder = tempfile::tempdir().unwrap();
         for (index, values) in [
             vec![],
@@ -205,7 +207,7 @@ mod tests {
     }
 
     #[test]
-    fn other_names_are_refused() {
+    fn names_of_other_formats_are_refused() {
         for name in ["map.jpg", "map", "svg", ".svg", ""] {
             assert!(check_picture(name.as_ref()).is_err(), "{name}");
         }

@@ -4,10 +4,10 @@ use log::{Level, LevelFilter, Log, Metadata, Record};
 
 struct Printer;
 
-/// Prints warnings of our own crates from now on. What others log is not for users: a graphics library logs as an error that it found no
-/// screen.
+/// Prints warnings of this workspace's crates from now on. What other crates log is not meant for users: a graphics library logs an
+/// error if there is no screen.
 pub fn install() {
-    // A second logger is refused: the first one stays.
+    // Fails if there is a logger already, which is then kept.
     if log::set_logger(&Printer).is_ok() {
         log::set_max_level(LevelFilter::Warn);
     }

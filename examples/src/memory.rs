@@ -1,6 +1,6 @@
-//! What memory this process takes.
+//! Memory used by this process.
 
-/// The most memory that this process has held since [`reset_peak_memory`], in bytes; 0 where the system does not tell.
+/// Peak memory of this process in bytes since [`reset_peak_memory`], or since its start; 0 where the system does not report it.
 pub fn peak_memory() -> u64 {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
     let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
@@ -8,8 +8,8 @@ pub fn peak_memory() -> u64 {
         .map_or(0, |kib| kib * 1024)
 }
 
-/// Starts the count of [`peak_memory`] anew.
+/// Resets [`peak_memory`].
 pub fn reset_peak_memory() {
-    // Linux alone has this; elsewhere the peak is that of the whole run.
+    // Only on Linux; elsewhere the peak is that of the whole run.
     let _ = std::fs::write("/proc/self/clear_refs", "5");
 }

@@ -1,4 +1,4 @@
-//! What a run of `locate` has finished, kept beside its output until it is done.
+//! The lengths that a run of `locate` has finished, kept beside its output file until it is complete.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -12,19 +12,19 @@ use serde::{Deserialize, Serialize};
 
 const FORMAT: &str = "pear-scores-partial";
 
-/// What makes one run the same as another.
+/// What must be equal for a run to be resumed.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Run {
     model: ModelShape,
     settings: ScoreSettings,
     layers: Option<LayerRange>,
-    /// n and number of sequences.
+    /// For each length n: n and the number of sequences.
     lengths: Vec<(usize, usize)>,
     provenance: Provenance,
 }
 
 impl Run {
-    /// Locating with these options on these sequences.
+    /// The run with these options on these sequences.
     pub fn new(
         model: ModelShape,
         options: &LocateOptions,
@@ -53,7 +53,7 @@ struct Finished {
     finished: Vec<LengthReport>,
 }
 
-/// The file beside `--out`: its name with `.partial` behind.
+/// The partial file: the name of `--out` followed by `.partial`.
 #[derive(Clone, Debug)]
 pub struct PartialFile {
     path: PathBuf,
@@ -61,7 +61,7 @@ pub struct PartialFile {
 }
 
 impl PartialFile {
-    /// For a run that writes its scores to `out`.
+    /// The partial file of a run that writes its scores to `out`.
     pub fn beside(out: &Path, run: Run) -> Self {
         let mut path = out.as_os_str().to_owned();
         path.push(".partial");
@@ -71,14 +71,14 @@ impl PartialFile {
         }
     }
 
-    /// The lengths that are finished.
+    /// Reads the finished lengths.
     ///
     /// # Errors
-    /// A file that is missing, broken or of another run, naming what differs.
+    /// A file that is missing, malformed or from another run; what differs is named.
     pub fn read(&self) -> Result<Vec<LengthReport>> {
         let path = self.path.display();
         if !self.path.exists() {
-            bail!("--resume: there is no {path} to go on from");
+            bail!("--resume: there is no {path} to resume from");
         }
         let Finished { run, finished, .. } = read_json(&self.path, FORMAT)?;
         let here = &self.run;
@@ -90,32 +90,33 @@ impl PartialFile {
             ("provenance", run.provenance != here.provenance),
         ];
         match differences.iter().find(|(_, differs)| *differs) {
-            Some((field, _)) => bail!("--resume: {path} is of another run: its `{field}` differ"),
+            Some((field, _)) => {
+                bail!("--resume: {path} is from another run: `{field}` is different")
+            }
             None => Ok(finished),
         }
     }
 
-    /// Writes the lengths that are finished, all of them or, should it fail, those of before.
+    /// Writes the finished lengths atomically.
     ///
     /// # Errors
-    /// Whatever the file system says.
+    /// A file that cannot be written.
     pub fn write(&self, finished: &[LengthReport]) -> pear_core::Result<()> {
-        let (format, run, finished) = (FORMAT.into(), self.run.clone(), finished.to_vec());
         write_json(
             &self.path,
             &Finished {
-                format,
+                format: FORMAT.into(),
                 version: 1,
-                run,
-                finished,
+                run: self.run.clone(),
+                finished: finished.to_vec(),
             },
         )
     }
 
-    /// The scores are written: nothing is left to go on from.
+    /// Removes the file, once the scores are written.
     ///
     /// # Errors
-    /// Whatever the file system says.
+    /// A file that cannot be removed.
     pub fn remove(&self) -> Result<()> {
         match fs::remove_file(&self.path) {
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(()),

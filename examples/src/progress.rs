@@ -1,17 +1,17 @@
-//! How far the work is, on standard error, where that is a terminal and the work takes a while.
+//! Progress bars on standard error, if it is a terminal and the work takes a while.
 
 use std::sync::LazyLock;
 use std::time::{Duration, Instant};
 
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 
-/// Every bar that is shown; what else goes to standard error is printed above them.
+/// All bars that are shown; other output to standard error is printed above them.
 static BARS: LazyLock<MultiProgress> = LazyLock::new(MultiProgress::new);
 
-/// Work that takes less than this is done before anybody looks.
-const PATIENCE: Duration = Duration::from_millis(500);
+/// No bar is shown for work that takes less.
+const SHOWN_AFTER: Duration = Duration::from_millis(500);
 
-/// A bar with the time that is left. Nothing is shown where standard error is no terminal, or during the first half second.
+/// A bar with the estimated time left. Nothing is shown if standard error is not a terminal, or during the first half second.
 pub struct Progress {
     bar: ProgressBar,
     since: Instant,
@@ -19,7 +19,7 @@ pub struct Progress {
 }
 
 impl Progress {
-    /// A bar called `name`, of `total` units of work.
+    /// A bar called `name` for `total` units of work.
     pub fn new(name: &str, total: u64) -> Self {
         let style =
             ProgressStyle::with_template("{prefix} {wide_bar} {percent:>3} %  {msg}  {eta} left");
@@ -33,15 +33,15 @@ impl Progress {
         }
     }
 
-    /// As [`set`](Self::set), where it is only now known how much there is to do.
+    /// Same as [`set`](Self::set), with a new total.
     pub fn set_of(&mut self, done: u64, total: u64, message: impl Into<String>) {
         self.bar.set_length(total);
         self.set(done, message);
     }
 
-    /// So much is done; `message` stands beside the bar.
+    /// Sets how many units are done, and the message beside the bar.
     pub fn set(&mut self, done: u64, message: impl Into<String>) {
-        if !self.shown && self.since.elapsed() > PATIENCE {
+        if !self.shown && self.since.elapsed() > SHOWN_AFTER {
             self.shown = true;
             let hidden = std::mem::replace(&mut self.bar, ProgressBar::hidden());
             self.bar = BARS.add(ProgressBar::new(hidden.length().unwrap_or(0)));
@@ -64,6 +64,6 @@ impl Drop for Progress {
 /// Prints a line on standard error, above the bars.
 pub fn print_above(line: &str) {
     use std::io::Write;
-    // Nothing can be done where standard error is closed.
+    // Nothing can be done if standard error is closed.
     BARS.suspend(|| drop(writeln!(std::io::stderr(), "{line}")));
 }

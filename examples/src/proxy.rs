@@ -1,4 +1,4 @@
-//! The proxy sequences of `locate` and `train`: drawn, or read from a file.
+//! The proxy sequences that the commands draw.
 
 use anyhow::{Context, Result, bail};
 use pear_core::ProxyTask;
@@ -8,19 +8,19 @@ use pear_models::ModelDirectory;
 /// Which proxy sequences are drawn.
 #[derive(Clone, Copy, Debug)]
 pub struct Draw {
-    /// Their seed.
+    /// Seed of the sequences.
     pub seed: u64,
-    /// Whether the model's BOS stands before each.
+    /// Whether each begins with the model's BOS.
     pub bos: bool,
-    /// Whether the special tokens are among those drawn.
+    /// Whether special tokens may be drawn.
     pub special: bool,
 }
 
 impl Draw {
-    /// The longest sequence: more than any of our models was trained for.
+    /// The longest sequence: longer than what any supported model was trained for.
     pub const LONGEST: usize = 1 << 17;
 
-    /// What a file of results says about them.
+    /// Their description in files of results.
     pub fn record(self, directory: &ModelDirectory) -> SequenceRecord {
         SequenceRecord::Drawn {
             bos: directory.config().bos_token.filter(|_| self.bos),
@@ -28,10 +28,10 @@ impl Draw {
         }
     }
 
-    /// What draws them for this model.
+    /// The proxy task of a model.
     ///
     /// # Errors
-    /// A model without a BOS where one is asked for, or without enough tokens.
+    /// A model without a BOS although one is asked for, or with too few tokens.
     pub fn task(self, directory: &ModelDirectory) -> Result<ProxyTask> {
         let config = directory.config();
         let special = if self.special {
@@ -53,10 +53,10 @@ impl Draw {
             .with_bos(bos))
     }
 
-    /// Whether sequences of `n` tokens and the same again can be read by the model.
+    /// Checks that the model can read sequences of `n` tokens repeated once.
     ///
     /// # Errors
-    /// Too few or too many; `flag` is named.
+    /// Too few or too many tokens, naming `flag`.
     pub fn check_length(self, flag: &str, n: usize, directory: &ModelDirectory) -> Result<()> {
         if n < 2 {
             bail!("{flag} {n}: expected 2 or more, the number of tokens that are repeated");

@@ -1,14 +1,14 @@
-//! Random numbers that are the same on every machine.
+//! Random numbers that do not depend on the machine.
 
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{Rng, SeedableRng};
 
-/// One stream of random numbers.
+/// A stream of random numbers.
 #[derive(Clone, Debug)]
 pub struct Random(ChaCha8Rng);
 
 impl Random {
-    /// Stream number `stream` of `seed`.
+    /// Stream `stream` of a seed.
     pub fn new(seed: u64, stream: u64) -> Self {
         let mut rng = ChaCha8Rng::seed_from_u64(seed);
         rng.set_stream(stream);
@@ -20,12 +20,12 @@ impl Random {
         ((u128::from(self.0.next_u64()) * bound as u128) >> 64) as usize
     }
 
-    /// Uniform between `low` and `high`, both included.
+    /// Uniform between `low` and `high`, both inclusive.
     pub fn between(&mut self, low: usize, high: usize) -> usize {
         low + self.below(high - low + 1)
     }
 
-    /// Uniform between 0 and 1.
+    /// Uniform in `0..1`.
     pub fn uniform(&mut self) -> f64 {
         (self.0.next_u64() >> 11) as f64 / (1u64 << 53) as f64
     }
@@ -35,12 +35,15 @@ impl Random {
         self.uniform() < probability
     }
 
-    /// One of `choices`, which may not be empty.
+    /// One of `choices`.
+    ///
+    /// # Panics
+    /// If there are none.
     pub fn choose<T: Copy>(&mut self, choices: &[T]) -> T {
         choices[self.below(choices.len())]
     }
 
-    /// `count` different ones of `choices`, in random order; all of them if there are fewer.
+    /// `count` of the `choices` without replacement, in random order; all of them if there are fewer.
     pub fn sample<T>(&mut self, choices: impl IntoIterator<Item = T>, count: usize) -> Vec<T> {
         let mut left: Vec<T> = choices.into_iter().collect();
         (0..count.min(left.len()))
@@ -48,7 +51,7 @@ impl Random {
             .collect()
     }
 
-    /// Normal numbers of mean 0 (Box–Muller).
+    /// `count` normal numbers with mean 0 (Box–Muller).
     pub fn normal(&mut self, count: usize, deviation: f64) -> Vec<f32> {
         (0..count)
             .map(|_| {

@@ -1,4 +1,4 @@
-//! Files of token ids: JSON lines, one array a line.
+//! Files of token ids: JSON lines, one array on each line.
 
 use std::fs::File;
 use std::io::{BufRead, BufReader, Read};
@@ -8,18 +8,18 @@ use anyhow::{Context, Result, bail};
 use pear_core::files::SequenceRecord;
 use serde_json::Value;
 
-/// No sequence of tokens is written in more bytes.
-const LONGEST_LINE: u64 = 16 << 20;
-/// Nor so many of them in more.
-const LARGEST_FILE: u64 = 1 << 30;
+/// Longest line in bytes.
+const MAX_LINE_BYTES: u64 = 16 << 20;
+/// Largest file in bytes.
+const MAX_FILE_BYTES: u64 = 1 << 30;
 
-/// Sequences of token ids, and where they come from.
+/// Sequences of token ids with their places in a file.
 #[derive(Clone, Debug)]
 pub struct TokenFile {
     path: PathBuf,
     /// The sequences.
     pub rows: Vec<Vec<u32>>,
-    /// The line each stands in, from 1; lines of white space are passed over.
+    /// Line number of each sequence, from 1; blank lines are skipped.
     lines: Vec<usize>,
 }
 
@@ -27,11 +27,11 @@ impl TokenFile {
     /// Reads a file whose ids must be below `vocab_size`.
     ///
     /// # Errors
-    /// What cannot be read, naming file and line.
+    /// A file that cannot be read, or a line that is not an array of token ids; both are named.
     pub fn read(path: &Path, vocab_size: usize) -> Result<Self> {
         let name = || path.display().to_string();
         let file = File::open(path).with_context(|| format!("{}: cannot read", name()))?;
-        let mut reader = BufReader::new(file.take(LARGEST_FILE));
+        let mut reader = BufReader::new(file.take(MAX_FILE_BYTES));
         let mut tokens = Self {
             path: path.into(),
             rows: Vec::new(),
@@ -41,17 +41,17 @@ impl TokenFile {
         for number in 1.. {
             line.clear();
             let read = (&mut reader)
-                .take(LONGEST_LINE)
+                .take(MAX_LINE_BYTES)
                 .read_until(b'\n', &mut line);
             let read = read.with_context(|| format!("{}: cannot read", name()))? as u64;
             if read == 0 {
                 break;
             }
-            if read == LONGEST_LINE && !line.ends_with(b"\n") {
+            if read == MAX_LINE_BYTES && !line.ends_with(b"\n") {
                 bail!(
                     "{}: line {number}: longer than {} MiB",
                     name(),
-                    LONGEST_LINE >> 20
+                    MAX_LINE_BYTES >> 20
                 );
             }
             if line.iter().all(u8::is_ascii_whitespace) {
@@ -63,7 +63,7 @@ impl TokenFile {
             tokens.lines.push(number);
         }
         if reader.get_ref().limit() == 0 {
-            bail!("{}: larger than {} GiB", name(), LARGEST_FILE >> 30);
+            bail!("{}: larger than {} GiB", name(), MAX_FILE_BYTES >> 30);
         }
         if tokens.rows.is_empty() {
             bail!("{}: empty: expected one array of token ids a line", name());
@@ -71,10 +71,10 @@ impl TokenFile {
         Ok(tokens)
     }
 
-    /// Reads a file of proxy sequences: the same tokens twice.
+    /// Reads a file of proxy sequences: tokens repeated once.
     ///
     /// # Errors
-    /// As [`read`](Self::read); and a sequence of odd length or of two different halves, naming file and line.
+    /// As [`read`](Self::read); also a sequence of odd length or with different halves, naming file and line.
     pub fn read_proxy(path: &Path, vocab_size: usize) -> Result<Self> {
         let tokens = Self::read(path, vocab_size)?;
         for (index, row) in tokens.rows.iter().enumerate() {
@@ -97,7 +97,7 @@ impl TokenFile {
         Ok(tokens)
     }
 
-    /// What a file of results says about the sequences: a fingerprint of the ids, whatever white space stands between them.
+    /// Description of the sequences in files of results: a fingerprint of the ids, which does not depend on white space.
     pub fn record(&self) -> SequenceRecord {
         let mut hasher = blake3::Hasher::new();
         for row in &self.rows {
@@ -110,13 +110,15 @@ impl TokenFile {
         }
     }
 
-    /// An error in a sequence, counted from 0.
+    /// An error about the sequence with index `row`.
     pub fn problem(&self, row: usize, problem: &str) -> anyhow::Error {
         self.problem_in(self.lines[row], problem)
     }
 
+    /// Checks that the model has positions for all sequences.
+    ///
     /// # Errors
-    /// A sequence that is longer than the positions of the model, naming file and line.
+    /// The first sequence that is too long, naming file and line.
     pub fn check_lengths(&self, max_positions: Option<usize>) -> Result<()> {
         let Some(max) = max_positions else {
             return Ok(());
@@ -159,7 +161,7 @@ fn parse(line: &[u8], vocab_size: usize) -> Result<Vec<u32>, String> {
     ids.iter().map(id).collect()
 }
 
-/// A value, if it is short, for an error.
+/// A JSON value as an error message shows it.
 fn brief(value: &Value) -> String {
     match value {
         Value::Array(_) => "an array within the array".into(),
@@ -169,10 +171,10 @@ fn brief(value: &Value) -> String {
     }
 }
 
-/// Token ids from a list such as `1,2,3`.
+/// Parses a list of token ids such as `1,2,3`.
 ///
 /// # Errors
-/// An empty list, or something that is no token id below `vocab_size`; `flag` is named.
+/// An empty list, or something other than a token id below `vocab_size`, naming `flag`.
 pub fn parse_list(flag: &str, text: &str, vocab_size: usize) -> Result<Vec<u32>> {
     let id = |word: &str| match word.trim().parse::<u32>() {
         Ok(id) if (id as usize) < vocab_size => Ok(id),
@@ -197,7 +199,7 @@ mod tests {
     }
 
     #[test]
-    fn lines_of_white_space_are_passed_over() {
+    fn blank_lines_are_skipped() {
         let tokens = read("[1, 2, 1, 2]\n\n  \n[3,4,3,4]").unwrap();
         assert_eq!(tokens.rows, [[1, 2, 1, 2], [3, 4, 3, 4]]);
         assert!(
@@ -209,7 +211,7 @@ mod tests {
     }
 
     #[test]
-    fn the_fingerprint_is_of_the_ids() {
+    fn the_fingerprint_depends_on_the_ids_alone() {
         let record = |text| read(text).unwrap().record();
         assert_eq!(
             record("[1,2,1,2]\n[3,4,3,4]"),
@@ -227,7 +229,7 @@ mod tests {
     }
 
     #[test]
-    fn errors_name_the_line() {
+    fn errors_name_file_and_line() {
         let bad = [
             ("", "empty"),
             (" \n", "empty"),

@@ -1,4 +1,4 @@
-//! The steps of a training run as a table: one line of CSV a step, written as they come.
+//! The log of a training run: one line of CSV for each step, written as the step is taken.
 
 use std::fmt::Write as _;
 use std::fs::{self, File, OpenOptions};
@@ -10,8 +10,8 @@ use pear_core::HeadId;
 use pear_core::files::write_atomic;
 use pear_train::StepReport;
 
-/// `step,loss,learning_rate,gradient_norm,held_out_loss,held_out_accuracy` and a column for each head; held-out columns are empty where
-/// nothing was measured.
+/// A log with the columns `step,loss,learning_rate,gradient_norm,held_out_loss,held_out_accuracy` and one for each head. The held-out
+/// columns are empty in steps without a measurement.
 #[derive(Debug)]
 pub struct TrainingLog {
     path: PathBuf,
@@ -21,11 +21,11 @@ pub struct TrainingLog {
 const COLUMNS: &str = "step,loss,learning_rate,gradient_norm,held_out_loss,held_out_accuracy";
 
 impl TrainingLog {
-    /// A new log, or the first `steps_done` lines of the one that an interrupted run left: what it wrote after its last checkpoint, and
-    /// half a line, are taken back.
+    /// Starts a new log, or continues the one of an interrupted run after its first `steps_done` steps: lines after its last checkpoint
+    /// are removed, as is an incomplete last line.
     ///
     /// # Errors
-    /// A file that cannot be written, or that is not the log of so many steps with these heads.
+    /// A file that cannot be written, or that is not a log of at least `steps_done` steps with these heads.
     pub fn open(path: &Path, heads: &[HeadId], steps_done: usize) -> Result<Self> {
         let context = || format!("--log {}", path.display());
         let mut text = heads.iter().fold(COLUMNS.to_owned(), |text, head| {
@@ -43,7 +43,7 @@ impl TrainingLog {
                 .collect();
             if kept.len() < steps_done {
                 bail!(
-                    "--log {}: {} whole lines, expected the {steps_done} steps of the checkpoint",
+                    "--log {}: {} complete lines, expected the {steps_done} steps of the checkpoint",
                     path.display(),
                     kept.len()
                 );
@@ -61,10 +61,10 @@ impl TrainingLog {
         })
     }
 
-    /// Adds a step in one write.
+    /// Adds a step, in a single write.
     ///
     /// # Errors
-    /// What the system says.
+    /// A file that cannot be written.
     pub fn add(&mut self, step: &StepReport) -> Result<()> {
         let StepReport {
             step: index,
@@ -90,10 +90,10 @@ impl TrainingLog {
             .with_context(|| format!("--log {}", self.path.display()))
     }
 
-    /// One line of values after each step for every head.
+    /// For each head, its coefficients after each step.
     ///
     /// # Errors
-    /// A file that cannot be read, or whose lines are not those that were written.
+    /// A file that cannot be read, or a value that is not a number.
     pub fn coefficients(&self) -> Result<Vec<Vec<f64>>> {
         let text = fs::read_to_string(&self.path)
             .with_context(|| format!("--log {}", self.path.display()))?;

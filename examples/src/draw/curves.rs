@@ -1,4 +1,4 @@
-//! Numbers that change from step to step.
+//! Line charts of values over steps.
 
 use std::path::Path;
 
@@ -10,15 +10,15 @@ use plotters::style::text_anchor::{HPos, Pos, VPos};
 
 use super::{Canvas, FONT, Picture};
 
-/// Right of the curves: their names.
+/// Width of the names to the right of the curves.
 const NAMES: i32 = 72;
 
 /// One line of a chart: a value for each step.
 #[derive(Clone, Debug)]
 pub struct Curve {
-    /// What stands at its end, where there are several.
+    /// Label at the end of the line, shown where there are several lines.
     pub name: String,
-    /// The values, from step 0; those that are no finite number are left out.
+    /// The values, from step 0; those that are not finite are left out.
     pub values: Vec<f64>,
 }
 
@@ -32,15 +32,15 @@ impl Curve {
     }
 }
 
-/// Writes panels one above the other, each a title and its curves, all over the same steps.
+/// Draws panels one above the other, each with a title and curves over steps.
 ///
 /// # Errors
-/// A name that ends neither in `.svg` nor in `.png`, or whatever the file system says.
+/// A name that ends neither in `.svg` nor in `.png`, or a file that cannot be written.
 pub fn curves(path: &Path, panels: &[(&str, Vec<Curve>)]) -> Result<()> {
     curves_over(path, "step", panels)
 }
 
-/// The same over something else that counts from 0.
+/// Same as [`curves`], with another label for the horizontal axis.
 ///
 /// # Errors
 /// As [`curves`].
@@ -49,7 +49,7 @@ pub fn curves_over(path: &Path, what: &str, panels: &[(&str, Vec<Curve>)]) -> Re
 }
 
 struct Panels<'a> {
-    /// What the curves run over.
+    /// Label of the horizontal axis.
     what: &'a str,
     panels: &'a [(&'a str, Vec<Curve>)],
 }
@@ -84,11 +84,12 @@ fn draw_panel<B: DrawingBackend>(
             .copied()
             .filter(|value| value.is_finite())
     };
-    let (low, high) = (
-        finite().fold(f64::INFINITY, f64::min),
-        finite().fold(f64::NEG_INFINITY, f64::max),
-    );
-    let (low, high) = if low <= high { (low, high) } else { (0.0, 1.0) };
+    let mut low = finite().fold(f64::INFINITY, f64::min);
+    let mut high = finite().fold(f64::NEG_INFINITY, f64::max);
+    if low > high {
+        // There are no values.
+        (low, high) = (0.0, 1.0);
+    }
     let margin = ((high - low) * 0.05).max(high.abs() * 1e-3).max(1e-6);
     let steps = curves
         .iter()
@@ -107,7 +108,7 @@ fn draw_panel<B: DrawingBackend>(
             0.0..steps.saturating_sub(1).max(1) as f64,
             low - margin..high + margin,
         )?;
-    // Two digits of the range that is drawn.
+    // As many decimals as show two digits of the range.
     let digits = (1.0 - (high - low + 2.0 * margin).log10().floor()).clamp(0.0, 9.0) as usize;
     let number = |y: &f64| format!("{y:.digits$}");
     let whole = |x: &f64| {
@@ -142,7 +143,7 @@ fn draw_panel<B: DrawingBackend>(
     draw_names(area, ends)
 }
 
-/// The names of the curves right of their ends, moved down where they would overlap.
+/// Draws the names of the curves to the right of their ends, moved down where they would overlap.
 fn draw_names<B: DrawingBackend>(
     area: &Canvas<B>,
     mut ends: Vec<(i32, &String, RGBAColor)>,
@@ -155,7 +156,7 @@ fn draw_names<B: DrawingBackend>(
         let y = free.max(y - top);
         free = y + 13;
         if free > height as i32 {
-            // No room for more.
+            // There is no room for the others.
             break;
         }
         let style = (FONT, 12)

@@ -1,4 +1,4 @@
-//! Scores of all heads as one picture.
+//! Heat maps of the scores of all heads.
 
 use std::path::Path;
 
@@ -11,20 +11,20 @@ use plotters::style::text_anchor::{HPos, Pos, VPos};
 use super::{Canvas, FONT, Picture, diverging, largest, short};
 
 const TITLE: i32 = 18;
-const LETTERS: i32 = 13;
-/// Left for the numbers of the layers and the name of the axis.
+const LABEL: i32 = 13;
+/// Left margin: layer numbers and the label of the axis.
 const LEFT: i32 = 64;
 const TOP: i32 = 48;
 const BOTTOM: i32 = 52;
-/// Right of the map: the colour bar and its numbers.
+/// Right of the map: the colour bar and its labels.
 const BAR_GAP: i32 = 24;
 const BAR: i32 = 16;
 const RIGHT: i32 = 110;
 
-/// Writes `grid[layer][head]` as a heat map: red above zero, blue below, `outlined` heads with a black frame.
+/// Draws `grid[layer][head]` as a heat map: red above zero, blue below, a black frame around `outlined` heads.
 ///
 /// # Errors
-/// A name that ends neither in `.svg` nor in `.png`, or whatever the file system says.
+/// A name that ends neither in `.svg` nor in `.png`, or a file that cannot be written.
 pub fn heat_map(path: &Path, title: &str, grid: &[Vec<f64>], outlined: &[HeadId]) -> Result<()> {
     let columns = grid.iter().map(Vec::len).max().unwrap_or(0) as i32;
     let rows = grid.len() as i32;
@@ -60,13 +60,13 @@ impl HeatMap<'_> {
         self.rows * self.cell
     }
 
-    /// Upper left and lower right corner of a head, a pixel of white between neighbours.
+    /// Upper left and lower right corner of a head's cell, with one white pixel between neighbours.
     fn place(&self, layer: i32, head: i32) -> [(i32, i32); 2] {
         let (x, y) = (LEFT + head * self.cell, TOP + layer * self.cell);
         [(x, y), (x + self.cell - 1, y + self.cell - 1)]
     }
 
-    /// Every how many rows or columns a number fits.
+    /// Every how many rows or columns there is room for a number.
     fn step(&self) -> i32 {
         [1, 2, 4, 8, 16]
             .into_iter()
@@ -77,7 +77,7 @@ impl HeatMap<'_> {
 
 impl Picture for HeatMap<'_> {
     fn size(&self) -> (u32, u32) {
-        // A small map is still as wide as its title.
+        // At least as wide as the title.
         let title = LEFT + 10 * self.title.chars().count() as i32;
         let width = (LEFT + self.width() + BAR_GAP + BAR + RIGHT).max(title);
         (width as u32, (TOP + self.height() + BOTTOM) as u32)
@@ -110,7 +110,7 @@ impl Picture for HeatMap<'_> {
         }
         for head in self.outlined {
             let [(x0, y0), (x1, y1)] = self.place(head.layer as i32, head.head as i32);
-            // A path: rectangles of an SVG have no width of their line.
+            // As a path: plotters gives rectangles in SVG files no line width.
             let corners = vec![(x0, y0), (x1, y0), (x1, y1), (x0, y1), (x0, y0)];
             canvas.draw(&PathElement::new(corners, BLACK.stroke_width(2)))?;
         }
@@ -121,7 +121,7 @@ impl Picture for HeatMap<'_> {
             text(
                 layer.to_string(),
                 at,
-                LETTERS,
+                LABEL,
                 Pos::new(HPos::Right, VPos::Center),
             )?;
         }
@@ -130,17 +130,17 @@ impl Picture for HeatMap<'_> {
             text(
                 head.to_string(),
                 at,
-                LETTERS,
+                LABEL,
                 Pos::new(HPos::Center, VPos::Top),
             )?;
         }
         text(
             "head".into(),
             (LEFT + self.width() / 2, bottom + 28),
-            LETTERS,
+            LABEL,
             Pos::new(HPos::Center, VPos::Top),
         )?;
-        let sideways = (FONT, LETTERS)
+        let sideways = (FONT, LABEL)
             .into_font()
             .transform(FontTransform::Rotate270);
         let sideways = sideways
@@ -161,7 +161,7 @@ impl Picture for HeatMap<'_> {
             text(
                 short(part * limit),
                 (bar + BAR + 8, y),
-                LETTERS,
+                LABEL,
                 Pos::new(HPos::Left, VPos::Center),
             )?;
         }

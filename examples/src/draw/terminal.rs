@@ -1,4 +1,4 @@
-//! A heat map made of characters.
+//! Heat maps for the terminal.
 
 use std::fmt::Write;
 use std::io::{IsTerminal, stdout};
@@ -7,10 +7,10 @@ use pear_core::HeadId;
 
 use super::{diverging, largest};
 
-/// `grid[layer][head]` in a few lines: colours where standard output is a terminal, digits and signs otherwise.
+/// A heat map of `grid[layer][head]`, one line for each layer: in colours if standard output is a terminal, in characters otherwise.
 ///
-/// Without colours a digit is the score in tenths of the largest one, `-` a score below zero and `.` one near zero. `marked` heads
-/// stand in brackets, where a line has room for them.
+/// As a character, a score is a digit in tenths of the largest one, `-` if it is below zero and `.` if it is close to zero. `marked`
+/// heads are put in brackets if a line has room for them.
 pub fn terminal_heat_map(grid: &[Vec<f64>], marked: &[HeadId]) -> String {
     let colours = stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none();
     draw(grid, marked, colours)
@@ -33,14 +33,12 @@ fn draw(grid: &[Vec<f64>], marked: &[HeadId], colours: bool) -> String {
         }
         text.push('\n');
     }
-    let width = columns
-        * if !wide {
-            1
-        } else if colours {
-            2
-        } else {
-            3
-        };
+    let width_of_cell = match (wide, colours) {
+        (false, _) => 1,
+        (true, true) => 2,
+        (true, false) => 3,
+    };
+    let width = columns * width_of_cell;
     let _ = writeln!(
         text,
         "layer {:^width$}",
@@ -62,11 +60,14 @@ fn colour(score: f64, marked: bool, wide: bool) -> String {
 }
 
 fn sign(score: f64, marked: bool, wide: bool) -> String {
-    let sign = match (score * 10.0).floor() {
-        _ if score.is_nan() => '?',
-        _ if score.abs() < 0.05 => '.',
-        tenths if tenths < 0.0 => '-',
-        tenths => char::from(b'0' + tenths.min(9.0) as u8),
+    let sign = if score.is_nan() {
+        '?'
+    } else if score.abs() < 0.05 {
+        '.'
+    } else if score < 0.0 {
+        '-'
+    } else {
+        char::from(b'0' + (score * 10.0).min(9.0) as u8)
     };
     match (wide, marked) {
         (true, true) => format!("[{sign}]"),
@@ -80,7 +81,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn signs_and_brackets() {
+    fn scores_are_characters_and_marked_heads_in_brackets() {
         let text = draw(
             &[vec![1.0, -0.5, 0.0], vec![0.31, f64::NAN, 0.02]],
             &[HeadId::new(0, 0)],
@@ -90,7 +91,7 @@ mod tests {
     }
 
     #[test]
-    fn colours_are_reset() {
+    fn each_colour_is_reset() {
         let text = draw(
             &[vec![1.0; 64], vec![-1.0; 64]],
             &[HeadId::new(1, 63)],

@@ -1,6 +1,5 @@
 //! Files of JSON lines, plain or gzip-compressed.
 
-use std::fs::File;
 use std::io::{BufRead, BufReader, Read};
 use std::marker::PhantomData;
 use std::path::{Path, PathBuf};
@@ -9,7 +8,7 @@ use flate2::read::MultiGzDecoder;
 use serde::de::DeserializeOwned;
 
 use super::EvaluationError;
-use crate::Error;
+use crate::{Error, regular_file};
 
 /// The records of a `.jsonl` or `.jsonl.gz` file, read one line at a time.
 ///
@@ -43,11 +42,11 @@ impl<T: DeserializeOwned> JsonLines<T> {
     /// Opens a file; it is decompressed if its name ends in `.gz`.
     ///
     /// # Errors
-    /// [`Error::Io`] if the file cannot be opened. Each item is an error where a line cannot be read, is too long or is not a `T`:
+    /// [`Error::Io`] if the file cannot be opened, [`Error::Malformed`] if it is a directory, pipe or device. Each item is an error where a line cannot be read, is too long or is not a `T`:
     /// [`EvaluationError::Line`].
     pub fn open(path: impl AsRef<Path>) -> Result<Self, Error> {
         let path = path.as_ref();
-        let file = File::open(path).map_err(Error::io("open", path))?;
+        let file = regular_file::open(path, "open")?;
         let reader: Box<dyn BufRead + Send> =
             if path.extension().is_some_and(|extension| extension == "gz") {
                 Box::new(BufReader::new(MultiGzDecoder::new(file)))

@@ -1,14 +1,12 @@
 //! Prompts as the tokens that a model reads, cut in the middle where they are too long.
 
-use std::fs;
-
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::EvaluationError;
 #[cfg(feature = "chat")]
 use crate::{ChatTemplate, Message};
-use crate::{Error, ModelDirectory, Tokenizer};
+use crate::{Error, ModelDirectory, Tokenizer, regular_file};
 
 /// A prompt as tokens.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -223,7 +221,7 @@ fn trained_length(directory: &ModelDirectory) -> Result<Option<usize>, Error> {
         "model_max_length",
     ];
     let path = directory.path().join("config.json");
-    let text = fs::read(&path).map_err(Error::io("read", &path))?;
+    let text = regular_file::read(&path)?;
     let config: Value =
         serde_json::from_slice(&text).map_err(|e| Error::malformed(&path, e.to_string()))?;
     Ok(KEYS

@@ -1,11 +1,10 @@
 //! Prompt templates with two named fields.
 
-use std::fs::File;
 use std::io::Read;
 use std::path::Path;
 
 use super::EvaluationError;
-use crate::Error;
+use crate::{Error, regular_file};
 
 /// A larger file is not a prompt template.
 const MAX_TEMPLATE_BYTES: u64 = 1 << 20;
@@ -87,7 +86,7 @@ impl PromptTemplate {
 
 /// Reads a UTF-8 file of at most `max_bytes`.
 pub(super) fn read_text(path: &Path, max_bytes: u64) -> Result<String, Error> {
-    let file = File::open(path).map_err(Error::io("read", path))?;
+    let file = regular_file::open(path, "read")?;
     let mut bytes = Vec::new();
     file.take(max_bytes + 1)
         .read_to_end(&mut bytes)
