@@ -154,7 +154,8 @@ impl<const N: usize, K: Differentiable<N>> Backward<Flex, N> for KernelBackward<
         let gradient = gradients.consume::<Flex>(&ops.node);
         let of_inputs = kernel.backward(saved, gradient);
         for (parent, gradient) in ops.parents.into_iter().zip(of_inputs) {
-            if let (Some(parent), Some(gradient)) = (parent, gradient) {
+            if let Some(parent) = parent {
+                let gradient = gradient.expect("only inputs that have gradients are tracked");
                 gradients.register::<Flex>(parent.id, gradient);
             }
         }

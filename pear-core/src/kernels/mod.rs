@@ -6,25 +6,14 @@
 //! vectorised loop over all cores with a backward pass of its own, in f32 and, rounded where each
 //! tensor operation would round, in bf16. On every other device, in every other type and without
 //! the feature, they are composed of burn's tensor operations.
-//!
-//! Each operation has a file of its own, with its function and the checks of its arguments, the
-//! composed form that defines it, the condition under which the kernel runs instead, the kernel and
-//! its backward pass, and the tests that compare both. The other files are what kernels are made
-//! of:
-//!
-//! | file | what it is |
-//! | --- | --- |
-//! | `check` | checks of shapes and types |
-//! | `dispatch` | what a kernel implements, and how it runs with and without autodiff |
-//! | `flex` | access to tensors of burn's CPU backend |
-//! | `buffer` | output that is written without being cleared first |
-//! | `loops`, `math` | vectorised loops and the functions in them |
-//! | `stored` | the types that kernels read and write |
 
+// Each operation has a file of its own, or a folder, with its function and the checks of its
+// arguments, the composed form that defines it, the condition under which the kernel runs instead,
+// the kernel (a type that implements `dispatch::Differentiable`) with its backward pass, and the
+// tests that compare both forms. One more operation is one more file and its lines here.
 mod activation;
 mod cast;
 mod causal_attention;
-mod check;
 mod cross_entropy;
 mod linear;
 mod log_sum_exp;
@@ -32,6 +21,8 @@ mod rms_norm;
 mod rotation;
 mod softmax;
 
+mod check;
+// What kernels are made of.
 #[cfg(feature = "cpu")]
 mod buffer;
 #[cfg(feature = "cpu")]

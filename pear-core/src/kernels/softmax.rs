@@ -69,7 +69,7 @@ fn causal_mask(
 }
 
 #[cfg(feature = "cpu")]
-mod kernel {
+pub(super) mod kernel {
     use burn::backend::TensorMetadata;
 
     use crate::kernels::dispatch::{Differentiable, Kernel};
@@ -121,15 +121,16 @@ mod kernel {
                         let start = end.saturating_sub(self.window);
                         scores[..start].fill(0.0);
                         scores[end..].fill(0.0);
-                        softmax(&mut scores[start..end]);
+                        softmax_row(&mut scores[start..end]);
                     }
                 },
             );
         }
     }
 
+    /// Turns the scores of one query into weights.
     #[inline(always)]
-    fn softmax(scores: &mut [f32]) {
+    pub(in crate::kernels) fn softmax_row(scores: &mut [f32]) {
         let highest = max(scores);
         scores.iter_mut().for_each(|x| *x = exp(*x - highest));
         let scale = sum(

@@ -12,8 +12,8 @@ use crate::kernels::dispatch::{self, Kernel};
 use crate::kernels::flex::{
     FlexTensor, is_flex_f32, is_flex_f32_or_bf16, tensor, values, with_contiguous_rows,
 };
-use crate::kernels::loops::{dot, max, sum, vectorised};
-use crate::kernels::math::exp;
+use crate::kernels::loops::{dot, vectorised};
+use crate::kernels::softmax::kernel::softmax_row;
 use crate::kernels::stored::{Stored, with_stored};
 
 /// Up to so many queries, attention takes little longer than reading the keys and values.
@@ -203,7 +203,7 @@ impl<T: Stored> Attention<'_, T> {
             }
             let bias = self.bias.as_ref();
             let bias = bias.map(|bias| &bias.row(sample, head, index)[start..end]);
-            self.softmax(weights, bias);
+            self.weigh(weights, bias);
             for (position, &weight) in (start..end).zip(weights.iter()) {
                 let value = self
                     .value
@@ -216,9 +216,9 @@ impl<T: Stored> Attention<'_, T> {
         }
     }
 
-    /// Turns scores into weights.
+    /// Turns scaled scores into weights.
     #[inline(always)]
-    fn softmax(&self, scores: &mut [f32], bias: Option<&[f32]>) {
+    fn weigh(&self, scores: &mut [f32], bias: Option<&[f32]>) {
         if let Some(cap) = self.scoring.soft_cap {
             scores
                 .iter_mut()
@@ -230,16 +230,6 @@ impl<T: Stored> Attention<'_, T> {
                 .zip(bias)
                 .for_each(|(score, bias)| *score += bias);
         }
-        let highest = max(scores);
-        scores
-            .iter_mut()
-            .for_each(|score| *score = exp(*score - highest));
-        let scale = sum(
-            scores,
-            #[inline(always)]
-            |x| x,
-        )
-        .recip();
-        scores.iter_mut().for_each(|score| *score *= scale);
+        softmax_row(scores);
     }
 }
