@@ -27,8 +27,7 @@ pub struct DecoderSizes {
 ///
 /// Serde reads and writes it with these fields, checked as by [`validate`](Self::validate); a checkpoint's `config.json` is read by
 /// [`from_json`](Self::from_json).
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(remote = "Self")]
+#[derive(Clone, Debug, PartialEq)]
 pub struct DecoderConfig {
     /// `model_type`.
     pub architecture: String,
@@ -209,15 +208,38 @@ impl DecoderConfig {
     }
 }
 
+/// The fields of a [`DecoderConfig`], not checked yet.
+#[derive(Serialize, Deserialize)]
+#[serde(remote = "DecoderConfig")]
+struct Unchecked {
+    architecture: String,
+    vocab_size: usize,
+    hidden_size: usize,
+    embedding_size: usize,
+    position_embedding: PositionEmbeddingConfig,
+    layers: Vec<LayerConfig>,
+    embedding_norm: Option<NormConfig>,
+    final_norm: Option<NormConfig>,
+    embedding_scale: Option<f64>,
+    tie_word_embeddings: bool,
+    normalized_lm_head: bool,
+    lm_head_bias: bool,
+    logit_scale: Option<f64>,
+    logit_soft_cap: Option<f64>,
+    special_tokens: Vec<u32>,
+    bos_token: Option<u32>,
+    eos_tokens: Vec<u32>,
+}
+
 impl Serialize for DecoderConfig {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        Self::serialize(self, serializer)
+        Unchecked::serialize(self, serializer)
     }
 }
 
 impl<'de> Deserialize<'de> for DecoderConfig {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let config = Self::deserialize(deserializer)?;
+        let config = Unchecked::deserialize(deserializer)?;
         config.validate().map_err(de::Error::custom)?;
         Ok(config)
     }
