@@ -364,6 +364,10 @@ fn trainer<'a>(
     }
     if let Some(file) = checkpoint.filter(|_| arguments.resume) {
         trainer.restore(file)?;
+        let other = || format!("{}: the checkpoint of another run", file.display());
+        trainer
+            .check_sequences(&input.sequences)
+            .with_context(other)?;
     }
     Ok(trainer)
 }

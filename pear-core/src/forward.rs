@@ -68,7 +68,10 @@ pub struct TokenContext<'a> {
 impl<'a> TokenContext<'a> {
     /// Whole sequences at these positions.
     pub fn uncached(positions: Positions<'a>) -> Self {
-        Self { positions, cache: None }
+        Self {
+            positions,
+            cache: None,
+        }
     }
 }
 
@@ -90,11 +93,18 @@ pub fn run_layer<M: DecoderModel>(
     let attention = layer.attention();
     check_not_reweighted(attention, index, edit)?;
     let input = layer.attention_input(residual.clone());
-    let Qkv { query, mut key, mut value } = attention.project_qkv(input, positions);
+    let Qkv {
+        query,
+        mut key,
+        mut value,
+    } = attention.project_qkv(input, positions);
     if let Some(cache) = cache {
         (key, value) = cache.append(index, key, value);
     }
-    let heads = edit.edit(index, attend_padded(attention, query, key, value, positions.padding))?;
+    let heads = edit.edit(
+        index,
+        attend_padded(attention, query, key, value, positions.padding),
+    )?;
     Ok(layer.output(residual, attention.output_projection(heads)))
 }
 
@@ -158,7 +168,13 @@ pub fn training_logits<M: DecoderModel>(
     let positions = Positions::first(tokens.dims()[1]);
     let mut residual = model.embed(tokens, positions);
     for layer in 0..model.shape().num_layers {
-        residual = run_layer(model, layer, residual, TokenContext::uncached(positions), edit)?;
+        residual = run_layer(
+            model,
+            layer,
+            residual,
+            TokenContext::uncached(positions),
+            edit,
+        )?;
     }
     Ok(model.logits(residual))
 }
@@ -180,7 +196,10 @@ pub fn residual_cached<M: DecoderModel>(
     let positions = Positions::after(cache.len(), seq).padded(&padding);
     let mut residual = model.embed(tokens, positions);
     for layer in 0..model.shape().num_layers {
-        let context = TokenContext { positions, cache: Some(&mut *cache) };
+        let context = TokenContext {
+            positions,
+            cache: Some(&mut *cache),
+        };
         residual = untracked(run_layer(model, layer, residual, context, edit)?)?;
     }
     cache.advance(seq);

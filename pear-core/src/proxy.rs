@@ -62,6 +62,11 @@ impl ProxyTask {
         self
     }
 
+    /// The seed that sequences are drawn with.
+    pub fn seed(&self) -> u64 {
+        self.seed
+    }
+
     /// Sequences `indices` of `2n` tokens.
     ///
     /// # Errors

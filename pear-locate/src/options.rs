@@ -63,7 +63,7 @@ impl LocateOptions {
             mode: self.mode,
             ablation: self.ablation,
             metric: self.metric,
-            seed,
+            seed: seed.unwrap_or_default(),
             method: self.method,
         }
     }

@@ -45,9 +45,9 @@ pub enum Error {
     },
     /// Sequences of another seed than those of the steps before.
     #[error(
-        "the steps so far were taken on {}, and these are {}",
-        drawn(was),
-        drawn(is)
+        "the sequences are not those of the steps so far: `seed` was {} and is {}",
+        shown(was),
+        shown(is)
     )]
     Seed {
         /// Seed of the sequences so far; `None` for given ones.
@@ -68,9 +68,6 @@ pub enum Error {
     Core(#[from] pear_core::Error),
 }
 
-fn drawn(seed: &Option<u64>) -> String {
-    match seed {
-        Some(seed) => format!("sequences drawn with seed {seed}"),
-        None => "sequences that were given".into(),
-    }
+fn shown(seed: &Option<u64>) -> String {
+    seed.map_or("none".into(), |seed| seed.to_string())
 }

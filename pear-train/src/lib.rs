@@ -59,13 +59,15 @@ mod objective;
 mod optimizer;
 mod options;
 mod schedule;
+mod sequences;
 mod trainer;
 
 pub use error::Error;
 pub use objective::{ProxyMetrics, evaluate, loss_and_gradients, proxy_loss};
 pub use options::TrainOptions;
 pub use schedule::Schedule;
-pub use trainer::{Sequences, StepReport, Trainer};
+pub use sequences::{Sequences, StepReport};
+pub use trainer::Trainer;
 
 /// The result of everything here that can fail.
 pub type Result<T, E = Error> = std::result::Result<T, E>;

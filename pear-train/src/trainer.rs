@@ -5,40 +5,14 @@ use std::path::Path;
 
 use pear_core::files::{Profile, Provenance, TrainingRecord};
 use pear_core::proxy::ProxyBatch;
-use pear_core::{DecoderModel, HeadCoefficients, HeadId, ProxyTask};
+use pear_core::{DecoderModel, HeadCoefficients, HeadId};
 
 use crate::checkpoint::{Checkpoint, Run, State};
 use crate::gradients::{Compute, on_each, on_one};
 use crate::objective::{ProxyMetrics, evaluate};
 use crate::options::TrainOptions;
+use crate::sequences::{Sequences, StepReport};
 use crate::{Error, Result};
-
-/// Where the sequences of each step come from.
-#[derive(Clone, Debug)]
-#[non_exhaustive]
-pub enum Sequences {
-    /// Drawn: those of step `s` depend on nothing but the task and `s`.
-    Drawn(ProxyTask),
-    /// Given, taken in order.
-    Given(ProxyBatch),
-}
-
-/// What one step did.
-#[derive(Clone, Debug, PartialEq)]
-pub struct StepReport {
-    /// The step, from 0.
-    pub step: usize,
-    /// The loss before it.
-    pub loss: f64,
-    /// Its learning rate.
-    pub learning_rate: f64,
-    /// The Euclidean norm of the gradient, before it was clipped.
-    pub gradient_norm: f64,
-    /// The coefficients after it, in the order of [`HeadCoefficients::heads`].
-    pub coefficients: Vec<f32>,
-    /// What was measured after it on held-out sequences, where that was [due](TrainOptions::held_out_every).
-    pub held_out: Option<ProxyMetrics>,
-}
 
 /// Learns one coefficient for each of the given heads of a frozen model.
 ///
@@ -210,7 +184,12 @@ impl<M: DecoderModel> Trainer<M> {
         })
     }
 
-    /// Whether sequences drawn with `seed` go on where the steps so far have come to.
+    /// # Errors
+    /// [`Error::Seed`] for sequences of another seed than those of the steps so far.
+    pub fn check_sequences(&self, sequences: &Sequences) -> Result<()> {
+        self.check_seed(sequences.seed())
+    }
+
     fn check_seed(&self, seed: Option<u64>) -> Result<()> {
         if self.state.losses.is_empty() || self.state.seed == seed {
             return Ok(());
@@ -283,6 +262,7 @@ impl<M: DecoderModel> Trainer<M> {
         sequences: &Sequences,
         mut observe: impl FnMut(&Self, &StepReport) -> Result<ControlFlow<()>, E>,
     ) -> Result<(), E> {
+        self.check_sequences(sequences)?;
         let (steps, batch_size) = (self.options.steps, self.options.batch_size);
         if let Sequences::Given(given) = sequences {
             let whole = given.len() / batch_size;

@@ -337,10 +337,7 @@ fn the_checkpoint_of_another_run_is_refused_with_what_differs() {
     resumed.restore(&path).unwrap();
     let other_seed = ProxyTask::new(37, &[0], 4).unwrap();
     let error = resumed.run(&drawn(&other_seed)).unwrap_err().to_string();
-    assert!(
-        error.contains("seed 3") && error.contains("seed 4"),
-        "{error}"
-    );
+    assert!(error.contains("`seed` was 3 and is 4"), "{error}");
     let mut half = made("one", None);
     half.dtype = Some("bf16".into());
     let error = refused(&heads(), options(), half);

@@ -13,8 +13,16 @@ use pear_train::{loss_and_gradients, proxy_loss};
 /// Resident memory of this process, in MiB.
 fn resident() -> f64 {
     let status = std::fs::read_to_string("/proc/self/status").unwrap();
-    let line = status.lines().find(|line| line.starts_with("VmRSS:")).unwrap();
-    line.split_whitespace().nth(1).unwrap().parse::<f64>().unwrap() / 1024.0
+    let line = status
+        .lines()
+        .find(|line| line.starts_with("VmRSS:"))
+        .unwrap();
+    line.split_whitespace()
+        .nth(1)
+        .unwrap()
+        .parse::<f64>()
+        .unwrap()
+        / 1024.0
 }
 
 /// What `count` calls add, after a few that warm the allocator up.
@@ -35,10 +43,14 @@ fn memory_does_not_grow_with_losses_and_logits_that_are_dropped() {
     let batch = model.task().batch(40, 0..16).unwrap();
 
     // The graph of one loss alone holds the attention weights of four layers: 13 MB.
-    let grown = growth(40, || drop(proxy_loss(&model, &batch, &coefficients).unwrap()));
+    let grown = growth(40, || {
+        drop(proxy_loss(&model, &batch, &coefficients).unwrap())
+    });
     assert!(grown < 100.0, "40 losses: {grown} MiB");
     let tokens = batch.tokens(&model.device());
-    let grown = growth(40, || drop(logits(&model, tokens.clone(), &mut coefficients).unwrap()));
+    let grown = growth(40, || {
+        drop(logits(&model, tokens.clone(), &mut coefficients).unwrap())
+    });
     assert!(grown < 100.0, "40 times logits: {grown} MiB");
 }
 
@@ -46,7 +58,11 @@ fn memory_does_not_grow_with_losses_and_logits_that_are_dropped() {
 fn the_loss_and_its_gradient_are_those_of_loss_and_gradients() {
     let rotary = PositionEmbeddingConfig::Rotary(RotaryConfig::new(common::HEAD_DIM, 1e4));
     let model = Small::new(3, 4, 2, 40, rotary);
-    let heads = [(HeadId::new(1, 0), 0.7), (HeadId::new(1, 3), 1.2), (HeadId::new(2, 2), 0.9)];
+    let heads = [
+        (HeadId::new(1, 0), 0.7),
+        (HeadId::new(1, 3), 1.2),
+        (HeadId::new(2, 2), 0.9),
+    ];
     let coefficients = HeadCoefficients::new(&heads, &model.shape(), &model.device()).unwrap();
     let trainable = coefficients.clone().trainable();
     let batch = model.task().batch(6, 0..3).unwrap();
@@ -57,8 +73,15 @@ fn the_loss_and_its_gradient_are_those_of_loss_and_gradients() {
     let (expected, expected_gradients) = loss_and_gradients(&model, &batch, &coefficients).unwrap();
     assert!((value - expected).abs() < 1e-6, "{value}, {expected}");
     for (gradient, expected) in gradients.iter().zip(&expected_gradients) {
-        assert!((gradient - 2.0 * expected).abs() < 1e-6, "{gradients:?}, {expected_gradients:?}");
+        assert!(
+            (gradient - 2.0 * expected).abs() < 1e-6,
+            "{gradients:?}, {expected_gradients:?}"
+        );
     }
     // Fixed coefficients make no graph at all.
-    assert!(!proxy_loss(&model, &batch, &coefficients).unwrap().is_autodiff());
+    assert!(
+        !proxy_loss(&model, &batch, &coefficients)
+            .unwrap()
+            .is_autodiff()
+    );
 }

@@ -90,9 +90,8 @@ pub struct ScoreSettings {
     pub ablation: Ablation,
     /// How runs were compared.
     pub metric: Metric,
-    /// Seed that the proxy sequences were drawn with; `None` for sequences that were given.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub seed: Option<u64>,
+    /// Seed that the proxy sequences were drawn with; 0 for sequences that were given, which the provenance tells apart.
+    pub seed: u64,
     /// How effects were found.
     #[serde(default, skip_serializing_if = "Method::is_exact")]
     pub method: Method,

@@ -1,0 +1,43 @@
+//! What a run of the trainer reads, and what it tells of each step.
+
+use pear_core::ProxyTask;
+use pear_core::proxy::ProxyBatch;
+
+use crate::objective::ProxyMetrics;
+
+/// Where the sequences of each step come from.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub enum Sequences {
+    /// Drawn: those of step `s` depend on nothing but the task and `s`.
+    Drawn(ProxyTask),
+    /// Given, taken in order.
+    Given(ProxyBatch),
+}
+
+impl Sequences {
+    /// The seed that they are drawn with; `None` for sequences that were given.
+    pub fn seed(&self) -> Option<u64> {
+        match self {
+            Self::Drawn(task) => Some(task.seed()),
+            Self::Given(given) => given.seed(),
+        }
+    }
+}
+
+/// What one step did.
+#[derive(Clone, Debug, PartialEq)]
+pub struct StepReport {
+    /// The step, from 0.
+    pub step: usize,
+    /// The loss before it.
+    pub loss: f64,
+    /// Its learning rate.
+    pub learning_rate: f64,
+    /// The Euclidean norm of the gradient, before it was clipped.
+    pub gradient_norm: f64,
+    /// The coefficients after it, in the order of [`HeadCoefficients::heads`].
+    pub coefficients: Vec<f32>,
+    /// What was measured after it on held-out sequences, where that was [due](TrainOptions::held_out_every).
+    pub held_out: Option<ProxyMetrics>,
+}
