@@ -31,7 +31,7 @@ pub use tensor_source::{FloatsMut, StoredDtype, TensorInfo, TensorSource};
 /// use burn::tensor::DType;
 /// use pear_models::ModelDirectory;
 ///
-/// let directory = ModelDirectory::open("Llama-3.2-1B".as_ref())?;
+/// let directory = ModelDirectory::open("Llama-3.2-1B")?;
 /// println!("{}", directory.shape());
 /// let model = directory.load(&Device::default(), DType::BF16)?;
 /// # Ok::<(), pear_models::Error>(())
