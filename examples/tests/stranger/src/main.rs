@@ -65,9 +65,7 @@ fn compare(
         max_new_tokens: 8,
         ..GenerateOptions::default()
     };
-    let continue_with = |model: &Decoder| {
-        generate(model, &prompt, &options)
-    };
+    let continue_with = |model: &Decoder| generate(model, &prompt, &options);
     let tokens = continue_with(&reweighted)?;
     println!("generated: {}", tokenizer.decode(&tokens)?);
     if tokens != continue_with(&folded)? {
