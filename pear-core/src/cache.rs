@@ -1,4 +1,4 @@
-//! Keys and values of what the model has read so far.
+//! Keys and values of the tokens that a model has read so far.
 
 use burn::prelude::*;
 
@@ -34,20 +34,20 @@ impl KvCache {
         }
     }
 
-    /// The same for a batch of sequences of different lengths, each after so many empty columns that all end together.
+    /// For a batch of sequences of different lengths: `padding[row]` columns of padding stand before each, so that all end together.
     pub fn padded(self, padding: Vec<usize>) -> Self {
         Self { padding, ..self }
     }
 
-    /// How many columns before each sequence are empty; none where all have one length.
+    /// Columns of padding before each sequence; empty where all have one length.
     pub fn padding(&self) -> &[usize] {
         &self.padding
     }
 
-    /// Keeps these rows of the batch and no others, in this order.
+    /// Keeps only these rows of the batch, in this order.
     ///
     /// # Panics
-    /// If one of them is none of the rows.
+    /// If one of them is out of bounds.
     pub fn keep_rows(&mut self, rows: &[usize]) {
         if !self.padding.is_empty() {
             self.padding = rows.iter().map(|&row| self.padding[row]).collect();

@@ -51,7 +51,7 @@ impl FromStr for HeadId {
     }
 }
 
-/// Layers next to each other, from `first` to `last`, both counted in. Written `first-last`, or as the number of a single layer.
+/// Inclusive layer range. Written `first-last`, or as the number of a single layer.
 ///
 /// ```
 /// use pear_core::LayerRange;
@@ -63,19 +63,19 @@ impl FromStr for HeadId {
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LayerRange {
-    /// The lowest.
+    /// The first layer, inclusive.
     pub first: usize,
-    /// The highest.
+    /// The last layer, inclusive.
     pub last: usize,
 }
 
 impl LayerRange {
-    /// Whether `layer` is among them.
+    /// Whether `layer` is in the range.
     pub fn contains(self, layer: usize) -> bool {
         (self.first..=self.last).contains(&layer)
     }
 
-    /// The layers, upwards.
+    /// The layers in ascending order.
     pub fn iter(self) -> impl Iterator<Item = usize> {
         self.first..=self.last
     }
@@ -83,9 +83,10 @@ impl LayerRange {
 
 impl fmt::Display for LayerRange {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.first == self.last {
-            true => write!(f, "{}", self.first),
-            false => write!(f, "{}-{}", self.first, self.last),
+        if self.first == self.last {
+            write!(f, "{}", self.first)
+        } else {
+            write!(f, "{}-{}", self.first, self.last)
         }
     }
 }

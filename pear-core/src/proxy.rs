@@ -15,7 +15,7 @@ use crate::{Error, Result};
 
 /// Draws proxy sequences.
 ///
-/// Sequence `index` of length `n` depends on nothing but the seed, the pool, `n` and `index`: not on batches, threads or platform.
+/// Sequence `index` of length `n` depends only on the seed, the pool, `n` and `index`, not on batches, threads or platform.
 ///
 /// ```
 /// use pear_core::ProxyTask;

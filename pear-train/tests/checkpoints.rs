@@ -1,4 +1,4 @@
-//! Stopping at any moment and going on, and files that cannot be gone on with.
+//! Stopping at any moment and going on, and files that cannot be resumed.
 
 mod common;
 

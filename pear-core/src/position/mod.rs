@@ -162,7 +162,7 @@ impl PositionEmbeddingConfig {
     }
 
     /// # Errors
-    /// [`Error::Config`] for sizes that cannot be: an odd rotary dimension, no positions, no heads.
+    /// [`Error::Config`] for invalid sizes: an odd rotary dimension, no positions, no heads.
     pub fn validate(&self) -> Result<()> {
         match self {
             Self::None => Ok(()),
