@@ -4,17 +4,6 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-/// What cargo would otherwise build a second time, in every crate that burn needs: features that the commands turn on in shared
-/// dependencies, and this test only for that reason. Dropping it costs minutes and nothing else.
-const SHARED_FEATURES: &str = r#"
-[target.'cfg(all())'.dependencies]
-byteorder = "1"
-num-traits = "0.2"
-pear-core = { version = "0.1", features = ["autotune"] }
-pear-models = { version = "0.1", features = ["chat"] }
-portable-atomic = "1"
-"#;
-
 #[test]
 fn a_program_outside_the_workspace_uses_all_four_crates() {
     let package = Path::new(env!("CARGO_MANIFEST_DIR"));
@@ -29,8 +18,11 @@ fn a_program_outside_the_workspace_uses_all_four_crates() {
         let file = file.unwrap();
         fs::copy(file.path(), sources.join("src").join(file.file_name())).unwrap();
     }
+    // Depending on the commands as well turns on what they do in the crates that both need, so that those are not built again.
     let manifest = fs::read_to_string(program.join("Cargo.toml")).unwrap();
-    fs::write(sources.join("Cargo.toml"), manifest + SHARED_FEATURES).unwrap();
+    let shared =
+        format!("\n[target.'cfg(all())'.dependencies]\npear-examples.path = {package:?}\n");
+    fs::write(sources.join("Cargo.toml"), manifest + &shared).unwrap();
     fs::copy(workspace.join("Cargo.lock"), sources.join("Cargo.lock")).unwrap();
 
     let mut cargo = Command::new(env!("CARGO"));
