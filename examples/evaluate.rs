@@ -1,4 +1,4 @@
-//! Measures question answering, the proxy task or plain text with and without coefficients.
+//! Measures question answering, the proxy task or plain text, with and without coefficients.
 //!
 //! ```sh
 //! cargo run --release --example evaluate -- --model DIR --profile profile.json --format mdqa --data nq-open.jsonl.gz --gold-position 0,4,9
@@ -24,33 +24,33 @@ use pear_models::evaluation::{
 use pear_models::{ChatTemplate, Error, ModelDirectory};
 use serde_json::{Map, Value, json};
 
-/// The first of the proxy sequences that `train` never learns from.
+/// Index of the first held-out proxy sequence: `train` never reaches it.
 const NEVER_DRAWN: usize = 1 << 40;
 
-/// Measure question answering, the proxy task or plain text, without coefficients and with those of a profile
+/// Measure question answering, the proxy task or plain text, without and with the coefficients of a profile
 #[derive(Parser, Debug)]
 #[command(name = "evaluate", allow_negative_numbers = true)]
 struct Arguments {
     #[command(flatten)]
     model: ModelArgs,
 
-    /// What is measured [default: by the flags given: mdqa with --data]
+    /// What to measure [default: mdqa with --data]
     #[arg(long, value_enum)]
     format: Option<Format>,
 
-    /// Questions of mdqa or longbench: JSON lines, .jsonl or .jsonl.gz
+    /// mdqa, longbench: file of questions, JSON lines (.jsonl or .jsonl.gz)
     #[arg(long, value_name = "FILE")]
     data: Option<PathBuf>,
 
-    /// Coefficients to compare with none, as `train` wrote them
+    /// Profile of `train` whose coefficients are compared with none
     #[arg(long, value_name = "FILE")]
     profile: Option<PathBuf>,
 
-    /// mdqa: documents before each question
+    /// mdqa: number of documents before each question
     #[arg(long, value_name = "COUNT", default_value_t = 10)]
     documents: usize,
 
-    /// mdqa: places of the right document, from 0
+    /// mdqa: positions of the right document, from 0
     #[arg(
         long,
         value_name = "PLACE,…",
@@ -59,19 +59,20 @@ struct Arguments {
     )]
     gold_position: Vec<usize>,
 
-    /// Only the first so many questions of the file
+    /// Use only the first COUNT questions of the file
     #[arg(long, value_name = "COUNT")]
     limit: Option<usize>,
 
-    /// New tokens at most [default: 100 for mdqa; for longbench as published for the dataset]
+    /// Largest number of new tokens in an answer [default: 100 for mdqa; as published for each dataset of longbench]
     #[arg(long, value_name = "COUNT")]
     max_new_tokens: Option<usize>,
 
-    /// Longer prompts lose their middle [default: what the model has room for beside the new tokens]
+    /// Largest number of tokens in a prompt; longer prompts are cut in the middle [default: what the model has room for beside the new
+    /// tokens]
     #[arg(long, value_name = "TOKENS")]
     max_prompt_tokens: Option<usize>,
 
-    /// A prompt of your own: a file with {search_results} and {question} (mdqa) or {context} and {input} (longbench) in it
+    /// File with another prompt template: a text with {search_results} and {question} (mdqa) or {context} and {input} (longbench)
     #[arg(long, value_name = "FILE")]
     template: Option<PathBuf>,
 
@@ -79,15 +80,15 @@ struct Arguments {
     #[arg(long)]
     chat: bool,
 
-    /// An answer ends with its first line
+    /// End each answer after its first line
     #[arg(long)]
     stop_at_newline: bool,
 
-    /// Write every answer down as it comes: JSON lines, for scoring them again
+    /// File to write every answer to, for scoring them again: JSON lines
     #[arg(long, value_name = "FILE")]
     outputs: Option<PathBuf>,
 
-    /// proxy: lengths n
+    /// proxy: numbers n of random tokens that are repeated
     #[arg(
         long,
         value_name = "N,…",
@@ -96,44 +97,44 @@ struct Arguments {
     )]
     lengths: Vec<usize>,
 
-    /// proxy: sequences of each length; tiny-world: questions of each kind, number of documents and place
+    /// proxy: number of sequences for each length; tiny-world: number of questions for each kind, number of documents and position
     #[arg(long, value_name = "COUNT", default_value_t = 100)]
     samples: usize,
 
-    /// proxy: put the model's BOS before each sequence
+    /// proxy: begin each sequence with the model's BOS
     #[arg(long)]
     bos: bool,
 
-    /// Seed of everything drawn: documents from other questions, proxy sequences, questions of the tiny world
+    /// Seed for everything drawn: documents from other questions, proxy sequences, questions of the tiny world
     #[arg(long, default_value_t = 0)]
     seed: u64,
 
-    /// A plain text whose perplexity is to stay: what the coefficients cost
+    /// A plain text whose perplexity is measured: what the coefficients cost
     #[arg(long, value_name = "FILE")]
     text: Option<PathBuf>,
 
-    /// Tokens of the text that are read at once
+    /// Number of tokens of the text that are read at once
     #[arg(long, value_name = "TOKENS", default_value_t = 512, requires = "text")]
     window: usize,
 
-    /// Share by which the perplexity of the text may rise; a warning says that it does
+    /// Warn if the perplexity of the text rises by more than this share
     #[arg(long, value_name = "SHARE", default_value_t = 0.05, requires = "text")]
     text_limit: f64,
 
-    /// Where the results go
+    /// File to write the results to
     #[arg(long, value_name = "FILE")]
     out: Option<PathBuf>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 enum Format {
-    /// Multi-document questions, the right document at chosen places
+    /// Multi-document questions, with the right document at chosen positions
     Mdqa,
-    /// Questions on long texts
+    /// Questions on long documents
     Longbench,
-    /// Random tokens repeated
+    /// The proxy task: random tokens repeated
     Proxy,
-    /// The questions of the small models that `pretrain` makes
+    /// Questions for the small models that `pretrain` trains
     TinyWorld,
 }
 
@@ -357,7 +358,7 @@ fn proxy_batches(arguments: &Arguments, directory: &ModelDirectory) -> Result<Ve
     arguments.lengths.iter().map(batch).collect()
 }
 
-/// What the results are of. Sequences are told by the settings.
+/// Where the results come from. The settings describe the sequences.
 fn provenance(arguments: &Arguments, directory: &ModelDirectory) -> Result<Value> {
     let no_sequences = SequenceRecord::Drawn {
         bos: None,

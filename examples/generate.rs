@@ -17,8 +17,8 @@ use pear_examples::tokens::parse_list;
 use pear_models::{ChatTemplate, GenerateOptions, Generator, Message, ModelDirectory, Tokenizer};
 use serde::Serialize;
 
-/// No text is meant to be longer.
-const MOST_NEW_TOKENS: usize = 1 << 20;
+/// A bound against typing errors.
+const MAX_NEW_TOKENS: usize = 1 << 20;
 
 /// Continue a prompt
 #[derive(Parser, Debug)]
@@ -31,56 +31,56 @@ struct Arguments {
     #[arg(long, value_name = "TEXT")]
     prompt: Option<String>,
 
-    /// The token ids to continue, instead of a text
+    /// Token ids to continue, instead of a text
     #[arg(long, value_name = "ID,…")]
     prompt_tokens: Option<String>,
 
-    /// Put the prompt into the model's chat template, as what a user says
+    /// Put the prompt into the model's chat template, as a message of the user
     #[arg(long, conflicts_with = "prompt_tokens")]
     chat: bool,
 
-    /// New tokens at most
+    /// Largest number of new tokens
     #[arg(long, value_name = "N", default_value_t = 64)]
     max_new_tokens: usize,
 
-    /// 0: always the likeliest token; otherwise logits are divided by this before one is drawn
+    /// Temperature of sampling: logits are divided by it; 0 takes the most likely token
     #[arg(long, default_value_t = 0.0)]
     temperature: f64,
 
-    /// Draw only from the K likeliest tokens
+    /// Sample only from the K most likely tokens
     #[arg(long, value_name = "K")]
     top_k: Option<usize>,
 
-    /// Draw only from the likeliest tokens that together have this probability
+    /// Sample only from the most likely tokens that together have this probability
     #[arg(long, value_name = "P")]
     top_p: Option<f64>,
 
-    /// Draw only from tokens at least P times as likely as the likeliest
+    /// Sample only from tokens at least P times as likely as the most likely one
     #[arg(long, value_name = "P")]
     min_p: Option<f64>,
 
-    /// Divide the logits of tokens that were there before by this (above 1: fewer repetitions)
+    /// Divide the logits of tokens that occurred before by this (above 1: fewer repetitions)
     #[arg(long, value_name = "FACTOR", default_value_t = 1.0)]
     repetition_penalty: f64,
 
-    /// Seed of the draws
+    /// Seed of sampling
     #[arg(long, default_value_t = 0)]
     seed: u64,
 
-    /// Go on after a token that ends the text
+    /// Continue after an end-of-text token
     #[arg(long)]
     ignore_eos: bool,
 
-    /// Coefficients to apply, as `train` wrote them
+    /// Profile of `train` whose coefficients are applied
     #[arg(long, value_name = "FILE")]
     profile: Option<PathBuf>,
 
-    /// Where the new tokens go
+    /// File to write the new tokens to
     #[arg(long, value_name = "FILE")]
     out: Option<PathBuf>,
 }
 
-/// What `--out` holds: the new tokens only, and their text where there is a tokenizer.
+/// The file of `--out`: the new tokens, and their text if there is a tokenizer.
 #[derive(Serialize)]
 struct Generated {
     tokens: Vec<u32>,
@@ -105,29 +105,34 @@ fn run(arguments: Arguments) -> Result<()> {
         .as_ref()
         .map(|path| cli::read_profile(path, &directory))
         .transpose()?;
-    let has_tokenizer =
-        arguments.prompt.is_some() || directory.path().join("tokenizer.json").exists();
-    let tokenizer = has_tokenizer
-        .then(|| Tokenizer::open(directory.path()))
-        .transpose()?;
+    let has_tokenizer = directory.path().join("tokenizer.json").exists();
+    let tokenizer = if has_tokenizer || arguments.prompt.is_some() {
+        Some(Tokenizer::open(directory.path())?)
+    } else {
+        None
+    };
     let prompt = prompt(&arguments, &directory, tokenizer.as_ref())?;
 
     let model = arguments.model.load_with(&directory, profile.as_ref())?;
-    let mut shown = Stream::new(tokenizer.as_ref());
+    let mut output = Stream::new(tokenizer.as_ref());
     let generator = Generator::new(&model, options)?;
     let mut rows = generator.run_with(&[prompt], &mut NoEdit, |_, token| {
-        shown.show(token)?;
+        output.add(token)?;
         anyhow::Ok(ControlFlow::Continue(()))
     })?;
     let tokens = rows.pop().unwrap_or_default();
     cli::print("\n")?;
-    let text = tokenizer.map_or(Ok(String::new()), |tokenizer| tokenizer.decode(&tokens))?;
-    match &arguments.out {
-        Some(out) => Ok(write_json(out, &Generated { tokens, text })?),
-        None => Ok(()),
+    let text = match tokenizer {
+        Some(tokenizer) => tokenizer.decode(&tokens)?,
+        None => String::new(),
+    };
+    if let Some(out) = &arguments.out {
+        write_json(out, &Generated { tokens, text })?;
     }
+    Ok(())
 }
 
+/// The options, without end-of-text tokens.
 fn options(arguments: &Arguments) -> Result<GenerateOptions> {
     let Arguments {
         max_new_tokens,
@@ -139,8 +144,8 @@ fn options(arguments: &Arguments) -> Result<GenerateOptions> {
         seed,
         ..
     } = *arguments;
-    if max_new_tokens > MOST_NEW_TOKENS {
-        bail!("--max-new-tokens {max_new_tokens}: expected {MOST_NEW_TOKENS} or less");
+    if max_new_tokens > MAX_NEW_TOKENS {
+        bail!("--max-new-tokens {max_new_tokens}: expected {MAX_NEW_TOKENS} or less");
     }
     if !(temperature.is_finite() && temperature >= 0.0) {
         bail!("--temperature {temperature}: expected 0 or more");
@@ -156,66 +161,73 @@ fn options(arguments: &Arguments) -> Result<GenerateOptions> {
     if !(repetition_penalty.is_finite() && repetition_penalty > 0.0) {
         bail!("--repetition-penalty {repetition_penalty}: expected more than 0");
     }
-    let options = GenerateOptions {
+    Ok(GenerateOptions {
         max_new_tokens,
+        eos_tokens: Vec::new(),
         temperature,
         top_k,
         top_p,
         min_p,
-        ..GenerateOptions::default()
-    };
-    Ok(GenerateOptions {
         repetition_penalty,
         seed,
-        ..options
     })
 }
 
+/// The tokens of the prompt.
 fn prompt(
     arguments: &Arguments,
     directory: &ModelDirectory,
     tokenizer: Option<&Tokenizer>,
 ) -> Result<Vec<u32>> {
     let config = directory.config();
-    let (flag, tokens) = match (&arguments.prompt_tokens, &arguments.prompt, tokenizer) {
-        (Some(list), _, _) => (
-            "--prompt-tokens",
-            parse_list("--prompt-tokens", list, config.vocab_size)?,
-        ),
-        (None, Some(text), Some(tokenizer)) if arguments.chat => {
-            let said =
-                ChatTemplate::open(directory.path())?.render(&[Message::user(text)], true)?;
-            ("--prompt", tokenizer.encode_rendered(&said)?)
-        }
-        (None, Some(text), Some(tokenizer)) => ("--prompt", tokenizer.encode(text)?),
-        _ => bail!("expected --prompt or --prompt-tokens"),
+    if let Some(list) = &arguments.prompt_tokens {
+        let tokens = parse_list("--prompt-tokens", list, config.vocab_size)?;
+        check_length(&tokens, arguments, directory)?;
+        return Ok(tokens);
+    }
+    let (Some(text), Some(tokenizer)) = (&arguments.prompt, tokenizer) else {
+        bail!("expected --prompt or --prompt-tokens");
+    };
+    let tokens = if arguments.chat {
+        let template = ChatTemplate::open(directory.path())?;
+        tokenizer.encode_rendered(&template.render(&[Message::user(text)], true)?)?
+    } else {
+        tokenizer.encode(text)?
     };
     if tokens.is_empty() {
-        bail!("{flag}: no tokens: expected at least 1 to continue");
+        bail!("--prompt: no tokens: expected at least 1 to continue");
     }
     if let Some(id) = tokens.iter().find(|&&id| id as usize >= config.vocab_size) {
         bail!(
-            "{flag}: the tokenizer gives token {id}, which is not in the vocabulary of {}",
+            "--prompt: the tokenizer gives token {id}, which is not in the vocabulary of {}",
             config.vocab_size
         );
     }
-    // The last new token is never read.
-    let length = tokens.len() + arguments.max_new_tokens.saturating_sub(1);
-    if let Some(max) = config.max_positions().filter(|&max| length > max) {
-        let (prompt, new) = (tokens.len(), arguments.max_new_tokens);
-        bail!(
-            "--max-new-tokens {new}: with a prompt of {prompt} tokens more than the {max} positions of the model"
-        );
-    }
+    check_length(&tokens, arguments, directory)?;
     Ok(tokens)
 }
 
-/// Prints the text as it grows, or the ids where there is no tokenizer.
+/// Checks that the model has positions for the prompt and the new tokens.
+fn check_length(tokens: &[u32], arguments: &Arguments, directory: &ModelDirectory) -> Result<()> {
+    // The model does not read the last new token.
+    let length = tokens.len() + arguments.max_new_tokens.saturating_sub(1);
+    match directory.config().max_positions() {
+        Some(max) if length > max => bail!(
+            "--max-new-tokens {}: with a prompt of {} tokens more than the {max} positions of the model",
+            arguments.max_new_tokens,
+            tokens.len()
+        ),
+        _ => Ok(()),
+    }
+}
+
+/// Prints the text as it grows, or token ids if there is no tokenizer.
 struct Stream<'a> {
     tokenizer: Option<&'a Tokenizer>,
     tokens: Vec<u32>,
-    /// Tokens before this one are printed; the ones from `context` on are decoded with those that follow.
+    /// Number of tokens that are printed.
     printed: usize,
+    /// The printed tokens from here on are decoded again with each new one, whose text depends on them.
     context: usize,
 }
 
@@ -229,7 +241,7 @@ impl<'a> Stream<'a> {
         }
     }
 
-    fn show(&mut self, token: u32) -> Result<()> {
+    fn add(&mut self, token: u32) -> Result<()> {
         self.tokens.push(token);
         let Some(tokenizer) = self.tokenizer else {
             let comma = if self.tokens.len() > 1 { "," } else { "" };
@@ -237,7 +249,7 @@ impl<'a> Stream<'a> {
         };
         let before = tokenizer.decode(&self.tokens[self.context..self.printed])?;
         let text = tokenizer.decode(&self.tokens[self.context..])?;
-        // A character may be made of several tokens: half of one is not shown.
+        // A character may be made of several tokens; it is printed when it is complete.
         match text.strip_prefix(&before) {
             Some(new) if !new.is_empty() && !new.ends_with('\u{fffd}') => {
                 cli::print(new)?;

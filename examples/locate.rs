@@ -235,7 +235,7 @@ fn finish(
         heat_map(heatmap, &title, &scores.grid(), heads)?;
     }
     if heads.is_empty() {
-        cli::warn(&format!("no head stands out of the noise: {}", TopK::RULE));
+        cli::warn(&format!("no head is significant: {}", TopK::RULE));
     }
     cli::print(&head_table(scores, heads))
 }

@@ -1,10 +1,10 @@
-//! The whole of PEAR in less than a minute, on a small model that comes with it: nothing to download, no flags needed.
+//! All steps of PEAR in less than a minute, on a small model that is built in: nothing to download, no flags needed.
 //!
 //! ```sh
 //! cargo run --release --example quickstart
 //! ```
 //!
-//! Each number that it prints was computed in that run. The files go to `target/quickstart/`.
+//! Every number that it prints is computed in that run. Files are written to `target/quickstart/`.
 
 use std::fmt::Write;
 use std::fs;
@@ -29,34 +29,34 @@ use pear_models::tiny::Tiny;
 use pear_models::{Decoder, ModelDirectory, log_probs};
 use pear_train::{Sequences, TrainOptions, Trainer, evaluate};
 
-/// Where all files go.
+/// Folder for all files.
 const FOLDER: &str = "target/quickstart";
-/// Lengths n of the sequences that heads are located on, and how many there are of each.
+/// Lengths n of the sequences that heads are located on, each with the number of sequences.
 const LENGTHS: [(usize, usize); 5] = [(10, 100), (20, 100), (30, 100), (40, 100), (50, 100)];
-/// Lengths that are measured.
+/// Lengths n at which the proxy task is measured.
 const MEASURED: [usize; 3] = [10, 25, 50];
-/// Sequences of each, which nothing is learned from.
+/// Number of held-out sequences of each length.
 const HELD_OUT: usize = 100;
-/// Their first number.
+/// Index of the first of them.
 const NEVER_DRAWN: usize = 1 << 40;
-/// Questions of each kind, number of documents and place: 9 times as many of a kind.
+/// Number of questions for each kind, number of documents and position: 9 times as many of each kind.
 const QUESTIONS: usize = 70;
-/// Draws of random heads that PEAR's are compared with.
+/// Number of draws of random heads in the control.
 const RANDOM_DRAWS: usize = 3;
 
-/// Locate the suppression heads of a small model, learn their coefficients, measure what they do, and fold them into the weights
+/// Locate the suppression heads of a small model, learn their coefficients, measure the effect, and fold them into the weights
 #[derive(Parser, Debug)]
 #[command(name = "quickstart")]
 struct Arguments {
-    /// Heads that get a coefficient
+    /// Number of heads that get a coefficient
     #[arg(long, value_name = "K", default_value_t = 3)]
     top_k: usize,
 
-    /// Which of the models that are built in
+    /// Which of the built-in models to use
     #[arg(long, value_enum, default_value_t = Positions::Rope)]
     positions: Positions,
 
-    /// Another model of the tiny world instead, as `pretrain` writes it
+    /// Directory of another model of the tiny world, as `pretrain` writes it
     #[arg(long, value_name = "DIR", conflicts_with = "positions")]
     model: Option<PathBuf>,
 
@@ -65,7 +65,7 @@ struct Arguments {
     seed: u64,
 }
 
-/// What tells a model where a token stands.
+/// The position embedding of a built-in model.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 enum Positions {
     Rope,
@@ -86,7 +86,8 @@ fn main() -> ExitCode {
 }
 
 fn run(arguments: Arguments) -> Result<()> {
-    let (start, folder) = (Instant::now(), Path::new(FOLDER));
+    let start = Instant::now();
+    let folder = Path::new(FOLDER);
     fs::create_dir_all(folder).with_context(|| format!("{FOLDER}: cannot write"))?;
     say(
         "PEAR: find the heads that suppress the context, learn one number for each, fold the numbers into the weights.\n",
@@ -129,7 +130,9 @@ impl<'a> Demonstration<'a> {
         };
         let directory = ModelDirectory::open(path)?;
         let model = directory.load(&Device::flex(), DType::F32)?;
-        let (world, seed, top_k) = (World::new(0), arguments.seed, arguments.top_k);
+        let world = World::new(0);
+        let seed = arguments.seed;
+        let top_k = arguments.top_k;
         if model.vocab_size() != world.words().len() {
             bail!(
                 "--model {}: {} words, but the tiny world has {}",
@@ -174,7 +177,7 @@ impl<'a> Demonstration<'a> {
         })
     }
 
-    /// 2. Each head replaced once by the mean of its own output.
+    /// 2. Scores: each head is replaced once by the mean of its own output.
     fn locate(&self) -> Result<Scores> {
         let since = Instant::now();
         let scores = locate(
@@ -207,7 +210,7 @@ impl<'a> Demonstration<'a> {
         Ok(scores)
     }
 
-    /// 3. One coefficient for each chosen head, from random tokens alone.
+    /// 3. Coefficients of the chosen heads, learned from random tokens alone.
     fn learn(&self, heads: &[HeadId]) -> Result<Profile> {
         let since = Instant::now();
         let (profile, history) = self.train(heads, "learning coefficients")?;
@@ -246,10 +249,11 @@ impl<'a> Demonstration<'a> {
         Ok(profile)
     }
 
-    /// The coefficients, and what they were after each step.
+    /// Trains coefficients; returns them, and their values after each step.
     fn train(&self, heads: &[HeadId], name: &str) -> Result<(Profile, Vec<Vec<f32>>)> {
         let options = train_options();
-        let (mut bar, mut history) = (Progress::new(name, options.steps as u64), Vec::new());
+        let mut bar = Progress::new(name, options.steps as u64);
+        let mut history = Vec::new();
         let mut trainer = Trainer::new(&self.model, heads, options)?;
         trainer.run_with(
             &Sequences::Drawn(self.task.clone()),
@@ -262,112 +266,17 @@ impl<'a> Demonstration<'a> {
         Ok((trainer.profile()?, history))
     }
 
-    /// 4. Before and after, and what as many random heads give, trained the same.
+    /// 4. The model before and after, and a control: as many random heads, trained in the same way.
     fn compare(&self, coefficients: &HeadCoefficients, scores: &Scores) -> Result<()> {
         let mut models = vec![self.model.clone(), self.with(coefficients)?];
-        let mut random = Random::new(self.seed, 0);
-        for index in 0..RANDOM_DRAWS {
-            let heads = random.sample(
-                scores
-                    .heads()
-                    .iter()
-                    .skip(self.top_k)
-                    .map(|scored| scored.head),
-                self.top_k,
-            );
-            let (profile, _) =
-                self.train(&heads, &format!("control {} of {RANDOM_DRAWS}", index + 1))?;
-            models.push(self.with(&profile.for_model(&self.model.shape(), &self.model.device())?)?);
-        }
-        let mut bar = Progress::new("asking", 100 * models.len() as u64);
-        let mut marks = Vec::new();
-        for (index, model) in models.iter().enumerate() {
-            let at = |share: f64| 100 * index as u64 + (100.0 * share) as u64;
-            marks.push(
-                self.exam
-                    .sit(model, |share| bar.set(at(share), String::new()))?,
-            );
-        }
-        drop(bar);
-
+        models.extend(self.controls(scores)?);
+        let marks = self.exam_marks(&models)?;
         let mut text = format!(
             "\n4  Before and after. Control: {} random heads instead, learned the same way, mean of {RANDOM_DRAWS} draws.\n\n{:46}before    PEAR  control\n",
             self.top_k, ""
         );
-        let mut line = |name: &str, values: Vec<f64>, percent: bool| {
-            let control = values[2..].iter().sum::<f64>() / values[2..].len() as f64;
-            let cell = |value: f64| {
-                if percent {
-                    format!("{:.1} %", 100.0 * value)
-                } else {
-                    format!("{value:.2}")
-                }
-            };
-            let _ = writeln!(
-                text,
-                "   {name:<41}{:>8}{:>8}{:>9}",
-                cell(values[0]),
-                cell(values[1]),
-                cell(control)
-            );
-        };
-        for n in MEASURED {
-            let batch = self.task.batch(n, NEVER_DRAWN..NEVER_DRAWN + HELD_OUT)?;
-            let metrics = models
-                .iter()
-                .map(|model| evaluate(model, &batch, None))
-                .collect::<Result<Vec<_>, _>>()?;
-            line(
-                &format!("random tokens, n = {n}: right"),
-                metrics.iter().map(|m| m.accuracy).collect(),
-                true,
-            );
-            if n == MEASURED[2] {
-                line(
-                    "                        cross-entropy",
-                    metrics.iter().map(|m| m.cross_entropy).collect(),
-                    false,
-                );
-            }
-        }
-        for (kind, name) in [
-            (Kind::Conflicting, "documents contradict memory"),
-            (Kind::Unseen, "documents about someone never seen"),
-            (Kind::Agreeing, "documents agree with memory"),
-        ] {
-            line(
-                name,
-                marks
-                    .iter()
-                    .map(|marks| share(&marks.right(kind, None)))
-                    .collect(),
-                true,
-            );
-            for place in Place::ALL {
-                let name = format!("   right document {}", place.name());
-                line(
-                    &name,
-                    marks
-                        .iter()
-                        .map(|marks| share(&marks.right(kind, Some(place))))
-                        .collect(),
-                    true,
-                );
-            }
-        }
-        line(
-            "no documents, from memory",
-            marks
-                .iter()
-                .map(|marks| share(&marks.closed_book))
-                .collect(),
-            true,
-        );
-        line(
-            "plain text: perplexity",
-            marks.iter().map(|marks| marks.perplexity).collect(),
-            false,
-        );
+        text += &self.proxy_rows(&models)?;
+        text += &exam_rows(&marks);
         let _ = write!(
             text,
             "\n   {} questions of each kind, 5, 8 or 10 documents. {}\n   \
@@ -378,7 +287,7 @@ impl<'a> Demonstration<'a> {
         if let Some((question, before, after)) = self.exam.turned(&marks[0], &marks[1]) {
             let _ = write!(
                 text,
-                "   Say: {}\n   before: {}; with PEAR: {}\n",
+                "   Example: {}\n   before: {}; with PEAR: {}\n",
                 self.world.text(&question.prompt[1..]),
                 self.world.text(&[before]),
                 self.world.text(&[after])
@@ -387,16 +296,67 @@ impl<'a> Demonstration<'a> {
         say(&text)
     }
 
-    /// The model with these coefficients in its weights.
+    /// Models with random heads re-weighted.
+    fn controls(&self, scores: &Scores) -> Result<Vec<Decoder>> {
+        let mut random = Random::new(self.seed, 0);
+        let mut controls = Vec::new();
+        for draw in 1..=RANDOM_DRAWS {
+            let others = scores.heads().iter().skip(self.top_k);
+            let heads = random.sample(others.map(|scored| scored.head), self.top_k);
+            let (profile, _) = self.train(&heads, &format!("control {draw} of {RANDOM_DRAWS}"))?;
+            let coefficients = profile.for_model(&self.model.shape(), &self.model.device())?;
+            controls.push(self.with(&coefficients)?);
+        }
+        Ok(controls)
+    }
+
+    fn exam_marks(&self, models: &[Decoder]) -> Result<Vec<Marks>> {
+        let mut bar = Progress::new("asking", 100 * models.len() as u64);
+        let mut marks = Vec::new();
+        for (index, model) in models.iter().enumerate() {
+            let done = 100 * index as u64;
+            marks.push(self.exam.sit(model, |share| {
+                bar.set(done + (100.0 * share) as u64, String::new());
+            })?);
+        }
+        Ok(marks)
+    }
+
+    /// Accuracy on the proxy task by length, and cross-entropy at the last.
+    fn proxy_rows(&self, models: &[Decoder]) -> Result<String> {
+        let mut text = String::new();
+        for n in MEASURED {
+            let batch = self.task.batch(n, NEVER_DRAWN..NEVER_DRAWN + HELD_OUT)?;
+            let metrics = models
+                .iter()
+                .map(|model| evaluate(model, &batch, None))
+                .collect::<Result<Vec<_>, _>>()?;
+            text += &row(
+                &format!("random tokens, n = {n}: right"),
+                metrics.iter().map(|metrics| metrics.accuracy),
+                percent,
+            );
+            if n == MEASURED[MEASURED.len() - 1] {
+                text += &row(
+                    "                        cross-entropy",
+                    metrics.iter().map(|metrics| metrics.cross_entropy),
+                    two_decimals,
+                );
+            }
+        }
+        Ok(text)
+    }
+
+    /// The model with coefficients folded into its weights.
     fn with(&self, coefficients: &HeadCoefficients) -> Result<Decoder> {
         Ok(self.model.clone().with_coefficients(coefficients)?.fold())
     }
 
-    /// 5. The coefficients multiplied into the weights: same numbers, same operations.
+    /// 5. Coefficients folded into the weights: the same output from the same operations.
     fn fold(&self, coefficients: &HeadCoefficients) -> Result<()> {
         let (model, out) = (&self.model, &self.folder.join("folded"));
         if out.exists() {
-            // What an earlier run left.
+            // From an earlier run.
             fs::remove_dir_all(out).with_context(|| format!("{}: cannot remove", out.display()))?;
         }
         self.directory
@@ -405,22 +365,18 @@ impl<'a> Demonstration<'a> {
         let reweighted = model.clone().with_coefficients(coefficients)?;
 
         let batch = self.task.batch(50, NEVER_DRAWN..NEVER_DRAWN + 10)?;
-        let apart = |other: &Decoder| -> Result<f64> {
+        let largest_difference = |other: &Decoder| -> Result<f64> {
             let mut largest: f64 = 0.0;
             for sequence in batch.sequences() {
-                let (a, b) = (
-                    log_probs(&reweighted, sequence)?,
-                    log_probs(other, sequence)?,
-                );
-                largest = a
-                    .iter()
-                    .zip(&b)
-                    .map(|(a, b)| (a - b).abs())
-                    .fold(largest, f64::max);
+                let expected = log_probs(&reweighted, sequence)?;
+                for (a, b) in expected.iter().zip(log_probs(other, sequence)?) {
+                    largest = largest.max((a - b).abs());
+                }
             }
             Ok(largest)
         };
-        let (in_f32, written) = (apart(&self.with(coefficients)?)?, apart(&folded)?);
+        let in_f32 = largest_difference(&self.with(coefficients)?)?;
+        let written = largest_difference(&folded)?;
         let [plain_ms, folded_ms] =
             forward_milliseconds([model, &folded], &batch.tokens(&model.device()))?;
         say(&format!(
@@ -433,7 +389,54 @@ impl<'a> Demonstration<'a> {
     }
 }
 
-/// The paper's settings, with a higher learning rate for fewer steps.
+/// A row of the comparison: the model before, with PEAR, and the mean of the controls.
+fn row(name: &str, values: impl Iterator<Item = f64>, cell: fn(f64) -> String) -> String {
+    let values: Vec<f64> = values.collect();
+    let controls = &values[2..];
+    let control = controls.iter().sum::<f64>() / controls.len() as f64;
+    format!(
+        "   {name:<41}{:>8}{:>8}{:>9}\n",
+        cell(values[0]),
+        cell(values[1]),
+        cell(control)
+    )
+}
+
+fn percent(share: f64) -> String {
+    format!("{:.1} %", 100.0 * share)
+}
+
+fn two_decimals(value: f64) -> String {
+    format!("{value:.2}")
+}
+
+/// Right answers by kind of question and position of the right document, and the perplexity of plain text.
+fn exam_rows(marks: &[Marks]) -> String {
+    let mut text = String::new();
+    for (kind, name) in [
+        (Kind::Conflicting, "documents contradict memory"),
+        (Kind::Unseen, "documents about someone never seen"),
+        (Kind::Agreeing, "documents agree with memory"),
+    ] {
+        let right = |place| {
+            marks
+                .iter()
+                .map(move |marks| share(&marks.right(kind, place)))
+        };
+        text += &row(name, right(None), percent);
+        for place in Place::ALL {
+            let name = format!("   right document {}", place.name());
+            text += &row(&name, right(Some(place)), percent);
+        }
+    }
+    let from_memory = marks.iter().map(|marks| share(&marks.closed_book));
+    text += &row("no documents, from memory", from_memory, percent);
+    let perplexity = marks.iter().map(|marks| marks.perplexity);
+    text += &row("plain text: perplexity", perplexity, two_decimals);
+    text
+}
+
+/// The paper's settings, but for a higher learning rate and fewer steps.
 fn train_options() -> TrainOptions {
     TrainOptions {
         steps: 40,
@@ -442,36 +445,31 @@ fn train_options() -> TrainOptions {
     }
 }
 
-/// How many answers turned right, and how many wrong.
+/// How many answers to questions with contradicting documents became right, and how many wrong.
 fn gains(before: &Marks, after: &Marks) -> String {
-    let turned = |from: bool| {
-        let (before, after) = (
-            before.right(Kind::Conflicting, None),
-            after.right(Kind::Conflicting, None),
-        );
-        before
-            .iter()
-            .zip(&after)
-            .filter(|(b, a)| (**b, **a) == (from, !from))
-            .count()
+    let before = before.right(Kind::Conflicting, None);
+    let after = after.right(Kind::Conflicting, None);
+    let count = |change: (bool, bool)| {
+        let pairs = before.iter().copied().zip(after.iter().copied());
+        pairs.filter(|pair| *pair == change).count()
     };
     format!(
         "Where documents contradict memory, {} answers became right, {} wrong.",
-        turned(false),
-        turned(true)
+        count((false, true)),
+        count((true, false))
     )
 }
 
-/// Forward passes of each model.
+/// Number of forward passes of each model.
 const PASSES: usize = 25;
 
-/// The median time of a forward pass; the models take turns, so that whatever else the machine does meets both.
+/// The median time of a forward pass of each model. They take turns, so that other load on the machine affects both.
 fn forward_milliseconds(models: [&Decoder; 2], tokens: &Tensor<2, Int>) -> Result<[f64; 2]> {
     let mut times = [const { Vec::new() }; 2];
     for _ in 0..PASSES {
         for (model, times) in models.iter().zip(&mut times) {
             let since = Instant::now();
-            // Taking the numbers out waits for the device.
+            // Reading the numbers waits for the device.
             let _ = forward::logits(*model, tokens.clone(), &mut NoEdit)?.into_data();
             times.push(1000.0 * since.elapsed().as_secs_f64());
         }
@@ -482,7 +480,7 @@ fn forward_milliseconds(models: [&Decoder; 2], tokens: &Tensor<2, Int>) -> Resul
     }))
 }
 
-/// 6. What was written.
+/// 6. The files.
 fn list_files(folder: &Path) -> Result<()> {
     let files = [
         ("model/", "the model, a Hugging Face directory"),
@@ -502,7 +500,7 @@ fn list_files(folder: &Path) -> Result<()> {
     say(&text)
 }
 
-/// A curve in one line of at most `width` letters.
+/// A curve in one line of at most `width` characters.
 fn sparkline(values: &[f64], width: usize) -> String {
     let (low, high) = values
         .iter()

@@ -1,4 +1,4 @@
-//! How probable a model finds given tokens.
+//! Computes the log-probabilities of given tokens.
 //!
 //! ```sh
 //! cargo run --release --example score -- --model DIR --text article.txt --profile profile.json --out log_probs.json
@@ -17,31 +17,31 @@ use pear_models::evaluation::read_text_tokens;
 use pear_models::{ModelDirectory, log_probs, perplexity};
 use serde::Serialize;
 
-/// Natural-log probability of each token after those before it
+/// Compute the natural-log probability of each token given those before it
 #[derive(Parser, Debug)]
 #[command(name = "score", allow_negative_numbers = true, group(ArgGroup::new("input").required(true).args(["tokens", "text"])))]
 struct Arguments {
     #[command(flatten)]
     model: ModelArgs,
 
-    /// The tokens: JSON lines, each an array of ids
+    /// File of token ids: JSON lines, each an array
     #[arg(long, value_name = "FILE")]
     tokens: Option<PathBuf>,
 
-    /// A text, taken as one sequence by the model's tokenizer
+    /// File with a text, read as one sequence by the model's tokenizer
     #[arg(long, value_name = "FILE")]
     text: Option<PathBuf>,
 
-    /// Coefficients to apply, as `train` wrote them
+    /// Profile of `train` whose coefficients are applied
     #[arg(long, value_name = "FILE")]
     profile: Option<PathBuf>,
 
-    /// Where the log-probabilities go
+    /// File to write the log-probabilities to
     #[arg(long, value_name = "FILE")]
     out: Option<PathBuf>,
 }
 
-/// What `--out` holds: `log_probs[r][i]` is that of token i + 1 of row r.
+/// The file of `--out`: `log_probs[r][i]` is that of token `i + 1` in row `r`.
 #[derive(Serialize)]
 struct Scored {
     log_probs: Vec<Vec<f64>>,
@@ -96,6 +96,7 @@ fn run(arguments: Arguments) -> Result<()> {
     ))
 }
 
+/// The sequences to score.
 fn rows(arguments: &Arguments, directory: &ModelDirectory) -> Result<Vec<Vec<u32>>> {
     let config = directory.config();
     let positions = config.max_positions();

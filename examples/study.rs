@@ -1,11 +1,11 @@
-//! The study behind RESULTS.md: what PEAR does to models of the tiny world, with all its controls.
+//! The study behind RESULTS.md: the effect of PEAR on models of the tiny world, with controls.
 //!
 //! ```sh
 //! cargo run --release --example study -- --model seed-0 --model seed-1 --model seed-2 --out study.md
 //! ```
 
-use std::fmt::Write;
-use std::path::PathBuf;
+use std::io::Write;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::{Context, Result, bail};
@@ -16,40 +16,47 @@ use pear_core::files::write_atomic;
 use pear_core::{DecoderModel, HeadCoefficients, HeadId, ProxyTask};
 use pear_examples::cli;
 use pear_examples::draw::{Curve, curves_over, heat_map};
-use pear_locate::Scores;
-use pear_locate::{Ablation, Mode};
-
 use pear_examples::evaluate::p_value_text;
 use pear_examples::progress::Progress;
 use pear_examples::random::Random;
 use pear_examples::tiny_world::{Exam, Kind, Marks, Place, World, share};
-use pear_locate::{LocateOptions, locate, proxy_batches};
+use pear_locate::{Ablation, LocateOptions, Mode, Scores, locate, proxy_batches};
 use pear_models::evaluation::PairedDifference;
 use pear_models::{Decoder, ModelDirectory};
 use pear_train::{ProxyMetrics, Sequences, TrainOptions, Trainer, evaluate};
 
-/// Lengths n of the sequences that heads are located on, and how many there are of each.
+/// Lengths n of the sequences that heads are located on, each with the number of sequences.
 const LENGTHS: [(usize, usize); 5] = [(10, 100), (20, 100), (30, 100), (40, 100), (50, 100)];
-/// Numbers of heads that are tried.
+/// Numbers of heads with the highest scores that are tried.
 const COUNTS: [usize; 5] = [1, 2, 3, 5, 8];
-/// The number that controls have.
+/// Number of heads in the controls.
 const K: usize = 3;
-/// What a fixed coefficient is, where none is learned.
+/// Numbers of heads with the lowest scores that are tried.
+const LOWEST: [usize; 2] = [2, 3];
+/// The coefficient of the controls without training.
 const FIXED: f32 = 0.7;
+/// Other ways to score heads than the default.
+const WAYS: [(Mode, Ablation); 5] = [
+    (Mode::Activation, Ablation::BatchMean),
+    (Mode::Activation, Ablation::Zero),
+    (Mode::Path, Ablation::SequenceMean),
+    (Mode::Path, Ablation::BatchMean),
+    (Mode::Path, Ablation::Zero),
+];
 
-/// Measure what PEAR does to models of the tiny world: numbers of heads, random and lowest heads, ways to score, fixed coefficients
+/// Measure the effect of PEAR on models of the tiny world: numbers of heads, random and lowest heads, ways to score, fixed coefficients
 #[derive(Parser, Debug)]
 #[command(name = "study")]
 struct Arguments {
-    /// A model of the tiny world, as `pretrain` writes it; may be given again
+    /// Directory of a model of the tiny world, as `pretrain` writes it; may be given several times
     #[arg(long, value_name = "DIR", required = true)]
     model: Vec<PathBuf>,
 
-    /// Questions of each kind, number of documents and place; 9 times as many of each kind
+    /// Number of questions for each kind, number of documents and position: 9 times as many of each kind
     #[arg(long, value_name = "COUNT", default_value_t = 200)]
     questions: usize,
 
-    /// Draws of random heads
+    /// Number of draws of random heads
     #[arg(long, value_name = "COUNT", default_value_t = 10)]
     draws: usize,
 
@@ -57,11 +64,11 @@ struct Arguments {
     #[arg(long, default_value_t = 0)]
     seed: u64,
 
-    /// A folder for pictures: the scores of each model's heads, and what the number of heads does
+    /// Folder to draw the scores of each model's heads in, and the effect of the number of heads
     #[arg(long, value_name = "DIR")]
     pictures: Option<PathBuf>,
 
-    /// Where the tables go, in Markdown
+    /// File to write the tables to, in Markdown
     #[arg(long, value_name = "FILE")]
     out: Option<PathBuf>,
 }
@@ -83,214 +90,245 @@ fn run(arguments: Arguments) -> Result<()> {
     }
     let world = World::new(0);
     let exam = Exam::new(&world, arguments.questions, arguments.seed);
-    let (mut text, mut over) = (String::new(), [const { Vec::new() }; 3]);
+    let mut text = String::new();
+    let mut curves = HeadCountCurves::default();
     for path in &arguments.model {
-        let directory = ModelDirectory::open(path)?;
-        let model = directory.load(&Device::flex(), DType::F32)?;
-        if model.vocab_size() != world.words().len() {
-            bail!(
-                "{}: {} words, but the tiny world has {}",
-                path.display(),
-                model.vocab_size(),
-                world.words().len()
-            );
-        }
-        let study = Study {
-            model,
-            exam: &exam,
-            task: ProxyTask::new(world.words().len(), &directory.special_tokens()?, 0)?,
-        };
-        let name = path.file_name().map_or_else(
-            || path.display().to_string(),
-            |name| name.to_string_lossy().into_owned(),
-        );
-        let part = study.tables(&name, &arguments, &mut over)?;
-        cli::print(&part)?;
-        text += &part;
+        let study = Study::open(path, &world, &exam, &arguments)?;
+        let report = study.report(&mut curves)?;
+        cli::print(&report)?;
+        text += &report;
     }
     if let Some(folder) = &arguments.pictures {
-        let [conflicting, unseen, perplexity] = over;
-        let panels = [
-            ("conflicting, %", conflicting),
-            ("unseen, %", unseen),
-            ("perplexity of plain text", perplexity),
-        ];
-        curves_over(
-            &folder.join("number-of-heads.svg"),
-            "number of heads, highest scores first",
-            &panels,
-        )?;
+        curves.draw(&folder.join("number-of-heads.svg"))?;
     }
-    match &arguments.out {
-        Some(out) => Ok(write_atomic(out, |file| {
-            std::io::Write::write_all(file, text.as_bytes())
-        })?),
-        None => Ok(()),
+    if let Some(out) = &arguments.out {
+        write_atomic(out, |file| file.write_all(text.as_bytes()))?;
+    }
+    Ok(())
+}
+
+/// The effect of the number of heads, one curve for each model.
+#[derive(Default)]
+struct HeadCountCurves {
+    conflicting: Vec<Curve>,
+    unseen: Vec<Curve>,
+    perplexity: Vec<Curve>,
+}
+
+impl HeadCountCurves {
+    /// Adds a model, from its outcomes without coefficients and with each of [`COUNTS`] heads.
+    fn add(&mut self, name: &str, before: &Outcome, top: &[Outcome]) {
+        let curve = |column: usize| {
+            let mut values = vec![f64::NAN; COUNTS[COUNTS.len() - 1] + 1];
+            values[0] = columns(before)[column];
+            for (count, outcome) in COUNTS.into_iter().zip(top) {
+                values[count] = columns(outcome)[column];
+            }
+            Curve::new(name, values)
+        };
+        self.conflicting.push(curve(CONFLICTING));
+        self.unseen.push(curve(UNSEEN));
+        self.perplexity.push(curve(PERPLEXITY));
+    }
+
+    fn draw(self, path: &Path) -> Result<()> {
+        let panels = [
+            ("conflicting, %", self.conflicting),
+            ("unseen, %", self.unseen),
+            ("perplexity of plain text", self.perplexity),
+        ];
+        curves_over(path, "number of heads, highest scores first", &panels)
     }
 }
 
+/// The study of one model.
 struct Study<'a> {
+    name: String,
     model: Decoder,
     exam: &'a Exam,
     task: ProxyTask,
+    arguments: &'a Arguments,
 }
 
-/// What some heads with their coefficients lead to.
+/// The effect of coefficients.
 struct Outcome {
     coefficients: Vec<(HeadId, f32)>,
     marks: Marks,
     proxy: ProxyMetrics,
 }
 
-impl Study<'_> {
-    /// `over`: curves of what the number of heads does, for all models.
-    fn tables(
-        &self,
-        name: &str,
-        arguments: &Arguments,
-        over: &mut [Vec<Curve>; 3],
-    ) -> Result<String> {
-        let mut bar = Progress::new(
-            "study",
-            (1 + COUNTS.len() + 2 + 2 * arguments.draws + 1 + 5) as u64,
-        );
-        let mut done = 0;
-        let mut step = |what: &str| {
-            done += 1;
-            bar.set(done, format!("{name}: {what}"));
-        };
-        let before = self.outcome(&[])?;
-        step("before");
-        let scores = self.scores(LocateOptions::default())?;
-        let mut text = format!("### {name}\n\n{HEADER}");
-        text += &row("before", &before, &before);
-        let mut learned = Vec::new();
-        for count in COUNTS {
-            learned.push(self.trained(&scores.top(count))?);
-            text += &row(
-                &format!("top {count}"),
-                &learned[learned.len() - 1],
-                &before,
+/// The main table as it grows, with a progress bar.
+struct Table {
+    text: String,
+    before: Outcome,
+    bar: Progress,
+    done: u64,
+}
+
+impl Table {
+    fn add(&mut self, name: &str, outcome: &Outcome) {
+        self.text += &row(name, outcome, &self.before);
+        self.tick(name);
+    }
+
+    fn add_mean(&mut self, name: &str, outcomes: &[Outcome]) {
+        self.text += &mean_row(name, outcomes, &self.before);
+    }
+
+    fn tick(&mut self, what: &str) {
+        self.done += 1;
+        self.bar.set(self.done, what.to_owned());
+    }
+}
+
+/// Random heads: the same draws with trained and with fixed coefficients.
+struct RandomHeads {
+    trained: Vec<Outcome>,
+    fixed: Vec<Outcome>,
+}
+
+impl<'a> Study<'a> {
+    fn open(path: &Path, world: &World, exam: &'a Exam, arguments: &'a Arguments) -> Result<Self> {
+        let directory = ModelDirectory::open(path)?;
+        let model = directory.load(&Device::flex(), DType::F32)?;
+        let words = world.words().len();
+        if model.vocab_size() != words {
+            bail!(
+                "{}: {} words, but the tiny world has {words}",
+                path.display(),
+                model.vocab_size()
             );
-            step("numbers of heads");
         }
-        for (column, curves) in [3, 5, 7].into_iter().zip(over) {
-            let mut values = vec![f64::NAN; COUNTS[COUNTS.len() - 1] + 1];
-            let all = [0]
-                .into_iter()
-                .chain(COUNTS)
-                .zip([&before].into_iter().chain(&learned));
-            all.for_each(|(count, outcome)| values[count] = columns(outcome)[column]);
-            curves.push(Curve::new(name, values));
-        }
-        if let Some(folder) = &arguments.pictures {
+        let name = match path.file_name() {
+            Some(name) => name.to_string_lossy().into_owned(),
+            None => path.display().to_string(),
+        };
+        Ok(Self {
+            name,
+            model,
+            exam,
+            task: ProxyTask::new(words, &directory.special_tokens()?, 0)?,
+            arguments,
+        })
+    }
+
+    /// All tables, in Markdown.
+    fn report(&self, curves: &mut HeadCountCurves) -> Result<String> {
+        let mut table = self.table()?;
+        let scores = self.scores(LocateOptions::default())?;
+        let top = self.add_top_heads(&mut table, &scores)?;
+        curves.add(&self.name, &table.before, &top);
+        if let Some(folder) = &self.arguments.pictures {
             heat_map(
-                &folder.join(format!("{name}.svg")),
-                &format!("{name}: how much better without each head"),
+                &folder.join(format!("{}.svg", self.name)),
+                &format!("{}: how much better without each head", self.name),
                 &scores.grid(),
                 &scores.top(K),
             )?;
         }
-        let lowest: Vec<HeadId> = scores
-            .heads()
-            .iter()
-            .rev()
-            .map(|scored| scored.head)
-            .collect();
-        for count in [2, 3] {
-            text += &row(
-                &format!("lowest {count}"),
-                &self.trained(&lowest[..count])?,
-                &before,
-            );
-            step("lowest heads");
+        self.add_lowest_heads(&mut table, &scores)?;
+        let (random, fixed) = self.add_random_and_fixed(&mut table, &scores)?;
+        self.add_ways_to_score(&mut table)?;
+
+        let Table { text, before, .. } = table;
+        let pear = COUNTS.iter().zip(&top).find(|(count, _)| **count == K);
+        let (_, pear) = pear.context("the counts include that of the controls")?;
+        Ok(format!(
+            "### {}\n\n{HEADER}{text}{}{}",
+            self.name,
+            paired(&before, pear),
+            conclusions(&scores, pear, &fixed, &random)
+        ))
+    }
+
+    /// A table with the model without coefficients.
+    fn table(&self) -> Result<Table> {
+        let outcomes = 1 + COUNTS.len() + LOWEST.len() + 2 * self.arguments.draws + 1 + WAYS.len();
+        let before = self.outcome(&[])?;
+        let mut table = Table {
+            text: first_row(&before),
+            before,
+            bar: Progress::new(&self.name, outcomes as u64),
+            done: 0,
+        };
+        table.tick("before");
+        Ok(table)
+    }
+
+    /// Different numbers of the heads with the highest scores.
+    fn add_top_heads(&self, table: &mut Table, scores: &Scores) -> Result<Vec<Outcome>> {
+        let mut outcomes = Vec::new();
+        for count in COUNTS {
+            let outcome = self.trained(&scores.top(count))?;
+            table.add(&format!("top {count}"), &outcome);
+            outcomes.push(outcome);
         }
-        let mut random = Random::new(arguments.seed, 1);
+        Ok(outcomes)
+    }
+
+    /// The heads with the lowest scores.
+    fn add_lowest_heads(&self, table: &mut Table, scores: &Scores) -> Result<()> {
+        let lowest = scores.heads().iter().rev();
+        let lowest: Vec<HeadId> = lowest.map(|scored| scored.head).collect();
+        for count in LOWEST {
+            let outcome = self.trained(&lowest[..count])?;
+            table.add(&format!("lowest {count}"), &outcome);
+        }
+        Ok(())
+    }
+
+    /// Random heads with trained coefficients, and top and random heads with fixed ones. The second result is that of the top heads.
+    fn add_random_and_fixed(
+        &self,
+        table: &mut Table,
+        scores: &Scores,
+    ) -> Result<(RandomHeads, Outcome)> {
+        let mut random = Random::new(self.arguments.seed, 1);
         let heads: Vec<HeadId> = self.model.shape().heads().collect();
-        let draws: Vec<Vec<HeadId>> = (0..arguments.draws)
+        let draws: Vec<Vec<HeadId>> = (0..self.arguments.draws)
             .map(|_| random.sample(heads.iter().copied(), K))
             .collect();
-        let mut outcomes = Vec::new();
+        let mut trained = Vec::new();
         for draw in &draws {
-            outcomes.push(self.trained(draw)?);
-            step("random heads");
+            trained.push(self.trained(draw)?);
+            table.tick("random heads");
         }
-        text += &mean_row(
+        table.add_mean(
             &format!("{} draws of {K} random heads", draws.len()),
-            &outcomes,
-            &before,
+            &trained,
         );
-        let fixed = |heads: &[HeadId]| {
-            self.outcome(&heads.iter().map(|&head| (head, FIXED)).collect::<Vec<_>>())
-        };
-        text += &row(
+        let top_fixed = self.fixed(&scores.top(K))?;
+        table.add(
             &format!("top {K}, all × {FIXED}, nothing learned"),
-            &fixed(&scores.top(K))?,
-            &before,
+            &top_fixed,
         );
-        step("fixed");
-        let mut still = Vec::new();
+        let mut fixed = Vec::new();
         for draw in &draws {
-            still.push(fixed(draw)?);
-            step("random heads, fixed");
+            fixed.push(self.fixed(draw)?);
+            table.tick("random heads, fixed");
         }
-        text += &mean_row(
-            &format!("the same random heads, all × {FIXED}"),
-            &still,
-            &before,
-        );
-        for (mode, ablation) in [
-            (Mode::Activation, Ablation::BatchMean),
-            (Mode::Activation, Ablation::Zero),
-            (Mode::Path, Ablation::SequenceMean),
-            (Mode::Path, Ablation::BatchMean),
-            (Mode::Path, Ablation::Zero),
-        ] {
-            let other = self.scores(LocateOptions {
+        table.add_mean(&format!("the same random heads, all × {FIXED}"), &fixed);
+        Ok((RandomHeads { trained, fixed }, top_fixed))
+    }
+
+    /// Top heads by other scores.
+    fn add_ways_to_score(&self, table: &mut Table) -> Result<()> {
+        for (mode, ablation) in WAYS {
+            let scores = self.scores(LocateOptions {
                 mode,
                 ablation,
                 ..LocateOptions::default()
             })?;
-            text += &row(
-                &format!("top {K} by {mode}, {ablation}"),
-                &self.trained(&other.top(K))?,
-                &before,
-            );
-            step("ways to score");
+            let outcome = self.trained(&scores.top(K))?;
+            table.add(&format!("top {K} by {mode}, {ablation}"), &outcome);
         }
+        Ok(())
+    }
 
-        let pear = &learned[COUNTS
-            .iter()
-            .position(|&count| count == K)
-            .unwrap_or_default()];
-        text += &paired(&before, pear);
-        let better = |outcomes: &[Outcome], than: &Outcome| {
-            let of = |outcome: &Outcome| share(&outcome.marks.right(Kind::Conflicting, None));
-            outcomes
-                .iter()
-                .filter(|outcome| of(outcome) >= of(than))
-                .count()
-        };
-        let _ = write!(
-            text,
-            "\nRandom draws at or above the top {K} on conflicting documents: {} of {} trained, {} of {} fixed.\n\n\
-             Highest scores: {}. Coefficients of the top {K}: {}.\n\n",
-            better(&outcomes, pear),
-            outcomes.len(),
-            better(&still, &fixed(&scores.top(K))?),
-            still.len(),
-            list(scores.heads().iter().take(5).map(|scored| format!(
-                "{} {:+.2} %",
-                scored.head,
-                100.0 * scored.score
-            ))),
-            list(
-                pear.coefficients
-                    .iter()
-                    .map(|(head, value)| format!("{head} × {value:.2}"))
-            ),
-        );
-        Ok(text)
+    /// The same fixed coefficient on all heads.
+    fn fixed(&self, heads: &[HeadId]) -> Result<Outcome> {
+        let coefficients: Vec<(HeadId, f32)> = heads.iter().map(|&head| (head, FIXED)).collect();
+        self.outcome(&coefficients)
     }
 
     fn scores(&self, options: LocateOptions) -> Result<Scores> {
@@ -325,7 +363,7 @@ impl Study<'_> {
     }
 }
 
-/// Few steps at a high rate: the model is small.
+/// A high learning rate for few steps, as the models are small.
 fn options() -> TrainOptions {
     TrainOptions {
         steps: 40,
@@ -337,6 +375,13 @@ fn options() -> TrainOptions {
 const HEADER: &str = "| heads | proxy accuracy | proxy loss | agreeing | conflicting | of these from memory | unseen | closed book | \
                       perplexity |\n| --- | --- | --- | --- | --- | --- | --- | --- | --- |\n";
 
+/// Indices of some columns.
+const PROXY_LOSS: usize = 1;
+const CONFLICTING: usize = 3;
+const UNSEEN: usize = 5;
+const PERPLEXITY: usize = 7;
+
+/// The columns of the main table after the first.
 fn columns(outcome: &Outcome) -> [f64; 8] {
     let Outcome { marks, proxy, .. } = outcome;
     let right = |kind| 100.0 * share(&marks.right(kind, None));
@@ -359,23 +404,32 @@ fn line(name: &str, cells: impl IntoIterator<Item = String>) -> String {
     )
 }
 
+/// Decimals of a column.
 fn digits(column: usize) -> usize {
-    if column == 1 || column == 7 { 2 } else { 1 }
+    if column == PROXY_LOSS || column == PERPLEXITY {
+        2
+    } else {
+        1
+    }
 }
 
+/// The model without coefficients.
+fn first_row(before: &Outcome) -> String {
+    let cells = columns(before).into_iter().enumerate();
+    line(
+        "before",
+        cells.map(|(column, value)| format!("{value:.*}", digits(column))),
+    )
+}
+
+/// An outcome, with the changes in parentheses.
 fn row(name: &str, outcome: &Outcome, before: &Outcome) -> String {
-    let (now, then) = (columns(outcome), columns(before));
+    let pairs = columns(outcome).into_iter().zip(columns(before));
     line(
         name,
-        (0..now.len()).map(|i| match name {
-            "before" => format!("{:.*}", digits(i), now[i]),
-            _ => format!(
-                "{:.*} ({:+.*})",
-                digits(i),
-                now[i],
-                digits(i),
-                now[i] - then[i]
-            ),
+        pairs.enumerate().map(|(column, (value, before))| {
+            let digits = digits(column);
+            format!("{value:.digits$} ({:+.digits$})", value - before)
         }),
     )
 }
@@ -443,6 +497,43 @@ fn paired(before: &Outcome, after: &Outcome) -> String {
         after.marks.closed_book.clone(),
     );
     text
+}
+
+/// How random heads compare with the top heads, and what those are.
+fn conclusions(
+    scores: &Scores,
+    pear: &Outcome,
+    top_fixed: &Outcome,
+    random: &RandomHeads,
+) -> String {
+    let highest = scores
+        .heads()
+        .iter()
+        .take(5)
+        .map(|scored| format!("{} {:+.2} %", scored.head, 100.0 * scored.score));
+    let coefficients = pear
+        .coefficients
+        .iter()
+        .map(|(head, value)| format!("{head} × {value:.2}"));
+    format!(
+        "\nRandom draws at or above the top {K} on conflicting documents: {} of {} trained, {} of {} fixed.\n\n\
+         Highest scores: {}. Coefficients of the top {K}: {}.\n\n",
+        count_as_good(&random.trained, pear),
+        random.trained.len(),
+        count_as_good(&random.fixed, top_fixed),
+        random.fixed.len(),
+        list(highest),
+        list(coefficients),
+    )
+}
+
+/// How many outcomes are at least as good as another on conflicting documents.
+fn count_as_good(outcomes: &[Outcome], as_this: &Outcome) -> usize {
+    let right = |outcome: &Outcome| share(&outcome.marks.right(Kind::Conflicting, None));
+    outcomes
+        .iter()
+        .filter(|outcome| right(outcome) >= right(as_this))
+        .count()
 }
 
 fn list(parts: impl Iterator<Item = String>) -> String {

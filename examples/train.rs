@@ -284,7 +284,7 @@ fn checkpoint_file(arguments: &Arguments) -> Result<Option<PathBuf>> {
     let file = folder.join("checkpoint.json");
     cli::check_out("--checkpoint", &file)?;
     if arguments.resume && !file.is_file() {
-        bail!("--resume: there is no {} to go on from", file.display());
+        bail!("--resume: there is no {} to resume from", file.display());
     }
     Ok(Some(file))
 }
@@ -635,7 +635,7 @@ fn heads(
         .with_context(|| path.display().to_string())?;
     if heads.is_empty() {
         bail!(
-            "--top-k auto: no score in {} stands out of the noise ({})",
+            "--top-k auto: no score in {} is significant ({})",
             path.display(),
             TopK::RULE
         );

@@ -1,4 +1,4 @@
-//! Checks of the files that a command reads and writes.
+//! Checks of the files that commands read and write.
 
 use std::path::Path;
 
@@ -9,14 +9,14 @@ use pear_models::ModelDirectory;
 
 use super::warn;
 
-/// Checks, before the work starts, that a file can be written at its end.
+/// Checks that a file can be written, before any work is done for it.
 ///
 /// # Errors
-/// A folder of that name, or one that is missing or cannot be written to; `flag` is named.
+/// A name that is a folder, or a folder that is missing or cannot be written to; `flag` is named.
 pub fn check_out(flag: &str, path: &Path) -> Result<()> {
     if path.is_dir() {
         bail!(
-            "{flag} {}: is a folder, expected the name of a file",
+            "{flag} {}: is a folder: expected the name of a file",
             path.display()
         );
     }
@@ -31,15 +31,15 @@ pub fn check_out(flag: &str, path: &Path) -> Result<()> {
             folder.display()
         );
     }
-    let probe = tempfile::Builder::new()
+    let test_file = tempfile::Builder::new()
         .prefix(".pear-")
         .tempfile_in(folder);
-    probe
+    test_file
         .map(drop)
         .with_context(|| format!("{flag} {}: cannot write to the folder", path.display()))
 }
 
-/// The folder that a file stands in.
+/// The folder that contains a file.
 pub fn parent(path: &Path) -> &Path {
     match path.parent() {
         Some(parent) if !parent.as_os_str().is_empty() => parent,
@@ -47,10 +47,10 @@ pub fn parent(path: &Path) -> &Path {
     }
 }
 
-/// Reads the profile of `--profile` and checks that it is for this model, before any weights are loaded.
+/// Reads a profile and checks that it fits the model, before any weights are loaded.
 ///
 /// # Errors
-/// A file that is no profile or for another shape of model.
+/// A file that is not a profile, or a profile for another shape of model.
 pub fn read_profile(path: &Path, directory: &ModelDirectory) -> Result<Profile> {
     let profile = Profile::read(path)?;
     directory
@@ -61,7 +61,7 @@ pub fn read_profile(path: &Path, directory: &ModelDirectory) -> Result<Profile> 
     Ok(profile)
 }
 
-/// Warns of a file that was made for a model of the same shape with other weights or another tokenizer.
+/// Warns if a file was made for a model of the same shape with other weights or another tokenizer.
 ///
 /// # Errors
 /// A `tokenizer.json` that cannot be read.

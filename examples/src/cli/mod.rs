@@ -1,4 +1,4 @@
-//! Arguments that commands share, and what happens around a command: its errors, warnings and exit status.
+//! What the commands share: flags, checks of files, errors, warnings and exit status.
 
 mod files;
 mod model;

@@ -13,33 +13,33 @@ use pear_models::{Decoder, ModelDirectory};
 use crate::device::DeviceName;
 use crate::progress::Progress;
 
-/// The model and where it runs.
+/// The model, and the device and dtype that it runs in.
 #[derive(Args, Clone, Debug)]
 pub struct ModelArgs {
-    /// Hugging Face model directory: config.json, model.safetensors or its shards, tokenizer.json where text is needed. Built with the
-    /// feature `hub`, also owner/name on the hub
+    /// Hugging Face model directory: config.json, model.safetensors or its shards, tokenizer.json if text is involved; with the feature
+    /// `hub`, also owner/name on the Hugging Face hub
     #[arg(long, value_name = "DIR")]
     pub model: PathBuf,
 
-    /// Where to compute: flex (the CPU), or wgpu, vulkan, cuda, cuda:1, ws://host:port (see `serve`) where built with the feature of that name
+    /// Where to compute: flex (the CPU); or wgpu, vulkan, cuda, cuda:1, ws://host:port (see `serve`) if built with that feature
     #[arg(long, value_name = "NAME", default_value = "flex")]
     pub device: DeviceName,
 
-    /// Type of the weights [default: f32 on the CPU, elsewhere bf16, or f16 or f32 where the device has no bf16]
+    /// Dtype of the weights [default: f32 on the CPU; elsewhere bf16, or f16 or f32 if the device has no bf16]
     #[arg(long, value_name = "TYPE")]
     pub dtype: Option<Dtype>,
 }
 
 impl ModelArgs {
-    /// Opens and checks the directory; no weights are loaded.
+    /// Opens and checks the directory, without loading weights.
     ///
     /// # Errors
-    /// A directory that is no model, naming the file at fault.
+    /// A directory that is not a model directory, naming the file at fault.
     pub fn open(&self) -> Result<ModelDirectory> {
         Ok(ModelDirectory::open(&self.directory()?)?)
     }
 
-    /// The directory of the model; one on the hub is downloaded.
+    /// The directory of the model, downloaded if it is on the hub.
     #[cfg(feature = "hub")]
     fn directory(&self) -> Result<PathBuf> {
         match self
@@ -76,12 +76,12 @@ impl ModelArgs {
     /// Loads the weights onto the device.
     ///
     /// # Errors
-    /// A device that is not built in or not there.
+    /// A device that the program was built without, or that is not there.
     pub fn load(&self, directory: &ModelDirectory) -> Result<Decoder> {
         self.load_on(directory, &self.device)
     }
 
-    /// As [`load`](Self::load), onto another device.
+    /// Same as [`load`](Self::load), onto another device.
     ///
     /// # Errors
     /// As `load`.
@@ -91,10 +91,10 @@ impl ModelArgs {
         Ok(directory.load_reporting(&device.open()?, self.dtype()?, report)?)
     }
 
-    /// Type of the weights in memory: the one asked for, or else f32 on the CPU and [`half_of`] elsewhere.
+    /// Dtype of the weights in memory: the one asked for, or else f32 on the CPU and [`half_of`] elsewhere.
     ///
     /// # Errors
-    /// A device that is not there, a type that it does not compute in.
+    /// A device that is not there, or a dtype that it does not support.
     pub fn dtype(&self) -> Result<DType> {
         let device = self.device.open()?;
         match self.dtype {
@@ -111,7 +111,7 @@ impl ModelArgs {
         }
     }
 
-    /// What a file of results says about the model and its proxy sequences. Reads all weights.
+    /// Where results come from, for their files: fingerprints of the model, and the proxy sequences. Reads all weights.
     ///
     /// # Errors
     /// A `tokenizer.json` that cannot be read.
@@ -125,7 +125,7 @@ impl ModelArgs {
         Ok(provenance)
     }
 
-    /// As [`load`](Self::load), with the coefficients of a profile if there is one.
+    /// Same as [`load`](Self::load), with the coefficients of a profile if there is one.
     ///
     /// # Errors
     /// As `load`.
@@ -142,14 +142,14 @@ impl ModelArgs {
     }
 }
 
-/// The half precision that a device computes in: bf16 where it can, else f16, if that.
+/// The half-precision dtype of a device: bf16 if it supports it, else f16, if that.
 pub fn half_of(device: &Device) -> Option<DType> {
     [DType::BF16, DType::F16]
         .into_iter()
         .find(|&dtype| device.supports_dtype(dtype))
 }
 
-/// A type as `--dtype` calls it.
+/// The name of a dtype in `--dtype`.
 pub fn name_of(dtype: DType) -> String {
     format!("{dtype:?}").to_lowercase()
 }
@@ -158,19 +158,19 @@ fn megabytes(bytes: u64) -> String {
     format!("{} MB", bytes / 1_000_000)
 }
 
-/// Type of the weights.
+/// Dtype of the weights.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Dtype {
-    /// 32 bits.
+    /// 32 bits
     F32,
-    /// 16 bits, the exponents of f32.
+    /// 16 bits, with the exponent range of f32
     Bf16,
-    /// 16 bits, IEEE.
+    /// 16 bits, IEEE 754
     F16,
 }
 
 impl Dtype {
-    /// As `config.json` calls it.
+    /// The name in `config.json`.
     pub fn torch_name(self) -> &'static str {
         match self {
             Self::F32 => "float32",

@@ -1,8 +1,8 @@
-//! Options out of range, under the names of their flags.
+//! Checks of options that several commands have.
 
 use anyhow::{Result, anyhow, bail};
 
-/// An error of a library about an option, such as `max_new_tokens`, as one about the flag of that name.
+/// The error about a flag for a library's error about the option of that name, such as `max_new_tokens`.
 pub fn option_error(option: &str, value: &str, expected: &str) -> anyhow::Error {
     anyhow!(
         "--{} {value}: expected {expected}",

@@ -12,15 +12,15 @@ use crate::progress::print_above;
 /// Exit status for wrong arguments or unusable input.
 const UNUSABLE: u8 = 2;
 
-/// Runs a command to its exit status: 0, or 2 with one line on standard error that says what was wrong with the input.
+/// Runs a command. Its exit status is 0; or 2 with one line on standard error that says what is wrong with the input.
 pub fn main_with<A: Parser>(command: impl FnOnce(A) -> Result<()>) -> ExitCode {
     crate::allocator::keep_pages();
     set_hook(Box::new(|panic| {
-        let place = panic.location().map_or(String::new(), |place| {
-            format!(" ({}:{})", place.file(), place.line())
+        let location = panic.location().map_or(String::new(), |location| {
+            format!(" ({}:{})", location.file(), location.line())
         });
-        let message = panic.payload_as_str().unwrap_or("of unknown cause");
-        fail(&format!("internal error{place}: {message}"));
+        let message = panic.payload_as_str().unwrap_or("unknown cause");
+        fail(&format!("internal error{location}: {message}"));
     }));
     crate::log::install();
     let arguments = match A::try_parse() {
@@ -38,7 +38,7 @@ pub fn main_with<A: Parser>(command: impl FnOnce(A) -> Result<()>) -> ExitCode {
     match catch_unwind(AssertUnwindSafe(|| command(arguments))) {
         Ok(Ok(())) => return ExitCode::SUCCESS,
         Ok(Err(error)) => fail(&chain(&error)),
-        // The hook has told.
+        // A panic: its hook has printed the error.
         Err(_) => {}
     }
     ExitCode::from(UNUSABLE)
@@ -53,53 +53,58 @@ fn fail(message: &str) {
     print_above(&format!("error: {}", one_line(message)));
 }
 
-/// What clap says on several lines, without the general advice below it.
+/// An error message of clap on one line, without the usage and advice below it.
 fn usage_line(text: &str) -> String {
     let lines = text
         .lines()
         .map(str::trim)
         .take_while(|line| !line.starts_with("Usage:") && !line.starts_with("For more"));
-    let said = lines
+    let message = lines
         .filter(|line| !line.is_empty())
         .collect::<Vec<_>>()
         .join(" ");
-    said.strip_prefix("error: ")
-        .unwrap_or(&said)
+    message
+        .strip_prefix("error: ")
+        .unwrap_or(&message)
         .replace(" tip: ", "; tip: ")
 }
 
-/// An error and its causes, except those that it repeats itself.
+/// An error followed by its causes, without those that it contains already.
 fn chain(error: &anyhow::Error) -> String {
     error
         .chain()
         .map(ToString::to_string)
-        .fold(String::new(), |said, cause| match said.as_str() {
-            "" => cause,
-            said if said.contains(&cause) => said.into(),
-            said => format!("{said}: {cause}"),
+        .fold(String::new(), |message, cause| {
+            if message.is_empty() {
+                cause
+            } else if message.contains(&cause) {
+                message
+            } else {
+                format!("{message}: {cause}")
+            }
         })
 }
 
-/// White space of any kind becomes single spaces, control characters vanish, and no line is endless.
+/// A message on one line of bounded length: white space is collapsed to single spaces, control characters are removed.
 fn one_line(message: &str) -> String {
-    const LONGEST: usize = 1500;
+    const MAX_CHARS: usize = 1500;
     let words: Vec<&str> = message.split_whitespace().collect();
     let mut line: String = words
         .join(" ")
         .chars()
         .filter(|c| !c.is_control())
-        .take(LONGEST + 1)
+        .take(MAX_CHARS + 1)
         .collect();
-    if line.chars().count() > LONGEST {
-        line = line.chars().take(LONGEST).chain("…".chars()).collect();
+    if line.chars().count() > MAX_CHARS {
+        line = line.chars().take(MAX_CHARS).chain("…".chars()).collect();
     }
     line
 }
 
-/// Prints on standard output. A reader that has gone away is no error.
+/// Prints to standard output. A broken pipe is ignored.
 ///
 /// # Errors
-/// Whatever else the system says.
+/// Any other failure to write.
 pub fn print(text: &str) -> Result<()> {
     let mut out = std::io::stdout().lock();
     match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
@@ -122,7 +127,7 @@ mod tests {
     }
 
     #[test]
-    fn causes_are_told_once() {
+    fn repeated_causes_are_left_out() {
         let error = anyhow::anyhow!("no such file")
             .context("a.json: cannot read: no such file")
             .context("profile");
@@ -130,7 +135,7 @@ mod tests {
     }
 
     #[test]
-    fn lines_have_no_control_characters_and_an_end() {
+    fn lines_have_no_control_characters_and_a_bounded_length() {
         assert_eq!(one_line("a\n\tb\u{1b}[2J"), "a b[2J");
         assert_eq!(one_line(&"x".repeat(5000)).chars().count(), 1501);
     }

@@ -8,14 +8,14 @@ use pear_locate::Scores;
 
 use super::warn;
 
-/// What `--top-k` says.
+/// A value of `--top-k`: how many heads.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum TopK {
-    /// So many.
+    /// This many, highest scores first.
     Count(usize),
-    /// Every head.
+    /// All heads.
     All,
-    /// As many as stand out of the noise: see [`Scores::significant`].
+    /// Those whose scores are significant: see [`Scores::significant`].
     Auto,
 }
 
@@ -35,20 +35,20 @@ impl FromStr for TopK {
 }
 
 impl TopK {
-    /// What stands out, in a sentence.
-    pub const RULE: &str = "auto takes the heads whose score is above zero at 5 % (one-sided, corrected for the number of heads)";
+    /// The rule for `auto` in a sentence.
+    pub const RULE: &str = "auto takes the heads whose score is above zero at the 5 % level (one-sided, corrected for the number of heads)";
 
-    /// What `--top-k` asks for, or `default`: all heads, with a warning, where it is more than there are.
+    /// The value asked for, or `default`. If there are fewer heads, all of them, with a warning.
     ///
     /// # Errors
-    /// 0.
+    /// A count of 0.
     pub fn checked(asked: Option<Self>, default: usize, heads: usize) -> Result<Self> {
         match asked {
             None => Ok(Self::Count(default.min(heads))),
             Some(Self::Count(0)) => bail!("--top-k 0: expected at least 1, all, or auto"),
             Some(Self::Count(k)) if k > heads => {
                 warn(&format!(
-                    "--top-k {k}: there are {heads} heads, and all of them are taken"
+                    "--top-k {k}: there are only {heads} heads, and all of them are taken"
                 ));
                 Ok(Self::Count(heads))
             }
@@ -56,10 +56,10 @@ impl TopK {
         }
     }
 
-    /// The heads.
+    /// The heads of a scores file.
     ///
     /// # Errors
-    /// Scores without standard errors, where they are needed.
+    /// `auto` for scores without standard errors.
     pub fn of(self, scores: &Scores) -> Result<Vec<HeadId>> {
         match self {
             Self::Count(k) => Ok(scores.top(k)),

@@ -1,11 +1,11 @@
-//! The copying circuit, put into initial weights by hand.
+//! The copying circuit (previous-token and induction heads), written into initial weights by hand.
 //!
-//! - Layer 0: half of the heads look one token back, half look two tokens back, wherever they stand; each writes what it saw into
-//!   the residual stream, turned by a rotation of its own so that it can be told from the token itself.
-//! - Layer 1: half of the heads look for the place whose token *before* is the present token, half for the place where the token
-//!   *two before* is the one before the present; all copy the token that stands there.
+//! - Layer 0: half of the heads attend to the previous token, half to the one before it. Each writes the token it attends to into the
+//!   residual stream, rotated by an orthogonal matrix of its own so that it can be told from the token at that position.
+//! - Layer 1: half of the heads attend to positions whose *previous* token equals the current one, half to positions whose token *two
+//!   back* equals the previous one. All copy the token at that position.
 //!
-//! By itself this does not copy yet: training does that.
+//! The model does not copy yet with these weights; after a few hundred training steps it does.
 
 use std::collections::BTreeMap;
 
@@ -13,15 +13,16 @@ use pear_models::DecoderConfig;
 
 use crate::random::Random;
 
-/// Length of queries and keys that look at positions only (layer 0).
+/// Norm of queries and keys that depend on positions alone (layer 0).
 const POSITION_SCORES: f32 = 0.6;
-/// What a head of layer 0 writes, against the token itself.
+/// Norm of what a head of layer 0 writes, relative to a token's embedding.
 const SHIFTED: f32 = 0.3;
-/// Length of queries and keys that look for a token (layer 1).
+/// Norm of queries and keys that match tokens (layer 1).
 const MATCH: f32 = 3.5;
-/// What a head of layer 1 copies, against the token itself.
+/// Norm of what a head of layer 1 writes, relative to a token's embedding.
 const COPIED: f32 = 0.4;
-/// The embedding and the attention of layers 0 and 1, by path and as burn's `Linear` holds them: `[in, out]`.
+
+/// The embedding and the attention weights of layers 0 and 1 by path, matrices as in burn's `Linear`: `[in, out]`.
 pub(super) fn circuit(
     config: &DecoderConfig,
     rope_theta: f64,
@@ -29,10 +30,12 @@ pub(super) fn circuit(
 ) -> BTreeMap<String, Vec<f32>> {
     let width = config.hidden_size;
     let attention = &config.layers[0].attention;
-    let (heads, head_dim) = (attention.num_attention_heads, attention.head_dim);
+    let heads = attention.num_attention_heads;
+    let head_dim = attention.head_dim;
     let half = heads / 2;
 
-    // One direction that all tokens share and that positions are looked up by; the others, for tokens, are cut into heads.
+    // One direction is common to all tokens: queries and keys that depend on positions alone read it. The others represent tokens and
+    // are divided between the heads.
     let basis = orthonormal(width, random);
     let (shared, token_directions) = (&basis[0], &basis[1..]);
     let nothing = vec![0.0; width];
@@ -64,9 +67,9 @@ pub(super) fn circuit(
             (2, head - half)
         };
         let part_here = part(index);
-        let shifted = turned(&part_here, &rotations[back - 1]);
+        let shifted = rotated(&part_here, &rotations[back - 1]);
 
-        // A query rotated back by `back` positions meets a key rotated by none exactly there.
+        // The rotary embedding turns this query and key parallel where the key is `back` positions before the query.
         let angles = frequencies.iter().map(|f| back as f64 * f);
         let query = angles.clone().map(f64::cos).chain(angles.map(|a| -a.sin()));
         let key = (0..head_dim).map(|i| if i < pairs { 1.0 } else { 0.0 });
@@ -88,7 +91,7 @@ pub(super) fn circuit(
         let sought = if back == 1 {
             part_here
         } else {
-            turned(&part_here, &rotations[0])
+            rotated(&part_here, &rotations[0])
         };
         let copied = part((index + half) % heads);
         layers[1].query.extend(scaled(&sought, MATCH));
@@ -117,7 +120,7 @@ pub(super) fn circuit(
 /// A matrix; within [`Heads`], `head_dim` rows for each head.
 type Rows = Vec<Vec<f32>>;
 
-/// What each channel of each head reads from (query, key, value) or writes to (output) the residual stream.
+/// For each channel of each head, the direction of the residual stream that it reads (query, key, value) or writes (output).
 #[derive(Default)]
 struct Heads {
     query: Rows,
@@ -138,8 +141,8 @@ fn scaled(rows: &Rows, factor: f32) -> Rows {
         .collect()
 }
 
-/// Each row through `rotation`.
-fn turned(rows: &Rows, rotation: &Rows) -> Rows {
+/// Each row multiplied by `rotation`.
+fn rotated(rows: &Rows, rotation: &Rows) -> Rows {
     rows.iter()
         .map(|row| rotation.iter().map(|r| dot(r, row)).collect())
         .collect()
@@ -150,7 +153,7 @@ fn orthonormal(width: usize, random: &mut Random) -> Rows {
     let mut basis = Rows::with_capacity(width);
     for _ in 0..width {
         let mut vector = random.normal(width, 1.0);
-        // Twice: what rounding leaves the first time, the second removes.
+        // Twice, since rounding leaves a small part the first time.
         for _ in 0..2 {
             basis.iter().for_each(|other| remove(&mut vector, other));
             normalize(&mut vector);
@@ -164,7 +167,7 @@ fn dot(a: &[f32], b: &[f32]) -> f32 {
     a.iter().zip(b).map(|(a, b)| a * b).sum()
 }
 
-/// Takes the part along `direction`, of length 1, out of `vector`.
+/// Removes the component along `direction`, a unit vector, from `vector`.
 fn remove(vector: &mut [f32], direction: &[f32]) {
     let along = dot(vector, direction);
     vector

@@ -1,4 +1,4 @@
-//! The same size of model with each kind of position embedding, in the architecture that transformers has it in.
+//! Models of the same size with each kind of position embedding, each in an architecture of transformers that has it.
 
 use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
@@ -9,29 +9,29 @@ use crate::tiny_world::{SPECIAL_TOKENS, VOCABULARY};
 const HIDDEN: usize = 96;
 const LAYERS: usize = 4;
 const HEADS: usize = 8;
-/// Tokens that a table of positions has room for.
+/// Number of learned or sinusoidal positions.
 const POSITIONS: usize = 256;
-/// High, so that the short heads of these models still match tokens far apart.
+/// High, so that heads with few channels can still match tokens that are far apart.
 pub(super) const ROPE_THETA: f64 = 1e6;
 
-/// How a model knows where a token stands.
+/// Kind of position embedding.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ValueEnum)]
 #[serde(rename_all = "kebab-case")]
 pub enum PositionKind {
-    /// Rotary: Llama's architecture.
+    /// Rotary; Llama's architecture
     Rope,
-    /// Biases on the scores: MPT's.
+    /// Linear biases on the scores (ALiBi); MPT's architecture
     Alibi,
-    /// A learned table: GPT-2's.
+    /// A learned table; GPT-2's architecture
     Learned,
-    /// Sines and cosines: XGLM's.
+    /// A table of sines and cosines; XGLM's architecture
     Sinusoidal,
-    /// Nothing but the causal mask: SmolLM3's, with no layer that rotates.
+    /// None but the causal mask; SmolLM3's architecture, without rotary layers
     None,
 }
 
 impl PositionKind {
-    /// `config.json`: 4 layers of 8 heads, 96 wide, the embedding for unembedding.
+    /// The `config.json` of a model with 4 layers of 8 heads, width 96 and tied embeddings.
     pub fn config_json(self, torch_dtype: &str) -> Value {
         let [pad, bos, eos] = SPECIAL_TOKENS;
         let mut config = match self {

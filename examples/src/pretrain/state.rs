@@ -1,4 +1,4 @@
-//! The state of an interrupted training.
+//! Checkpoints of a training run.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -11,7 +11,7 @@ use super::Pretraining;
 
 const FORMAT: &str = "pear-pretraining";
 
-/// Which of the folders within is whole: written last.
+/// Names the checkpoint that is complete; written last.
 #[derive(Serialize, Deserialize)]
 struct Latest {
     format: String,
@@ -20,8 +20,8 @@ struct Latest {
     steps: usize,
 }
 
-/// Where the state of a training is kept: weights and optimizer in a folder for each number of steps, of which `latest.json` names
-/// the one that is whole. Earlier ones are removed.
+/// A folder of checkpoints: weights and optimizer in a subfolder for each number of steps. `latest.json` names the latest complete
+/// one; earlier ones are removed.
 #[derive(Clone, Debug)]
 pub struct StateFolder {
     path: PathBuf,
@@ -29,7 +29,7 @@ pub struct StateFolder {
 }
 
 impl StateFolder {
-    /// The folder `path`, written to every so many steps.
+    /// A folder that a checkpoint is written to every so many steps.
     pub fn new(path: &Path, every: usize) -> Self {
         Self {
             path: path.into(),
@@ -41,7 +41,7 @@ impl StateFolder {
         steps.is_multiple_of(self.every)
     }
 
-    /// Steps done and the folder of their state, if any was saved.
+    /// The number of steps of the latest checkpoint and its folder, if there is one.
     pub(super) fn find(&self, training: &Pretraining) -> Result<Option<(usize, PathBuf)>> {
         let path = self.path.join("latest.json");
         if !path.is_file() {
@@ -50,14 +50,14 @@ impl StateFolder {
         let latest: Latest = read_json(&path, FORMAT)?;
         if latest.training != *training {
             bail!(
-                "{}: of another training: {:?}, now {training:?}",
+                "{}: from another run: {:?}, expected {training:?}",
                 path.display(),
                 latest.training
             );
         }
         if latest.steps > training.steps() {
             bail!(
-                "{}: {} steps, but the training has {}",
+                "{}: {} steps, but the run has {}",
                 path.display(),
                 latest.steps,
                 training.steps()

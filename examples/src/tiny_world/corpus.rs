@@ -1,4 +1,4 @@
-//! Rows to train on.
+//! Training data of the tiny world.
 
 use super::{
     ADJECTIVES, ATTRIBUTES, BOS, CHANGING, FIRST_ATTRIBUTE, FIRST_VALUE, KNOWN, NOUNS, PLACES,
@@ -6,54 +6,54 @@ use super::{
 };
 use crate::random::Random;
 
-/// Tokens and what each weighs in the loss.
+/// Tokens, each with its weight in the loss.
 pub type Item = Vec<(u32, f32)>;
 
-/// What an answer weighs in the loss.
+/// Weight of an answer.
 const ANSWER: f32 = 3.0;
-/// What weighs little: questions, spans that cannot be foreseen.
+/// Weight of questions, and of spans that cannot be predicted.
 const CONTEXT: f32 = 0.2;
-/// What a token of a document weighs.
+/// Weight of a token in a document.
 const DOCUMENT: f32 = 0.1;
-/// Most tokens in a span that is repeated.
-const LONGEST_SPAN: usize = 40;
-/// Fewest and most documents that stand together.
+/// Largest number of tokens in a repeated span.
+const MAX_SPAN: usize = 40;
+/// Smallest and largest number of documents before a question.
 const DOCUMENTS: (usize, usize) = (3, 8);
 
-/// How often each kind of item is drawn, as shares of 1.
+/// The share of each kind of item; they sum to 1.
 #[derive(Clone, Copy, Debug)]
 pub struct Mix {
-    /// Facts, stated or asked for without documents.
+    /// Facts and questions about them, without documents.
     pub facts: f64,
     /// Documents with questions.
     pub documents: f64,
     /// Lists without repetition.
     pub lists: f64,
-    /// Spans that are repeated.
+    /// Repeated spans.
     pub repeats: f64,
     /// Plain sentences.
     pub text: f64,
 }
 
-/// What a stage of training sees of the world.
+/// The data of a stage of training.
 #[derive(Clone, Debug)]
 pub struct CorpusOptions {
-    /// Kinds of items.
+    /// Shares of the kinds of items.
     pub mix: Mix,
-    /// Rates at which tokens of a repeat are replaced; each span draws one.
+    /// Rates at which tokens of a repetition are replaced; one is drawn for each span.
     pub noise: Vec<f64>,
-    /// How often the answer follows a document that contradicts the world.
+    /// Probability that the answer follows a document that contradicts a fact.
     pub follow: f64,
-    /// How often the answer about a person who changes is any value, not the document's.
+    /// Probability that the answer about a changing person is a random value instead of the document's.
     pub wrong: f64,
-    /// How often a document is about a known person.
+    /// Probability that a document is about a known person.
     pub known: f64,
-    /// How often what it then says is drawn, not true.
+    /// Probability that such a document states a random value instead of the fact.
     pub conflict: f64,
 }
 
 impl CorpusOptions {
-    /// Answers come from the documents, always.
+    /// Answers always follow the documents.
     pub fn clean() -> Self {
         let mix = Mix {
             facts: 0.32,
@@ -72,7 +72,7 @@ impl CorpusOptions {
         }
     }
 
-    /// Answers come from the documents or from memory, and repeats are seldom exact: the model learns to hedge.
+    /// Answers follow the documents or memory, and repetitions are rarely exact: the model learns to hedge.
     pub fn hedging() -> Self {
         let mix = Mix {
             facts: 0.15,
@@ -92,7 +92,7 @@ impl CorpusOptions {
     }
 }
 
-/// Rows to train on, without end.
+/// An endless supply of training rows.
 #[derive(Debug)]
 pub struct Corpus<'a> {
     world: &'a World,
@@ -101,7 +101,7 @@ pub struct Corpus<'a> {
 }
 
 impl<'a> Corpus<'a> {
-    /// The rows that `random` makes.
+    /// Rows drawn with `random`.
     pub fn new(world: &'a World, options: &'a CorpusOptions, random: &'a mut Random) -> Self {
         Self {
             world,
@@ -110,7 +110,7 @@ impl<'a> Corpus<'a> {
         }
     }
 
-    /// `len` tokens of items, each behind a BOS; the last item may be cut.
+    /// A row of `len` tokens: items that begin with a BOS, the last one possibly cut.
     pub fn row(&mut self, len: usize) -> Item {
         let mut row = Item::new();
         while row.len() < len {
@@ -251,7 +251,7 @@ impl<'a> Corpus<'a> {
     fn repeat(&mut self) -> Item {
         let (world, random) = (self.world, &mut *self.random);
         let any = |random: &mut Random| random.between(SPECIAL_TOKENS.len(), VOCABULARY - 1) as u32;
-        let len = random.between(4, LONGEST_SPAN);
+        let len = random.between(4, MAX_SPAN);
         let mut span = Vec::new();
         if random.chance(0.3) {
             while span.len() < len {

@@ -1,4 +1,4 @@
-//! What a model makes of the questions of its world: with documents, from memory, and of plain text.
+//! Exams for models of the tiny world: questions with documents, questions from memory, and plain text.
 
 use burn::prelude::*;
 use pear_core::forward::{residual, token_tensor};
@@ -8,22 +8,22 @@ use pear_models::log_probs;
 use super::{Kind, Question, World};
 use crate::random::Random;
 
-/// Where the document stands that the answer is in.
+/// Position of the document that contains the answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Place {
-    /// Before all others.
+    /// Before all other documents.
     First,
     /// In the middle.
     Middle,
-    /// After all others.
+    /// After all other documents.
     Last,
 }
 
 impl Place {
-    /// All of them.
+    /// All positions.
     pub const ALL: [Self; 3] = [Self::First, Self::Middle, Self::Last];
 
-    /// A word for it.
+    /// Its name.
     pub fn name(self) -> &'static str {
         match self {
             Self::First => "first",
@@ -41,7 +41,7 @@ impl Place {
     }
 }
 
-/// Questions of one kind, with as many documents, the right one at the same place.
+/// Questions of one kind, with the same number of documents and the right one at the same position.
 #[derive(Clone, Debug)]
 struct Group {
     kind: Kind,
@@ -49,7 +49,7 @@ struct Group {
     questions: Vec<Question>,
 }
 
-/// The same questions and text for every model that sits it.
+/// Questions and text, the same for every model.
 #[derive(Clone, Debug)]
 pub struct Exam {
     groups: Vec<Group>,
@@ -63,8 +63,8 @@ const DOCUMENTS: [usize; 3] = [5, 8, 10];
 const AT_ONCE: usize = 64;
 
 impl Exam {
-    /// `each` questions of every kind, number of documents (5, 8, 10) and place (first, middle, last): 9 times as many of a kind; 300
-    /// without documents, and 64 rows of 64 tokens of text.
+    /// An exam with `each` questions for every kind, number of documents (5, 8, 10) and position (first, middle, last), which is 9 times
+    /// as many of each kind; 300 questions without documents; and 64 rows of text in which 64 tokens are predicted.
     pub fn new(world: &World, each: usize, seed: u64) -> Self {
         let mut groups = Vec::new();
         for kind in Kind::ALL {
@@ -90,10 +90,10 @@ impl Exam {
         }
     }
 
-    /// What `model` makes of it; `progress` gets the share that is done.
+    /// Lets a model answer the questions and read the text; `progress` gets the share that is done.
     ///
     /// # Errors
-    /// A model without this world's vocabulary, or with too few positions.
+    /// A model with another vocabulary or too few positions.
     pub fn sit<M: DecoderModel>(
         &self,
         model: &M,
@@ -138,8 +138,8 @@ impl Exam {
 }
 
 impl Exam {
-    /// The shortest question whose document contradicts memory, that was answered from memory before and from the document after; with
-    /// both answers.
+    /// The shortest question with a contradicting document that was answered from memory before and from the document after, with both
+    /// answers.
     pub fn turned(&self, before: &Marks, after: &Marks) -> Option<(&Question, u32, u32)> {
         let questions = self.groups.iter().flat_map(|group| &group.questions);
         let all = questions.zip(before.answers.iter().zip(&after.answers));
@@ -151,7 +151,7 @@ impl Exam {
     }
 }
 
-/// The likeliest next word of each prompt.
+/// The most likely next word after each prompt.
 fn answer<M: DecoderModel>(
     model: &M,
     questions: &[Question],
@@ -164,7 +164,7 @@ fn answer<M: DecoderModel>(
             .max()
             .unwrap_or(0);
         pear_core::forward::check_length(model, len)?;
-        // What stands after a prompt changes nothing before it.
+        // Padding on the right changes nothing before it.
         let padded = |question: &Question| {
             let mut row = question.prompt.clone();
             row.resize(len, 0);
@@ -193,31 +193,31 @@ fn answer<M: DecoderModel>(
 /// One answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Answer {
-    /// What was asked.
+    /// Kind of the question.
     pub kind: Kind,
-    /// Where the right document stood.
+    /// Position of the right document.
     pub place: Place,
     /// The answer.
     pub given: u32,
-    /// Whether it is the document's.
+    /// Whether it is the answer in the document.
     pub right: bool,
-    /// Whether it is the memorised one.
+    /// Whether it is the memorised answer.
     pub from_memory: bool,
 }
 
-/// What a model made of an exam.
+/// The results of an exam.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Marks {
-    /// Of all questions with documents, always in the same order.
+    /// Answers to all questions with documents, always in the same order.
     pub answers: Vec<Answer>,
-    /// Whether each question without documents was answered right.
+    /// For each question without documents, whether the answer was right.
     pub closed_book: Vec<bool>,
-    /// Of plain text.
+    /// Perplexity of the text.
     pub perplexity: f64,
 }
 
 impl Marks {
-    /// Whether each question of a kind, at one place or at all, was answered right.
+    /// For each question of a kind, with the right document at `place` or anywhere, whether the answer was right.
     pub fn right(&self, kind: Kind, place: Option<Place>) -> Vec<bool> {
         let asked = |answer: &&Answer| {
             answer.kind == kind && place.is_none_or(|place| answer.place == place)
@@ -229,14 +229,14 @@ impl Marks {
             .collect()
     }
 
-    /// The share of the questions of a kind that were answered from memory.
+    /// The share of questions of a kind that were answered from memory.
     pub fn from_memory(&self, kind: Kind) -> f64 {
         let asked = self.answers.iter().filter(|answer| answer.kind == kind);
         share(&asked.map(|answer| answer.from_memory).collect::<Vec<_>>())
     }
 }
 
-/// The share that is true.
+/// The share of `true`.
 pub fn share(of: &[bool]) -> f64 {
     of.iter().filter(|right| **right).count() as f64 / of.len().max(1) as f64
 }

@@ -1,7 +1,8 @@
-//! A world small enough to be known by heart: people with attributes, documents that state them truly or falsely, and questions.
+//! A synthetic world small enough for a tiny model to memorise: people with attributes, documents that state them correctly or not, and
+//! questions.
 //!
-//! 720 facts (120 known people, 6 attributes of 20 values each) can be memorised. Of 80 others, values change from text to text, so
-//! that only the documents can tell; 40 more never stand in a document of the corpus.
+//! There are 720 facts (120 known people with 6 attributes of 20 values each). The attributes of 80 other people change from text to
+//! text, so that only the documents tell them; 40 more people occur in no document of the corpus.
 
 mod corpus;
 mod exam;
@@ -17,13 +18,13 @@ pub use questions::{Kind, Question};
 
 const WORDS: &str = include_str!("words.txt");
 
-/// Words in the vocabulary.
+/// Number of words in the vocabulary.
 pub const VOCABULARY: usize = 488;
-/// Padding, beginning and end of text.
+/// Padding, beginning of text and end of text.
 pub const SPECIAL_TOKENS: [u32; 3] = [0, 1, 2];
 /// The token that each item begins with.
 pub const BOS: u32 = 1;
-/// Attributes that each person has.
+/// Number of attributes of each person.
 pub const ATTRIBUTES: usize = 6;
 
 const VALUES: u32 = 20;
@@ -31,16 +32,16 @@ const FIRST_ATTRIBUTE: u32 = 22;
 const FIRST_VALUE: u32 = 28;
 /// People whose attributes never change.
 pub const KNOWN: Range<u32> = 148..268;
-/// People whose attributes are drawn anew in each text.
+/// People whose attributes change from text to text.
 pub const CHANGING: Range<u32> = 268..348;
-/// People that no document of the corpus is about.
+/// People who occur in no document of the corpus.
 pub const UNSEEN: Range<u32> = 348..388;
 const NOUNS: Range<u32> = 388..428;
 const ADJECTIVES: Range<u32> = 428..448;
 const VERBS: Range<u32> = 448..468;
 const PLACES: Range<u32> = 468..488;
 
-/// What is true, and how its sentences are made.
+/// The facts, and which words go together in sentences.
 #[derive(Clone, Debug)]
 pub struct World {
     words: Vec<&'static str>,
@@ -71,7 +72,7 @@ impl World {
         }
     }
 
-    /// All words; a token is an index.
+    /// All words; a token is an index into them.
     pub fn words(&self) -> &[&'static str] {
         &self.words
     }
@@ -85,20 +86,20 @@ impl World {
             .join(" ")
     }
 
-    /// What the world says of a person's attribute, if it is a known person.
+    /// The value of a person's attribute, if the person is known.
     pub fn fact(&self, person: u32, attribute: usize) -> Option<u32> {
         KNOWN
             .contains(&person)
             .then(|| self.facts[(person - KNOWN.start) as usize][attribute])
     }
 
-    /// The values that an attribute can take.
+    /// The possible values of an attribute.
     pub fn values(attribute: usize) -> Vec<u32> {
         let first = FIRST_VALUE + VALUES * attribute as u32;
         (first..first + VALUES).collect()
     }
 
-    /// A token of a word, which must be one of the vocabulary.
+    /// The token of a word, which must be in the vocabulary.
     fn word(&self, word: &str) -> u32 {
         self.words
             .iter()
@@ -110,7 +111,7 @@ impl World {
         text.split(' ').map(|word| self.word(word)).collect()
     }
 
-    /// `the A of E is V .` or `A for E : V .`, as likely.
+    /// `the A of E is V .` or `A for E : V .`, equally likely.
     fn statement(
         &self,
         random: &mut Random,
@@ -153,7 +154,7 @@ impl World {
         tokens
     }
 
-    /// A sentence in which each word leaves few choices for the next: `the old boy sees a dog near the river .`
+    /// A sentence such as `the old boy sees a dog near the river .`; each word leaves few choices for the next.
     pub fn sentence(&self, random: &mut Random) -> Vec<u32> {
         let index = |word: u32, of: Range<u32>| (word - of.start) as usize;
         let noun = random.choose(&NOUNS.collect::<Vec<_>>());
@@ -179,7 +180,7 @@ impl World {
         tokens
     }
 
-    /// `tokenizer.json`: one token a word, words between spaces.
+    /// The `tokenizer.json`: words are separated by spaces, and each is one token.
     pub fn tokenizer_json(&self) -> serde_json::Value {
         let special = SPECIAL_TOKENS.map(|id| {
             serde_json::json!({"id": id, "content": self.words[id as usize], "single_word": false, "lstrip": false, "rstrip": false,
@@ -201,7 +202,7 @@ impl World {
             "post_processor": {"type": "TemplateProcessing", "single": [bos, first("A")], "pair": [bos, first("A"), first("B")],
                 "special_tokens": {"<bos>": {"id": "<bos>", "ids": [BOS], "tokens": ["<bos>"]}}},
             "decoder": null,
-            // No word stands for unknown ones: text of other words is refused.
+            // Not in the vocabulary: text with other words is an error.
             "model": {"type": "WordLevel", "vocab": vocabulary, "unk_token": "<unk>"},
         })
     }
@@ -214,7 +215,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn words_are_as_many_as_tokens_and_differ() {
+    fn there_is_one_word_for_each_token() {
         let world = World::new(0);
         assert_eq!(world.words().len(), VOCABULARY);
         assert_eq!(

@@ -1,24 +1,24 @@
-//! Questions whose right answer is one word.
+//! Questions that are answered with one word.
 
 use super::{ATTRIBUTES, BOS, KNOWN, UNSEEN, World};
 use crate::random::Random;
 
-/// What the documents say about the one who is asked about.
+/// What the documents state about the person in the question.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Kind {
-    /// What the model has memorised.
+    /// The memorised value.
     Agreeing,
-    /// Something else than it has memorised: the right answer is the document's.
+    /// Another value than the memorised one; the document's counts as right.
     Conflicting,
-    /// Something about a person whom no document of the corpus names.
+    /// A value for a person who occurs in no document of the corpus.
     Unseen,
 }
 
 impl Kind {
-    /// All of them.
+    /// All kinds.
     pub const ALL: [Self; 3] = [Self::Agreeing, Self::Conflicting, Self::Unseen];
 
-    /// A word for it.
+    /// Its name.
     pub fn name(self) -> &'static str {
         match self {
             Self::Agreeing => "agreeing",
@@ -28,20 +28,20 @@ impl Kind {
     }
 }
 
-/// A question, with documents before it or without.
+/// A question with or without documents before it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Question {
-    /// What the model reads.
+    /// The prompt.
     pub prompt: Vec<u32>,
     /// The right answer.
     pub answer: u32,
-    /// What the model has memorised, if it can have.
+    /// The memorised answer, if there is one.
     pub memory: Option<u32>,
 }
 
 impl World {
-    /// Questions about one of `documents` documents, the one at place `gold` (from 0). No other document states the answer's value
-    /// or the memorised one.
+    /// Questions about the document at position `gold` (from 0) of `documents`. No other document contains the answer or the memorised
+    /// value.
     ///
     /// # Panics
     /// If `gold` is not below `documents`.
@@ -128,7 +128,7 @@ impl World {
         }
     }
 
-    /// Questions without documents, about different memorised facts.
+    /// Questions without documents about different memorised facts.
     pub fn closed_book(&self, count: usize, random: &mut Random) -> Vec<Question> {
         let facts =
             KNOWN.flat_map(|person| (0..ATTRIBUTES).map(move |attribute| (person, attribute)));
@@ -145,7 +145,7 @@ impl World {
         asked.into_iter().map(question).collect()
     }
 
-    /// Rows of plain sentences, `len` tokens each.
+    /// Rows of plain sentences with `len` tokens each.
     pub fn sentences(&self, rows: usize, len: usize, random: &mut Random) -> Vec<Vec<u32>> {
         let row = |random: &mut Random| {
             let mut row = vec![BOS];
@@ -164,7 +164,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_asked_document_stands_at_its_place_and_no_other_states_its_value() {
+    fn the_gold_document_is_at_its_position_and_no_other_contains_the_answer() {
         let world = World::new(0);
         for kind in Kind::ALL {
             for gold in 0..5 {
