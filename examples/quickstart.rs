@@ -188,7 +188,7 @@ impl<'a> Demonstration<'a> {
         .scores;
         let seconds = since.elapsed().as_secs_f64();
         let top = scores.top(self.top_k);
-        scores.write(&self.folder.join("scores.json"))?;
+        scores.write(self.folder.join("scores.json"))?;
         heat_map(
             &self.folder.join("heads.svg"),
             "How much better without each head",
@@ -215,7 +215,7 @@ impl<'a> Demonstration<'a> {
         let since = Instant::now();
         let (profile, history) = self.train(heads, "learning coefficients")?;
         let seconds = since.elapsed().as_secs_f64();
-        profile.write(&self.folder.join("profile.json"))?;
+        profile.write(self.folder.join("profile.json"))?;
         let losses = profile
             .training
             .as_ref()

@@ -58,9 +58,9 @@ fn write(folder: &Path) {
         .and_then(|config| Ok(config.init(&Device::flex())?))
         .expect("a model");
     model
-        .save(&config, DType::F32, &folder.join("plain"))
+        .save(&config, DType::F32, folder.join("plain"))
         .expect("a checkpoint");
-    let directory = ModelDirectory::open(&folder.join("plain")).expect("a checkpoint");
+    let directory = ModelDirectory::open(folder.join("plain")).expect("a checkpoint");
     let profile = Profile::new(&coefficients(), None).expect("a profile");
     directory
         .export(&profile, folder.join("folded"))

@@ -81,7 +81,7 @@ fn oracle(count: usize) -> String {
 fn long_prompts_lose_their_middle_and_keep_one_bos() {
     let bench = Bench::new();
     byte_model(&bench, "model", 64);
-    let directory = ModelDirectory::open(&bench.path("model")).unwrap();
+    let directory = ModelDirectory::open(bench.path("model")).unwrap();
     let text: String = (0..100).map(|i| char::from(b'0' + i % 10)).collect();
     let prompts = PromptBuilder::new(&directory).unwrap();
     // 64 positions, 4 of them for the answer.
@@ -125,7 +125,7 @@ fn bos_count(tokens: &[u32]) -> usize {
 fn a_chat_template_stays_whole_around_a_prompt_that_is_cut() {
     let bench = Bench::new();
     byte_model(&bench, "model", 64);
-    let error = ChatTemplate::open(&bench.path("model"))
+    let error = ChatTemplate::open(bench.path("model"))
         .unwrap_err()
         .to_string();
     assert!(
@@ -137,7 +137,7 @@ fn a_chat_template_stays_whole_around_a_prompt_that_is_cut() {
         "model/tokenizer_config.json",
         json!({"bos_token": "<s>", "chat_template": template}).to_string(),
     );
-    let directory = ModelDirectory::open(&bench.path("model")).unwrap();
+    let directory = ModelDirectory::open(bench.path("model")).unwrap();
     let prompts = PromptBuilder::new(&directory)
         .unwrap()
         .with_chat_template(ChatTemplate::open(directory.path()).unwrap());

@@ -23,7 +23,7 @@ fn long_texts_are_read_as_transformers_reads_them_in_little_memory() {
         .map(|i| 3 + ((31 * i * i + 7 * i) % 94) as u32)
         .collect();
     for (name, expected) in expected {
-        let model = ModelDirectory::open(&model(&name))
+        let model = ModelDirectory::open(model(&name))
             .unwrap()
             .load(&Device::flex(), DType::F32)
             .unwrap();

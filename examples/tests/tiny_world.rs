@@ -97,7 +97,7 @@ fn its_tokenizer_gives_the_tokens_of_the_world_and_back() {
     let bench = Bench::new();
     bench
         .ok("pretrain --copying-steps 1 --clean-steps 0 --hedging-steps 0 --dtype bf16 --out tiny");
-    let (world, tokenizer) = (World::new(0), Tokenizer::open(&bench.path("tiny")).unwrap());
+    let (world, tokenizer) = (World::new(0), Tokenizer::open(bench.path("tiny")).unwrap());
     for question in world.questions(Kind::Conflicting, 5, 2, 20, &mut Random::new(1, 0)) {
         let text = world.text(&question.prompt[1..]);
         assert_eq!(tokenizer.encode(&text).unwrap(), question.prompt);

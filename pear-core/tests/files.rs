@@ -107,7 +107,7 @@ fn broken_files_are_refused_with_their_name_and_what_was_expected() {
         );
         assert!(!error.contains('\n'));
     }
-    let error = Profile::read(&folder.path().join("absent.json"))
+    let error = Profile::read(folder.path().join("absent.json"))
         .unwrap_err()
         .to_string();
     assert!(error.contains("absent.json: cannot read"), "{error}");

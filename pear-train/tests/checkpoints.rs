@@ -110,7 +110,7 @@ fn a_write_that_is_interrupted_leaves_the_checkpoint_before_it() {
     resumed.restore(&path).unwrap();
     assert_eq!(resumed.steps_done(), 4);
     assert!(matches!(
-        trainer.save(&folder.path().join("no/such/folder.json")),
+        trainer.save(folder.path().join("no/such/folder.json")),
         Err(Error::Core(_))
     ));
 }

@@ -3,7 +3,6 @@
 
 mod common;
 
-use burn::prelude::*;
 use common::Small;
 use pear_core::forward::logits;
 use pear_core::position::{PositionEmbeddingConfig, RotaryConfig};

@@ -96,7 +96,7 @@ pub fn expected(name: &str) -> Expected {
 }
 
 pub fn open(name: &str) -> ModelDirectory {
-    ModelDirectory::open(&fixtures().join(name)).unwrap_or_else(|e| panic!("{name}: {e}"))
+    ModelDirectory::open(fixtures().join(name)).unwrap_or_else(|e| panic!("{name}: {e}"))
 }
 
 pub fn load(name: &str) -> Decoder {
