@@ -36,8 +36,8 @@ pub struct StepReport {
     pub learning_rate: f64,
     /// The Euclidean norm of the gradient, before it was clipped.
     pub gradient_norm: f64,
-    /// The coefficients after it, in the order of [`HeadCoefficients::heads`].
+    /// The coefficients after it, in the order of [`HeadCoefficients::heads`](pear_core::HeadCoefficients::heads).
     pub coefficients: Vec<f32>,
-    /// What was measured after it on held-out sequences, where that was [due](TrainOptions::held_out_every).
+    /// What was measured after it on held-out sequences, where that was [due](crate::TrainOptions::held_out_every).
     pub held_out: Option<ProxyMetrics>,
 }
