@@ -43,7 +43,7 @@ fn checkpoint_to_checkpoint(folder: &Path) -> Result<(), Failure> {
     let coefficients = profile.for_model(&model.shape(), &device)?;
     println!("learned {:?}", coefficients.values());
 
-    directory.export(&coefficients, &folder.join("folded"))?;
+    directory.export(&profile, &folder.join("folded"))?;
     let exported = ModelDirectory::open(&folder.join("folded"))?.load(&device, DType::F32)?;
     compare(&model, &exported, &coefficients, &folder.join("folded"))
 }
