@@ -635,7 +635,7 @@ fn heads(
         .with_context(|| path.display().to_string())?;
     if heads.is_empty() {
         bail!(
-            "--top-k auto: no score in {} is significant ({})",
+            "--top-k auto: no score in {} stands out ({})",
             path.display(),
             TopK::RULE
         );
