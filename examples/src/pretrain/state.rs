@@ -50,7 +50,7 @@ impl StateFolder {
         let latest: Latest = read_json(&path, FORMAT)?;
         if latest.training != *training {
             bail!(
-                "{}: from another run: {:?}, expected {training:?}",
+                "{}: of another training: {:?}, expected {training:?}",
                 path.display(),
                 latest.training
             );
