@@ -73,6 +73,25 @@ fn a_bias_that_is_one_number_for_all_keys_is_added() {
 }
 
 #[test]
+fn a_bias_on_an_autodiff_device_is_added_and_has_a_gradient() {
+    let [query, key] = [random([1, 4, 2, 8]), random([1, 2, 5, 8])];
+    let attend = |bias| {
+        causal_attention(
+            query.clone(),
+            key.clone(),
+            key.clone(),
+            Some(bias),
+            Default::default(),
+        )
+    };
+    let bias = random([1, 4, 2, 5]);
+    let tracked = bias.clone().autodiff().require_grad();
+    let output = attend(tracked.clone());
+    assert!(distance(output.clone().inner(), attend(bias)) < 2e-6);
+    assert!(tracked.grad(&output.sum().backward()).is_some());
+}
+
+#[test]
 fn arguments_that_do_not_fit_are_rejected() {
     let q = [2, 6, 3, 8];
     for (key, expected) in [
