@@ -88,33 +88,44 @@ impl PatchedLogits {
         parts: &[Part],
         performance: Performance,
     ) -> Result<Self> {
-        let joined =
-            |pick: &dyn Fn(&Part) -> Vec<f32>| parts.iter().flat_map(pick).collect::<Vec<f32>>();
-        let grid = |pick: &dyn Fn(&Reading) -> Vec<f32>| -> Vec<Vec<Vec<f32>>> {
-            let first = (0..shape.num_layers)
-                .find(|&layer| options.replaces(layer))
-                .unwrap_or(0);
-            let head = |layer: usize, head: usize| {
-                joined(&|part| pick(&part.patched[(layer - first) * shape.num_heads + head]))
-            };
-            let heads = |layer| {
-                if options.replaces(layer) {
-                    0..shape.num_heads
-                } else {
-                    0..0
-                }
-            };
-            (0..shape.num_layers)
-                .map(|l| heads(l).map(|h| head(l, h)).collect())
+        let first_layer = (0..shape.num_layers)
+            .find(|&layer| options.replaces(layer))
+            .unwrap_or(0);
+        let base = |numbers: fn(&Reading) -> &[f32]| -> Vec<f32> {
+            parts
+                .iter()
+                .flat_map(|part| numbers(&part.base))
+                .copied()
                 .collect()
+        };
+        let of_head = |layer: usize, head: usize, numbers: fn(&Reading) -> &[f32]| -> Vec<f32> {
+            let index = (layer - first_layer) * shape.num_heads + head;
+            parts
+                .iter()
+                .flat_map(|part| numbers(&part.patched[index]))
+                .copied()
+                .collect()
+        };
+        let patched = |numbers: fn(&Reading) -> &[f32]| -> Vec<Vec<Vec<f32>>> {
+            let of_layer = |layer| {
+                let heads = if options.replaces(layer) {
+                    shape.num_heads
+                } else {
+                    0
+                };
+                (0..heads)
+                    .map(|head| of_head(layer, head, numbers))
+                    .collect()
+            };
+            (0..shape.num_layers).map(of_layer).collect()
         };
         let collected = Self {
             n,
-            base_logits: joined(&|part| part.base.logits.clone()),
-            patched_logits: grid(&|reading| reading.logits.clone()),
+            base_logits: base(|reading| &reading.logits),
+            patched_logits: patched(|reading| &reading.logits),
             normalizers: options.metric.has_normalizers().then(|| Normalizers {
-                base: joined(&|part| part.base.normalizers.clone()),
-                patched: grid(&|reading| reading.normalizers.clone()),
+                base: base(|reading| &reading.normalizers),
+                patched: patched(|reading| &reading.normalizers),
             }),
             accuracy: performance.accuracy(),
             cross_entropy: performance.cross_entropy(),

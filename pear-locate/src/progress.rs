@@ -2,12 +2,13 @@
 
 use pear_core::proxy::ProxyBatch;
 use pear_core::{LayerRange, ModelShape};
+use serde::{Deserialize, Serialize};
 
 use crate::LocateOptions;
 
 /// Part of [`Event::Layer`](crate::Event::Layer). A first pass for batch means, where one is needed, comes before and is not
 /// counted.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Progress {
     /// Tokens repeated in the sequences at hand.
     pub n: usize,

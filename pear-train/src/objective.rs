@@ -12,6 +12,7 @@ use pear_core::{
     DecoderLayer, DecoderModel, HeadAttention, HeadCoefficients, HeadEdit, NoEdit, Positions, Qkv,
     attend,
 };
+use serde::{Deserialize, Serialize};
 
 use crate::Result;
 
@@ -81,7 +82,7 @@ fn check_batch<M: DecoderModel>(model: &M, batch: &ProxyBatch) -> Result<()> {
 }
 
 /// How well a model does the proxy task.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct ProxyMetrics {
     /// The mean cross-entropy over all `n` tokens of the second half: what [`proxy_loss`] gives.
     pub loss: f64,
@@ -172,60 +173,61 @@ fn predicting<M: DecoderModel>(
     Ok(layer.output(residual, output))
 }
 
-/// Over all rows: `residual` is `[rows, hidden]`, the result `[1]`.
+/// The mean over all rows: `residual` is `[rows, hidden]`, the result `[1]`.
 fn mean_cross_entropy<M: DecoderModel>(
     model: &M,
     residual: Tensor<2>,
     labels: &[u32],
 ) -> Tensor<1> {
-    let (rows, vocab) = (residual.dims()[0], model.vocab_size());
-    let losses = |residual: Tensor<2>, labels: &[u32]| {
-        let part = residual.dims()[0];
-        cross_entropy(
-            model
-                .logits(residual.unsqueeze_dim(0))
-                .reshape([part, vocab]),
-            labels,
-        )
-    };
-    let at_once = (LOGITS_IN_MEMORY / vocab.max(1)).max(1);
-    if rows <= at_once {
-        return losses(residual, labels).mean();
+    let rows = labels.len();
+    let rows_at_once = (LOGITS_IN_MEMORY / model.vocab_size().max(1)).max(1);
+    if rows <= rows_at_once {
+        return row_losses(model, residual, labels).mean();
     }
-    // A graph would keep the logits of every part. So each part is differentiated at once, as far as the residual stream, and only its
-    // gradient is kept.
-    let tracked = residual.is_tracked();
-    let plain = if residual.is_autodiff() {
-        residual.clone().inner()
-    } else {
-        residual.clone()
-    };
+    if residual.is_tracked() {
+        return differentiated_in_parts(model, residual, labels, rows_at_once);
+    }
+    let mut total = Tensor::zeros([1], (&residual.device(), DType::F32));
+    for (index, labels) in labels.chunks(rows_at_once).enumerate() {
+        let part = residual
+            .clone()
+            .narrow(0, index * rows_at_once, labels.len());
+        total = total + row_losses(model, part, labels).sum();
+    }
+    total / rows as f64
+}
+
+/// The mean cross-entropy of a tracked residual stream `[rows, hidden]` whose logits do not fit into memory: `[1]`.
+///
+/// A graph would keep the logits of every part. So each part is differentiated at once, as far as the residual stream, and only
+/// its gradient is kept.
+fn differentiated_in_parts<M: DecoderModel>(
+    model: &M,
+    residual: Tensor<2>,
+    labels: &[u32],
+    rows_at_once: usize,
+) -> Tensor<1> {
+    let rows = labels.len() as f64;
+    let plain = residual.clone().inner();
     let mut total = Tensor::zeros([1], (&plain.device(), DType::F32));
     let mut gradients = Vec::new();
-    for start in (0..rows).step_by(at_once) {
-        let len = at_once.min(rows - start);
-        let part = plain.clone().narrow(0, start, len);
-        let labels = &labels[start..start + len];
-        if !tracked {
-            total = total + losses(part, labels).sum();
-            continue;
-        }
+    for (index, labels) in labels.chunks(rows_at_once).enumerate() {
+        let part = plain.clone().narrow(0, index * rows_at_once, labels.len());
         let part = part.autodiff().require_grad();
-        let loss = losses(part.clone(), labels).sum();
+        let loss = row_losses(model, part.clone(), labels).sum();
         total = total + loss.clone().inner();
-        gradients.push(
-            part.grad(&loss.backward())
-                .unwrap_or_else(|| part.inner().zeros_like()),
-        );
+        let gradient = part.grad(&loss.backward());
+        gradients.push(gradient.unwrap_or_else(|| part.inner().zeros_like()));
     }
-    let total = total / rows as f64;
-    if !tracked {
-        return total;
-    }
-    // Linear in the residual stream, with the gradient found; its own value is taken off again.
-    let linear = (residual.cast(DType::F32)
-        * (Tensor::cat(gradients, 0).cast(DType::F32) / rows as f64))
-        .sum();
+    let gradient = Tensor::cat(gradients, 0).cast(DType::F32) / rows;
+    // Linear in the residual stream, with this gradient; its own value is taken off again.
+    let linear = (residual.cast(DType::F32) * gradient).sum();
     let value = linear.clone().inner();
-    linear - value + total
+    linear - value + total / rows
+}
+
+/// The cross-entropy of each row: `[rows, hidden]` to `[rows]`.
+fn row_losses<M: DecoderModel>(model: &M, residual: Tensor<2>, labels: &[u32]) -> Tensor<1> {
+    let logits = model.logits(residual.unsqueeze_dim(0));
+    cross_entropy(logits.reshape([labels.len(), model.vocab_size()]), labels)
 }

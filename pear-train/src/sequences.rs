@@ -2,6 +2,7 @@
 
 use pear_core::ProxyTask;
 use pear_core::proxy::ProxyBatch;
+use serde::{Deserialize, Serialize};
 
 use crate::objective::ProxyMetrics;
 
@@ -26,7 +27,7 @@ impl Sequences {
 }
 
 /// What one step did.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct StepReport {
     /// The step, from 0.
     pub step: usize,
