@@ -88,7 +88,8 @@ pub trait HeadAttention {
         AttentionScoreConfig::default()
     }
 
-    /// What is added to the scores of query positions against key positions, `[1, heads, queries, keys]`: ALiBi and its like.
+    /// What is added to the scores of query positions against key positions, `[1, heads, queries, keys]`, f32 and broadcastable to the
+    /// scores: ALiBi and its like.
     fn score_bias(&self, queries: Range<usize>, keys: Range<usize>) -> Option<Tensor<4>> {
         let _ = (queries, keys);
         None
