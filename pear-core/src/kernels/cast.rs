@@ -89,12 +89,12 @@ pub(super) mod kernel {
 
 #[cfg(all(test, feature = "cpu"))]
 mod tests {
-    use super::super::testing::{check, random};
+    use super::super::testing::{check, random, seed};
     use super::*;
 
     #[test]
     fn numbers_are_rounded_to_half_precision_and_back_as_the_backend_does() {
-        Device::flex().seed(9);
+        seed(9);
         let special = [
             0.0,
             -0.0,

@@ -132,12 +132,12 @@ mod kernel {
 
 #[cfg(all(test, feature = "cpu"))]
 mod tests {
-    use super::super::testing::{assert_rejected, check, random};
+    use super::super::testing::{assert_rejected, check, random, seed};
     use super::*;
 
     #[test]
     fn values_and_gradients_are_those_of_the_composed_operations() {
-        Device::flex().seed(4);
+        seed(4);
         let labels: Vec<u32> = (0..40).map(|row| row * 7 % 301).collect();
         check(
             random([40, 301]),

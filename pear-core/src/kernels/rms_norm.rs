@@ -165,12 +165,12 @@ mod kernel {
 
 #[cfg(all(test, feature = "cpu"))]
 mod tests {
-    use super::super::testing::{assert_rejected, check, check_bf16, random};
+    use super::super::testing::{assert_rejected, check, check_bf16, random, seed};
     use super::*;
 
     #[test]
     fn values_and_gradients_are_those_of_the_composed_operations() {
-        Device::flex().seed(2);
+        seed(2);
         let weight = random([130]);
         let view = random([2, 7, 3, 130]).swap_dims(1, 2);
         check(

@@ -225,14 +225,14 @@ mod kernel {
 mod tests {
     use burn::tensor::DType;
 
-    use super::super::testing::{assert_rejected, check, check_bf16, random};
+    use super::super::testing::{assert_rejected, check, check_bf16, random, seed};
     use super::*;
 
     type Rotate = fn(Tensor<4>, Tensor<2>, Tensor<2>, bool) -> Tensor<4>;
 
     #[test]
     fn values_and_gradients_are_those_of_the_composed_operations() {
-        Device::flex().seed(5);
+        seed(5);
         let angles = random([30, 8]);
         let (cos, sin) = (angles.clone().cos(), angles.sin());
         let view = random([2, 30, 3, 20]).swap_dims(1, 2);

@@ -164,12 +164,12 @@ pub(super) mod kernel {
 
 #[cfg(all(test, feature = "cpu"))]
 mod tests {
-    use super::super::testing::{check, panic_message, random};
+    use super::super::testing::{check, panic_message, random, seed};
     use super::*;
 
     #[test]
     fn values_and_gradients_are_those_of_the_composed_operations() {
-        Device::flex().seed(3);
+        seed(3);
         for (queries, keys, window) in [
             (37, 37, None),
             (5, 37, None),

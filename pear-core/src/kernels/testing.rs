@@ -1,12 +1,34 @@
 //! What the tests of the operations share.
 
+use std::cell::RefCell;
+use std::f64::consts::TAU;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use burn::prelude::*;
-use burn::tensor::{DType, Distribution};
+use burn::tensor::DType;
+use rand_chacha::ChaCha8Rng;
+use rand_chacha::rand_core::{Rng, SeedableRng};
 
+thread_local! {
+    /// Each test draws its own numbers: burn's generator is shared by all threads of a process.
+    static GENERATOR: RefCell<ChaCha8Rng> = RefCell::new(ChaCha8Rng::seed_from_u64(0));
+}
+
+/// Lets this test draw the same numbers in every run.
+pub(super) fn seed(seed: u64) {
+    GENERATOR.set(ChaCha8Rng::seed_from_u64(seed));
+}
+
+/// Normal numbers with a standard deviation of 2.
 pub(super) fn random<const D: usize>(shape: [usize; D]) -> Tensor<D> {
-    Tensor::random(shape, Distribution::Normal(0.0, 2.0), &Device::flex())
+    let count = shape.iter().product();
+    let values: Vec<f32> = GENERATOR.with_borrow_mut(|generator| {
+        let mut uniform = || ((generator.next_u64() >> 11) as f64 + 0.5) / (1u64 << 53) as f64;
+        // Box and Muller's transformation.
+        let mut normal = || (-2.0 * uniform().ln()).sqrt() * (TAU * uniform()).cos();
+        (0..count).map(|_| (2.0 * normal()) as f32).collect()
+    });
+    Tensor::from_data(TensorData::new(values, shape), &Device::flex())
 }
 
 /// The largest difference, relative to the largest number.

@@ -219,7 +219,7 @@ mod kernel {
 
 #[cfg(all(test, feature = "cpu"))]
 mod tests {
-    use super::super::testing::{assert_rejected, check, random};
+    use super::super::testing::{assert_rejected, check, random, seed};
     use super::*;
 
     const KINDS: [Activation; 4] = [
@@ -231,7 +231,7 @@ mod tests {
 
     #[test]
     fn values_and_gradients_are_those_of_the_composed_operations() {
-        Device::flex().seed(1);
+        seed(1);
         // More than a block, and not a whole number of vectors.
         let (x, up) = (random([3, 5, 999]), random([3, 5, 999]));
         for kind in KINDS {

@@ -1,9 +1,9 @@
-use super::super::testing::{assert_rejected, distance, panic_message, random};
+use super::super::testing::{assert_rejected, distance, panic_message, random, seed};
 use super::*;
 
 #[test]
 fn attention_over_a_cache_is_that_of_the_composed_operations() {
-    Device::flex().seed(8);
+    seed(8);
     let cache = || random([2, 2, 64, 16]).narrow(2, 0, 37);
     let (key, value) = (cache(), cache());
     for queries in [1, 5] {

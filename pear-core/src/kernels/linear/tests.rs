@@ -1,11 +1,11 @@
 use burn::nn::LinearConfig;
 
-use super::super::testing::{assert_rejected, check, distance, random};
+use super::super::testing::{assert_rejected, check, distance, random, seed};
 use super::*;
 
 #[test]
 fn products_and_their_gradients_are_those_of_the_backend() {
-    Device::flex().seed(6);
+    seed(6);
     let composed = burn::tensor::module::linear::<3>;
     let bias = random([33]);
     // Views: a table of embeddings is read as its transpose, heads are merged by a swap.
@@ -38,7 +38,7 @@ fn products_and_their_gradients_are_those_of_the_backend() {
 
 #[test]
 fn products_in_half_precision_are_summed_in_single_and_rounded_once() {
-    Device::flex().seed(7);
+    seed(7);
     let bias = random::<1>([333]).cast(DType::BF16);
     for weight in [
         random([300, 333]),
@@ -72,7 +72,7 @@ fn products_in_half_precision_are_summed_in_single_and_rounded_once() {
 
 #[test]
 fn few_rows_times_a_weight_that_is_read_in_parts_are_those_of_the_backend() {
-    Device::flex().seed(10);
+    seed(10);
     // Parts of the inputs, of more outputs than are read as one stream, and of the outputs.
     for shape in [[1003, 333], [1003, 2100], [40, 17_000]] {
         let weight = random(shape);
