@@ -20,6 +20,7 @@ use pear_examples::device::DeviceName;
 use pear_examples::draw::{Curve, check_picture, curves};
 use pear_examples::progress::Progress;
 use pear_examples::proxy::Draw;
+use pear_examples::text_gate::TextGate;
 use pear_examples::tokens::TokenFile;
 use pear_examples::training_log::TrainingLog;
 use pear_locate::Scores;
@@ -490,56 +491,6 @@ impl<'a> Observer<'a> {
             _ => trainer.profile()?,
         };
         Ok((profile, self.history))
-    }
-}
-
-/// A plain text whose perplexity is to stay.
-struct TextGate<'a> {
-    text: &'a TextWindows,
-    model: &'a Decoder,
-    /// Perplexity without coefficients.
-    before: f64,
-    limit: f64,
-}
-
-impl<'a> TextGate<'a> {
-    fn new(text: &'a TextWindows, model: &'a Decoder, limit: f64) -> Result<Self> {
-        Ok(Self {
-            text,
-            model,
-            before: text.perplexity(model)?,
-            limit,
-        })
-    }
-
-    /// The share by which the perplexity rises with these coefficients.
-    fn increase(&self, coefficients: &HeadCoefficients) -> Result<f64> {
-        let model = self.model.clone().with_coefficients(coefficients)?;
-        Ok(self.text.perplexity(&model)? / self.before - 1.0)
-    }
-
-    fn is_exceeded(&self, coefficients: &HeadCoefficients) -> Result<bool> {
-        Ok(self.increase(coefficients)? > self.limit)
-    }
-
-    /// The perplexities before and after, with a warning if the limit is exceeded.
-    fn measure(&self, coefficients: &HeadCoefficients) -> Result<(f64, f64)> {
-        let increase = self.increase(coefficients)?;
-        if increase > self.limit {
-            cli::warn(&format!(
-                "{}: it rises by {:.2} %",
-                self.limit_text(),
-                100.0 * increase
-            ));
-        }
-        Ok((self.before, self.before * (1.0 + increase)))
-    }
-
-    fn limit_text(&self) -> String {
-        format!(
-            "the perplexity of --text may rise by {} % (--text-limit)",
-            100.0 * self.limit
-        )
     }
 }
 

@@ -14,6 +14,7 @@ pub mod pretrain;
 pub mod progress;
 pub mod proxy;
 pub mod random;
+pub mod text_gate;
 pub mod tiny_world;
 pub mod tokens;
 pub mod training_log;
