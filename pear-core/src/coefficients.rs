@@ -231,7 +231,7 @@ impl HeadCoefficients {
     pub fn fixed(&self) -> Self {
         Self {
             layers: self.layers.iter().map(LayerCoefficients::fixed).collect(),
-            ..self.clone()
+            shape: self.shape.clone(),
         }
     }
 

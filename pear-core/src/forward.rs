@@ -132,13 +132,8 @@ pub fn residual<M: DecoderModel>(
     edit: &mut (impl HeadEdit + ?Sized),
 ) -> Result<Tensor<3>> {
     check_input(model, &tokens, 0, edit)?;
-    let positions = Positions::first(tokens.dims()[1]);
-    let mut residual = model.embed(tokens, positions);
-    for layer in 0..model.shape().num_layers {
-        let context = TokenContext::uncached(positions);
-        residual = untracked(run_layer(model, layer, residual, context, edit)?)?;
-    }
-    untracked(residual)
+    let context = TokenContext::uncached(Positions::first(tokens.dims()[1]));
+    run(model, tokens, context, edit, untracked)
 }
 
 /// The logits of whole sequences: `[batch, seq]` to `[batch, seq, vocab]`.
@@ -165,18 +160,8 @@ pub fn training_logits<M: DecoderModel>(
     edit: &mut (impl HeadEdit + ?Sized),
 ) -> Result<Tensor<3>> {
     check_input(model, &tokens, 0, edit)?;
-    let positions = Positions::first(tokens.dims()[1]);
-    let mut residual = model.embed(tokens, positions);
-    for layer in 0..model.shape().num_layers {
-        residual = run_layer(
-            model,
-            layer,
-            residual,
-            TokenContext::uncached(positions),
-            edit,
-        )?;
-    }
-    Ok(model.logits(residual))
+    let context = TokenContext::uncached(Positions::first(tokens.dims()[1]));
+    Ok(model.logits(run(model, tokens, context, edit, Ok)?))
 }
 
 /// Reads the next tokens `[batch, seq]` after those in the cache and returns the residual stream after the last layer,
@@ -193,17 +178,36 @@ pub fn residual_cached<M: DecoderModel>(
     check_input(model, &tokens, cache.len(), edit)?;
     let seq = tokens.dims()[1];
     let padding = cache.padding().to_vec();
-    let positions = Positions::after(cache.len(), seq).padded(&padding);
-    let mut residual = model.embed(tokens, positions);
+    let context = TokenContext {
+        positions: Positions::after(cache.len(), seq).padded(&padding),
+        cache: Some(&mut *cache),
+    };
+    let residual = run(model, tokens, context, edit, untracked)?;
+    cache.advance(seq);
+    Ok(residual)
+}
+
+/// Embeds `tokens` and runs all layers; `check` sees the residual stream before the first and after each.
+fn run<M: DecoderModel>(
+    model: &M,
+    tokens: Tensor<2, Int>,
+    context: TokenContext<'_>,
+    edit: &mut (impl HeadEdit + ?Sized),
+    check: fn(Tensor<3>) -> Result<Tensor<3>>,
+) -> Result<Tensor<3>> {
+    let TokenContext {
+        positions,
+        mut cache,
+    } = context;
+    let mut residual = check(model.embed(tokens, positions))?;
     for layer in 0..model.shape().num_layers {
         let context = TokenContext {
             positions,
-            cache: Some(&mut *cache),
+            cache: cache.as_deref_mut(),
         };
-        residual = untracked(run_layer(model, layer, residual, context, edit)?)?;
+        residual = check(run_layer(model, layer, residual, context, edit)?)?;
     }
-    cache.advance(seq);
-    untracked(residual)
+    Ok(residual)
 }
 
 /// Tokens `[batch, seq]` after `start` others.

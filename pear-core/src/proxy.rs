@@ -139,10 +139,8 @@ impl ProxyBatch {
                     "{} tokens where the first has {length}",
                     sequence.len()
                 ))
-            } else if let Some(id) = sequence.iter().find(|&&id| id as usize >= vocab_size) {
-                Some(format!(
-                    "token {id} is not in the vocabulary of {vocab_size}"
-                ))
+            } else if let Some(problem) = vocabulary_problem(sequence, vocab_size) {
+                Some(problem)
             } else if sequence[..length / 2] != sequence[length / 2..] {
                 Some("its two halves differ".into())
             } else {
@@ -158,6 +156,17 @@ impl ProxyBatch {
             bos: false,
             seed: None,
         })
+    }
+
+    /// # Errors
+    /// [`Error::ProxySequence`] for the first sequence with an id of `vocab_size` or more.
+    pub fn check_vocabulary(&self, vocab_size: usize) -> Result<()> {
+        for (index, sequence) in self.sequences.iter().enumerate() {
+            if let Some(problem) = vocabulary_problem(sequence, vocab_size) {
+                return Err(Error::ProxySequence { index, problem });
+            }
+        }
+        Ok(())
     }
 
     /// The sequences, both halves, after the BOS if there is one.
@@ -243,4 +252,11 @@ impl ProxyBatch {
             seed: self.seed,
         }
     }
+}
+
+fn vocabulary_problem(sequence: &[u32], vocab_size: usize) -> Option<String> {
+    let id = sequence.iter().find(|&&id| id as usize >= vocab_size)?;
+    Some(format!(
+        "token {id} is not in the vocabulary of {vocab_size}"
+    ))
 }

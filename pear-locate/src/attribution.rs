@@ -6,11 +6,11 @@
 //! about `g · (v − A)`. Only the patched position is tracked: keys and values of earlier positions do not react to it. The graph holds
 //! the keys and values of all layers for the sequences that run together, which the memory budget does not count.
 
-use crate::Mode;
 use burn::prelude::*;
 use burn::tensor::DType;
 use pear_core::DecoderLayer;
 
+use crate::Mode;
 use crate::patch_site::PatchSite;
 use crate::readings::{Reading, to_f32};
 

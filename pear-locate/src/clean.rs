@@ -1,13 +1,12 @@
 //! The clean run, layer by layer, and the vectors that stand in for heads.
 
-use crate::Ablation;
 use burn::prelude::*;
 use burn::tensor::DType;
 use pear_core::proxy::ProxyBatch;
 use pear_core::{DecoderLayer, DecoderModel, HeadAttention, Positions, Qkv, attend};
 
 use crate::budget::Plan;
-use crate::{Error, Result};
+use crate::{Ablation, Error, Result};
 
 /// What one layer's attention does with whole sequences.
 pub(crate) struct CleanLayer {

@@ -6,7 +6,6 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc;
 use std::thread::{self, ScopedJoinHandle};
 
-use crate::Ablation;
 use burn::prelude::*;
 use pear_core::DecoderModel;
 use pear_core::proxy::ProxyBatch;
@@ -14,7 +13,7 @@ use pear_core::proxy::ProxyBatch;
 use crate::budget::Plan;
 use crate::clean::batch_means;
 use crate::sweep::{LayerDone, sweep};
-use crate::{LocateOptions, PatchedLogits, Result};
+use crate::{Ablation, LocateOptions, PatchedLogits, Result};
 
 /// As [`sweep`], with the sequences split evenly over `models`. `layer_done` is called on this thread.
 pub(crate) fn sweep_on_each<M: DecoderModel + Sync>(

@@ -295,7 +295,7 @@ pub(crate) fn check<M: DecoderModel>(
     batches: &[ProxyBatch],
     options: &LocateOptions,
 ) -> Result<()> {
-    let (shape, vocab_size) = (model.shape(), model.vocab_size());
+    let shape = model.shape();
     if shape.num_layers == 0 || shape.num_heads == 0 {
         return Err(Error::NoHeads(shape));
     }
@@ -317,12 +317,7 @@ pub(crate) fn check<M: DecoderModel>(
             return Err(Error::DuplicateLength(batch.n()));
         }
         check_length(model, batch.seq_len())?;
-        for (index, sequence) in batch.sequences().iter().enumerate() {
-            if let Some(id) = sequence.iter().find(|&&id| id as usize >= vocab_size) {
-                let problem = format!("token {id} is not in the vocabulary of {vocab_size}");
-                return Err(pear_core::Error::ProxySequence { index, problem }.into());
-            }
-        }
+        batch.check_vocabulary(model.vocab_size())?;
     }
     Ok(())
 }

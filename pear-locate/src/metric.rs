@@ -1,9 +1,7 @@
 //! From logits to scores.
 
-use crate::Metric;
-
 use crate::patched::{PatchedLogits, mean};
-use crate::{Error, Result};
+use crate::{Error, Metric, Result};
 
 /// A mean logit below this share of the largest one is zero but for rounding.
 const VANISHING: f64 = 1e-6;

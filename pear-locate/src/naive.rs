@@ -3,7 +3,6 @@
 //! Nothing here is shared with the fast sweep but the model. It is what the fast sweep is tested against, and hundreds of times
 //! slower on a real model.
 
-use crate::{Ablation, Metric, Mode};
 use burn::prelude::*;
 use burn::tensor::DType;
 use pear_core::edit::{ReplaceHead, Replacement};
@@ -14,7 +13,7 @@ use pear_core::{CaptureHeads, DecoderModel, HeadEdit, HeadId};
 use crate::locator::check;
 use crate::patched::{Part, PatchedLogits};
 use crate::readings::{Performance, Reading, all_logits, at, normalizer, to_f32};
-use crate::{LocateOptions, Result};
+use crate::{Ablation, LocateOptions, Metric, Mode, Result};
 
 /// As [`patched_logits`](crate::patched_logits), head by head and all sequences at once, whatever the memory budget.
 ///

@@ -1,11 +1,12 @@
 //! From the residual stream after the last layer to numbers.
 
-use crate::Metric;
 use burn::prelude::*;
 use burn::tensor::DType;
 use pear_core::DecoderModel;
 use pear_core::kernels::log_sum_exp;
 use pear_core::proxy::ProxyBatch;
+
+use crate::Metric;
 
 /// The right token's logit of each row, and what the metric subtracts from it (nothing: empty).
 #[derive(Clone, Debug, Default)]

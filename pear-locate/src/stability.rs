@@ -1,11 +1,10 @@
 //! Whether the heads found are a matter of the sequences, the lengths or the metric.
 
-use crate::{Gap, Metric, Overlap, Scores, Stability};
 use pear_core::HeadId;
 
 use crate::metric::{deviations, standard_error};
 use crate::report::{LengthReport, Report, length_scores};
-use crate::{PatchedLogits, Result};
+use crate::{Gap, Metric, Overlap, PatchedLogits, Result, Scores, Stability};
 
 /// Compares the `top_k` heads of a report with those of its halves (even and odd sequences of every length), those of each length with
 /// those of every other, and those of its metric with those of the metrics that the same logits give; and measures how far head

@@ -13,7 +13,6 @@
 
 use std::ops::ControlFlow;
 
-use crate::{Method, Mode};
 use burn::prelude::*;
 use pear_core::proxy::ProxyBatch;
 use pear_core::{DecoderLayer, DecoderModel, ModelShape};
@@ -24,7 +23,7 @@ use crate::clean::{CleanLayer, batch_means, embed, intervention};
 use crate::patch_site::PatchSite;
 use crate::patched::{Part, PatchedLogits};
 use crate::readings::{Performance, Reading, compared_sum, read};
-use crate::{Ablation, LocateOptions, Result};
+use crate::{Ablation, LocateOptions, Method, Mode, Result};
 
 /// Called with the sequences that have been through a layer; may end the sweep.
 pub(crate) type LayerDone<'a> = dyn FnMut(&ProxyBatch, usize) -> ControlFlow<()> + 'a;
@@ -95,20 +94,14 @@ impl<M: DecoderModel> Step<'_, M> {
             let replaces = self.options.replaces(layer);
             if self.options.method == Method::Attribution {
                 estimate.through(&site, replaces.then_some(&vectors), self.options.mode);
-                if layer_done(batch, layer).is_break() {
-                    return Ok(None);
+            } else {
+                match self.options.mode {
+                    Mode::Activation => variants.map(|rows| site.react(rows)),
+                    Mode::Path => variants.map(|rows| site.pass(rows)),
                 }
-                continue;
-            }
-            match self.options.mode {
-                Mode::Activation => variants.map(|rows| site.react(rows)),
-                Mode::Path => variants.map(|rows| site.pass(rows)),
-            }
-            let mut joined = if replaces { 0 } else { self.shape.num_heads };
-            while joined < self.shape.num_heads {
-                let count = variants.room().min(self.shape.num_heads - joined);
-                variants.push(site.replace(joined, count, &vectors));
-                joined += count;
+                if replaces {
+                    variants.join(&site, self.shape.num_heads, &vectors);
+                }
             }
             if layer_done(batch, layer).is_break() {
                 return Ok(None);
@@ -181,6 +174,21 @@ impl Variants {
         match self.chunks.last().map(|rows| rows.dims()[1] / self.samples) {
             Some(variants) if variants < self.limit => self.limit - variants,
             _ => self.limit,
+        }
+    }
+
+    /// Adds a variant for each of the layer's heads, replaced by its own of `vectors`, `[samples or 1, heads, head_dim]`.
+    fn join<L: DecoderLayer>(
+        &mut self,
+        site: &PatchSite<'_, L>,
+        num_heads: usize,
+        vectors: &Tensor<3>,
+    ) {
+        let mut joined = 0;
+        while joined < num_heads {
+            let count = self.room().min(num_heads - joined);
+            self.push(site.replace(joined, count, vectors));
+            joined += count;
         }
     }
 

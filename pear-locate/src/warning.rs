@@ -2,9 +2,9 @@
 
 use std::fmt;
 
-use crate::Metric;
 use serde::{Deserialize, Serialize};
 
+use crate::Metric;
 use crate::patched::PatchedLogits;
 
 /// A mean logit below this is a small denominator: replacing a head commonly moves logits by tenths.

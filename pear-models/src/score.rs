@@ -1,6 +1,6 @@
 //! How probable a model finds given tokens.
 
-use pear_core::forward::{check_length, residual, token_tensor};
+use pear_core::forward::{check_length, check_vocabulary, residual, token_tensor};
 use pear_core::kernels::log_sum_exp;
 use pear_core::{DecoderModel, NoEdit};
 
@@ -48,11 +48,8 @@ pub(crate) fn check_tokens<M: DecoderModel>(model: &M, tokens: &[u32]) -> Result
     if tokens.is_empty() {
         return Err(Error::Input("no tokens given".into()));
     }
-    match tokens.iter().find(|&&id| id as usize >= model.vocab_size()) {
-        Some(id) => Err(Error::Input(format!(
-            "token {id} is not in the vocabulary of {}",
-            model.vocab_size()
-        ))),
-        None => Ok(()),
-    }
+    Ok(check_vocabulary(
+        model,
+        tokens.iter().map(|&id| i64::from(id)),
+    )?)
 }

@@ -3,9 +3,7 @@
 use burn::module::Module;
 use burn::prelude::*;
 use burn::tensor::DType;
-use pear_core::forward::{
-    TokenContext, check_length, check_not_reweighted, check_vocabulary, run_layer, untracked,
-};
+use pear_core::forward::{TokenContext, check_length, check_not_reweighted, run_layer, untracked};
 use pear_core::kernels::cross_entropy;
 use pear_core::proxy::ProxyBatch;
 use pear_core::{
@@ -77,8 +75,7 @@ fn loss_of<M: DecoderModel>(
 /// Whether a model can read these sequences.
 fn check_batch<M: DecoderModel>(model: &M, batch: &ProxyBatch) -> Result<()> {
     check_length(model, batch.seq_len())?;
-    let tokens = batch.sequences().iter().flatten();
-    Ok(check_vocabulary(model, tokens.map(|&id| i64::from(id)))?)
+    Ok(batch.check_vocabulary(model.vocab_size())?)
 }
 
 /// How well a model does the proxy task.

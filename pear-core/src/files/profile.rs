@@ -172,6 +172,14 @@ impl Profile {
         super::write_json(path, self)
     }
 
+    /// # Errors
+    /// [`Error::ShapeMismatch`] for another shape of model than this profile's; a head that the model does not have or that is listed
+    /// twice; a coefficient that is not finite.
+    pub fn check_for(&self, model: &ModelShape) -> Result<()> {
+        model.check_same(&self.model)?;
+        self.check()
+    }
+
     fn check(&self) -> Result<()> {
         self.model
             .check_heads(self.coefficients.iter().map(|c| c.head))?;

@@ -126,34 +126,26 @@ impl Float for f32 {
     }
 }
 
-impl Float for f16 {
-    fn zeros(len: usize) -> Vec<Self> {
-        // Of integers, the allocator gives zeroed memory without writing to it.
-        vec![0u16; len].reinterpret_into()
-    }
+macro_rules! half_float {
+    ($($half:ty),*) => {$(
+        impl Float for $half {
+            fn zeros(len: usize) -> Vec<Self> {
+                // Of integers, the allocator gives zeroed memory without writing to it.
+                vec![0u16; len].reinterpret_into()
+            }
 
-    fn from_f32(x: f32) -> Self {
-        Self::from_f32(x)
-    }
+            fn from_f32(x: f32) -> Self {
+                Self::from_f32(x)
+            }
 
-    fn floats(slice: &mut [Self]) -> FloatsMut<'_> {
-        slice.into()
-    }
+            fn floats(slice: &mut [Self]) -> FloatsMut<'_> {
+                slice.into()
+            }
+        }
+    )*};
 }
 
-impl Float for bf16 {
-    fn zeros(len: usize) -> Vec<Self> {
-        vec![0u16; len].reinterpret_into()
-    }
-
-    fn from_f32(x: f32) -> Self {
-        Self::from_f32(x)
-    }
-
-    fn floats(slice: &mut [Self]) -> FloatsMut<'_> {
-        slice.into()
-    }
-}
+half_float!(f16, bf16);
 
 #[cfg(test)]
 mod tests {

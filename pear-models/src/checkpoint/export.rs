@@ -39,7 +39,7 @@ impl ModelDirectory {
     /// and is not an empty directory, or lies within this one; [`Error::Io`].
     pub fn export(&self, profile: &Profile, out: impl AsRef<Path>) -> Result<(), Error> {
         let out = out.as_ref();
-        self.check_profile(profile)?;
+        profile.check_for(&self.shape())?;
         self.check_out(out)?;
         let blocks = self.scaled_blocks(&profile.coefficients)?;
         let parent = match out.parent() {
@@ -59,19 +59,6 @@ impl ModelDirectory {
             fs::remove_dir(out).map_err(Error::io("write", out))?;
         }
         fs::rename(&folder, out).map_err(Error::io("write", out))
-    }
-
-    fn check_profile(&self, profile: &Profile) -> pear_core::Result<()> {
-        let shape = self.shape();
-        shape.check_same(&profile.model)?;
-        shape.check_heads(profile.coefficients.iter().map(|c| c.head))?;
-        match profile.coefficients.iter().find(|c| !c.value.is_finite()) {
-            None => Ok(()),
-            Some(c) => Err(pear_core::Error::CoefficientNotFinite {
-                head: c.head,
-                value: f64::from(c.value),
-            }),
-        }
     }
 
     /// Checks that `out` is free: absent or an empty directory, and outside the model directory.

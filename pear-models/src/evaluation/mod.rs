@@ -48,6 +48,8 @@
 //! ```
 
 mod answer;
+#[cfg(feature = "tokenizer")]
+mod answerer;
 mod divergence;
 mod error;
 mod jsonl;
@@ -64,7 +66,7 @@ use serde::{Deserialize, Serialize};
 
 pub use answer::AnswerRecord;
 #[cfg(feature = "tokenizer")]
-pub use answer::Answerer;
+pub use answerer::Answerer;
 pub use divergence::{PositionDivergence, TextDivergence, divergences};
 pub use error::EvaluationError;
 pub use jsonl::JsonLines;
