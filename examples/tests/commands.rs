@@ -1132,6 +1132,45 @@ fn broken_models_are_refused_by_every_command() {
 }
 
 #[test]
+fn ignored_keys_are_named_once_and_refused_by_strict_commands() {
+    let bench = Bench::new();
+    fs::create_dir(bench.path("odd")).unwrap();
+    for file in ["config.json", "model.safetensors"] {
+        fs::copy(model("llama-2").join(file), bench.path("odd").join(file)).unwrap();
+    }
+    let mut config = bench.json("odd/config.json");
+    config["max_sequence_length"] = 2048.into();
+    config["author"] = "someone".into();
+    bench.write("odd/config.json", config.to_string());
+    bench.write_lines("tokens.jsonl", &[vec![1, 2, 3]]);
+
+    let score = "score --tokens tokens.jsonl --model odd";
+    let output = bench.run(score);
+    let warnings = String::from_utf8(output.stderr).unwrap();
+    let named = "author (\"someone\"), max_sequence_length (2048)";
+    let lines: Vec<&str> = warnings
+        .lines()
+        .filter(|line| line.starts_with("warning: "))
+        .collect();
+    assert_eq!(output.status.code(), Some(0), "{warnings}");
+    assert!(
+        lines.len() == 1 && lines[0].contains("config.json") && lines[0].ends_with(named),
+        "{warnings}"
+    );
+    for line in [
+        score,
+        "generate --prompt-tokens 1,2 --model odd",
+        "locate --model odd --lengths 3 --samples 1 --out scores.json",
+        "train --model odd --heads 0.1 --out profile.json",
+        "export --model odd --profile profile.json --out folded",
+        "evaluate --model odd --format proxy",
+    ] {
+        bench.refused(&format!("{line} --strict"), &["config.json", named]);
+    }
+    bench.ok("score --tokens tokens.jsonl --model {llama-2} --strict");
+}
+
+#[test]
 fn a_model_is_not_exported_into_itself() {
     let bench = Bench::new();
     fs::create_dir(bench.path("model")).unwrap();

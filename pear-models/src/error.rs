@@ -4,6 +4,7 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 
 use crate::evaluation::EvaluationError;
+use crate::family::IgnoredKeys;
 
 /// Everything in this crate that can fail on input.
 #[derive(Debug, thiserror::Error)]
@@ -27,7 +28,7 @@ pub enum Error {
         /// What was found and what was expected.
         problem: String,
     },
-    /// A key of `config.json` that is missing, unknown, or holds something impossible.
+    /// A key of `config.json` that is missing, holds something impossible, or asks for something that is not supported.
     #[error("{path}: `{key}`: {problem}", path = path.display())]
     Config {
         /// The file.
@@ -37,6 +38,9 @@ pub enum Error {
         /// What was found and what was expected.
         problem: String,
     },
+    /// Keys of `config.json` that nothing read, for a reader who wants none ([`IgnoredKeys::refuse`]).
+    #[error("{path}: no code of this model_type reads these keys: {0}", path = .0.path().display())]
+    IgnoredKeys(IgnoredKeys),
     /// Tensors that are missing, superfluous, or of another shape or dtype than the config says; all of them at once.
     #[error("{path}: the weights do not fit the config: {}", list(problems), path = path.display())]
     Tensors {

@@ -69,6 +69,7 @@ mod layer;
 mod layer_config;
 mod param;
 mod parameters;
+mod python_json;
 mod regular_file;
 mod sample;
 mod score;
@@ -87,7 +88,7 @@ pub use checkpoint::{
 pub use config::{DecoderConfig, DecoderSizes};
 pub use decoder::Decoder;
 pub use error::Error;
-pub use family::supported_model_types;
+pub use family::{IgnoredKeys, supported_model_types};
 pub use generate::{Generator, generate, generate_batch};
 pub use generate_options::GenerateOptions;
 pub use layer::Layer;

@@ -8,6 +8,7 @@ use serde_json::Value;
 
 use crate::config::DecoderConfig;
 use crate::error::Error;
+use crate::python_json;
 use crate::regular_file;
 
 /// The parts of `tokenizer.json` that say which tokens are special; the tokenizer itself is not built.
@@ -86,7 +87,7 @@ fn read<T: serde::de::DeserializeOwned>(path: &Path) -> Result<Option<T>, Error>
     let Some(text) = regular_file::read_if_present(path)? else {
         return Ok(None);
     };
-    serde_json::from_slice(&text)
+    python_json::from_slice(&text)
         .map(Some)
         .map_err(|e| Error::malformed(path, format!("not valid JSON: {e}")))
 }

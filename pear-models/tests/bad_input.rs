@@ -156,8 +156,16 @@ fn sizes_that_cannot_be_name_their_key() {
         .config(|c| c["rope_scaling"] = json!({"type": "linear"}))
         .refused(&["rope_scaling.factor", "missing"]);
     llama()
-        .config(|c| c["rope_scaling"] = json!({"type": "yarn", "factor": 2.0, "warp": 1}))
-        .refused(&["rope_scaling.warp"]);
+        .config(|c| c["rope_scaling"] = json!({"type": "yarn", "factor": 2.0, "mscale": "1"}))
+        .refused(&["rope_scaling.mscale", "expected a number"]);
+    for key in ["full_attention", "sliding_attention"] {
+        llama()
+            .config(|c| c["rope_parameters"] = json!({key: {"rope_theta": 5e5}}))
+            .refused(&[&format!("rope_parameters.{key}"), "kinds of layers"]);
+    }
+    llama()
+        .config(|c| c["architectures"] = json!(["Llama\nForCausalLM", "New\nForCausalLM"]))
+        .refused(&["`architectures`", "New\\nForCausalLM"]);
     Copy::of("gpt-neox")
         .config(|c| c["rotary_pct"] = json!(0.2))
         .refused(&["rotary_pct", "even"]);

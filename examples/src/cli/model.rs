@@ -11,7 +11,7 @@ use pear_core::files::{Provenance, SequenceRecord};
 use pear_models::{Decoder, ModelDirectory};
 
 use crate::device::DeviceName;
-use crate::progress::Progress;
+use crate::progress::{Progress, print_above};
 
 /// The model, and the device and dtype that it runs in.
 #[derive(Args, Clone, Debug)]
@@ -20,6 +20,10 @@ pub struct ModelArgs {
     /// `hub`, also owner/name on the Hugging Face hub
     #[arg(long, value_name = "DIR")]
     pub model: PathBuf,
+
+    /// Refuse a config.json with keys that nothing reads, instead of warning of them
+    #[arg(long)]
+    pub strict: bool,
 
     /// Where to compute: flex (the CPU); or wgpu, vulkan, cuda, cuda:1, ws://host:port (see `serve`) if built with that feature
     #[arg(long, value_name = "NAME", default_value = "flex")]
@@ -31,12 +35,23 @@ pub struct ModelArgs {
 }
 
 impl ModelArgs {
-    /// Opens and checks the directory, without loading weights.
+    /// Opens and checks the directory, without loading weights. One line on standard error names the keys of `config.json` that were
+    /// ignored, if there are any.
     ///
     /// # Errors
-    /// A directory that is not a model directory, naming the file at fault.
+    /// A directory that is not a model directory, naming the file at fault; ignored keys under `--strict`.
     pub fn open(&self) -> Result<ModelDirectory> {
-        Ok(ModelDirectory::open(&self.directory()?)?)
+        let directory = ModelDirectory::open(&self.directory()?)?;
+        let ignored = directory.ignored_keys();
+        if self.strict {
+            ignored.refuse()?;
+        } else if !ignored.is_empty() {
+            print_above(&format!(
+                "warning: {}: ignored keys, which change nothing in transformers either: {ignored}",
+                ignored.path().display()
+            ));
+        }
+        Ok(directory)
     }
 
     /// The directory of the model, downloaded if it is on the hub.

@@ -17,7 +17,7 @@ use pear_core::ModelShape;
 
 use crate::config::DecoderConfig;
 use crate::error::Error;
-use crate::family::{Family, TensorNames, read_config};
+use crate::family::{Family, IgnoredKeys, ModelConfig, TensorNames, read_config};
 use crate::param::{ModuleId, ParamId};
 use crate::tensor_part::TensorPart;
 use fold::Fold;
@@ -41,6 +41,7 @@ pub struct ModelDirectory {
     path: PathBuf,
     family: &'static Family,
     config: DecoderConfig,
+    ignored: IgnoredKeys,
     tensors: Box<dyn Fold>,
     /// The prefix of the names of this checkpoint's tensors.
     prefix: &'static str,
@@ -58,13 +59,18 @@ impl ModelDirectory {
     /// [`Error::Io`], [`Error::Malformed`], [`Error::Config`] or [`Error::Tensors`], naming the file and what was expected.
     pub fn open(path: impl AsRef<Path>) -> Result<Self, Error> {
         let path = path.as_ref();
-        let (family, config) = read_config(&path.join("config.json"))?;
+        let ModelConfig {
+            family,
+            config,
+            ignored,
+        } = read_config(&path.join("config.json"))?;
         let tensors: Box<dyn Fold> = Box::new(SafetensorsCheckpoint::open(path)?);
         let prefix = Self::prefix(family, &config, tensors.as_ref());
         let directory = Self {
             path: path.into(),
             family,
             config,
+            ignored,
             tensors,
             prefix,
             fingerprint: OnceLock::new(),
@@ -81,6 +87,12 @@ impl ModelDirectory {
     /// What `config.json` says.
     pub fn config(&self) -> &DecoderConfig {
         &self.config
+    }
+
+    /// The keys of `config.json` that nothing read. They change nothing as far as transformers' code goes; who wants to be sure calls
+    /// [`IgnoredKeys::refuse`].
+    pub fn ignored_keys(&self) -> &IgnoredKeys {
+        &self.ignored
     }
 
     /// The grid of heads.

@@ -15,7 +15,7 @@ use serde_json::Value;
 use crate::config::DecoderConfig;
 use crate::decoder::Decoder;
 use crate::error::Error;
-use crate::family::{TensorNames, config_of};
+use crate::family::{ModelConfig, TensorNames, config_of};
 use crate::param::ParamId;
 use crate::tensor_part::{MatrixLayout, TensorPart};
 
@@ -36,7 +36,11 @@ impl Decoder {
     ) -> Result<(), Error> {
         let directory = directory.as_ref();
         let config_path = directory.join("config.json");
-        let (family, read) = config_of(&config_path, config.clone())?;
+        let ModelConfig {
+            family,
+            config: read,
+            ..
+        } = config_of(&config_path, config.clone())?;
         if read != *self.config() {
             return Err(Error::Input(
                 "a config.json of another model than the one that is to be saved".into(),

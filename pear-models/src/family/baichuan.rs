@@ -5,7 +5,7 @@ use pear_core::position::PositionEmbeddingConfig;
 
 use super::rotary::RotaryKeys;
 use super::tensors::{self, LLAMA_ROWS, TensorNames, row};
-use super::{Family, Flag, alibi, llama};
+use super::{DefaultTokens, Family, Flag, alibi, llama};
 use crate::param::ModuleId::*;
 
 pub(super) const FAMILY: Family = Family {
@@ -14,6 +14,11 @@ pub(super) const FAMILY: Family = Family {
     attention_bias: Flag::Always(false),
     mlp_bias: Flag::Always(false),
     rotary: None,
+    default_tokens: DefaultTokens {
+        bos: Some(1),
+        eos: Some(2),
+        pad: Some(0),
+    },
     configure: |reader, config, layer| {
         let attention = &mut layer.attention;
         // The ALiBi models have its keys, too.

@@ -1,7 +1,7 @@
 //! BLOOM ([arXiv 2211.05100](https://arxiv.org/abs/2211.05100)): ALiBi, a norm after the embedding, projections packed head by head.
 
 use super::tensors::{GPT, Row, TensorNames, row};
-use super::{ConfigReader, Family, alibi, gpt2};
+use super::{ConfigReader, DefaultTokens, Family, alibi, gpt2};
 use crate::config::DecoderConfig;
 use crate::error::Error;
 use crate::layer_config::{LayerConfig, Residual};
@@ -9,8 +9,13 @@ use crate::param::ModuleId::*;
 
 pub(super) const FAMILY: Family = Family {
     model_type: "bloom",
-    hidden_size: &["hidden_size", "n_embed"],
+    hidden_size: &["n_embed", "hidden_size"],
     activation_key: None,
+    default_tokens: DefaultTokens {
+        bos: Some(1),
+        eos: Some(2),
+        pad: None,
+    },
     configure,
     configure_layers: |_, _| Ok(()),
     names: |_| &NAMES,

@@ -6,15 +6,14 @@ use pear_core::position::PositionEmbeddingConfig;
 use super::bloom::BLOOM_ROWS;
 use super::rotary::RotaryKeys;
 use super::tensors::{GPT, TensorNames, row};
-use super::{ConfigReader, Family, Flag, IntermediateSize, gpt2};
-use crate::config::DecoderConfig;
+use super::{ConfigReader, DefaultTokens, Family, Flag, IntermediateSize, gpt2};
 use crate::error::Error;
 use crate::layer_config::{LayerConfig, Residual};
 use crate::param::ModuleId::*;
 
 pub(super) const FAMILY: Family = Family {
     model_type: "falcon",
-    hidden_size: &["hidden_size", "n_embed"],
+    hidden_size: &["n_embed", "hidden_size"],
     num_hidden_layers: &["num_hidden_layers", "n_layer"],
     num_attention_heads: &["num_attention_heads", "n_head"],
     intermediate_size: IntermediateSize::KeyOrFourfold("ffn_hidden_size"),
@@ -22,7 +21,18 @@ pub(super) const FAMILY: Family = Family {
     activation: Activation::Gelu,
     attention_bias: Flag::Key("bias", false),
     mlp_bias: Flag::Key("bias", false),
-    configure,
+    default_tokens: DefaultTokens {
+        bos: Some(11),
+        eos: Some(11),
+        pad: None,
+    },
+    configure: |reader, _, layer| {
+        let keys = Keys {
+            num_kv_heads: "num_kv_heads",
+            new_architecture: false,
+        };
+        configure(reader, layer, &keys)
+    },
     configure_layers: |_, _| Ok(()),
     names: |config| {
         let two_norms = |layer: &LayerConfig| layer.residual == Residual::Parallel;
@@ -33,6 +43,27 @@ pub(super) const FAMILY: Family = Family {
         }
     },
     ..gpt2::FAMILY
+};
+
+/// Falcon-40B as it was first published: no key tells its architecture, and some keys have other names.
+pub(super) const REFINED_WEB: Family = Family {
+    model_type: "RefinedWeb",
+    configure: |reader, config, layer| {
+        config.architecture = FAMILY.model_type.into();
+        let keys = Keys {
+            num_kv_heads: "n_head_kv",
+            // Only the code of the large model read this key.
+            new_architecture: reader.has("n_head_kv"),
+        };
+        configure(reader, layer, &keys)
+    },
+    ..FAMILY
+};
+
+/// Falcon-7B and Falcon-RW, likewise.
+pub(super) const REFINED_WEB_MODEL: Family = Family {
+    model_type: "RefinedWebModel",
+    ..REFINED_WEB
 };
 
 const NAMES: TensorNames = TensorNames {
@@ -53,14 +84,17 @@ const NAMES_OF_TWO_NORMS: TensorNames = TensorNames {
     ..NAMES
 };
 
-fn configure(
-    reader: &ConfigReader,
-    _config: &mut DecoderConfig,
-    layer: &mut LayerConfig,
-) -> Result<(), Error> {
-    let new_architecture = reader.flag("new_decoder_architecture", false)?;
+/// What the names of the keys depend on.
+struct Keys {
+    num_kv_heads: &'static str,
+    /// Whether it is Falcon-40B's where the config does not say.
+    new_architecture: bool,
+}
+
+fn configure(reader: &ConfigReader, layer: &mut LayerConfig, keys: &Keys) -> Result<(), Error> {
+    let new_architecture = reader.flag("new_decoder_architecture", keys.new_architecture)?;
     let multi_query = reader.flag("multi_query", true)?;
-    let num_kv_heads = reader.optional_size("num_kv_heads")?;
+    let num_kv_heads = reader.optional_size(keys.num_kv_heads)?;
     let attention = &mut layer.attention;
     if new_architecture {
         attention.num_key_value_heads = num_kv_heads.unwrap_or(attention.num_attention_heads);
@@ -68,7 +102,7 @@ fn configure(
         attention.num_key_value_heads = 1;
     }
     // Read even where positions are ALiBi's: the configs of those have its keys, too.
-    let rotary = reader.rotary(attention.head_dim, &RotaryKeys::LLAMA);
+    let rotary = reader.rotary(attention.head_dim, &RotaryKeys::WHOLE_HEADS);
     attention.position_embedding = if reader.flag("alibi", false)? {
         PositionEmbeddingConfig::FalconAlibi {
             num_heads: attention.num_attention_heads,

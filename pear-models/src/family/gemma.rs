@@ -4,19 +4,30 @@
 use pear_core::NormConfig;
 use pear_core::kernels::Activation;
 
+use super::rotary::RotaryKeys;
 use super::windows::{slide, window_or_default};
-use super::{ConfigReader, Family, Flag, llama};
+use super::{ConfigReader, DefaultTokens, Family, Flag, llama};
 use crate::config::DecoderConfig;
 use crate::error::Error;
 use crate::layer_config::{MlpConfig, Residual};
 
 pub(super) const GEMMA: Family = Family {
     model_type: "gemma",
+    default_key_value_heads: Some(16),
     head_dim: Some(256),
     activation: Activation::GeluTanh,
     mlp_bias: Flag::Always(false),
     norm: NormConfig::RmsPlusOne { eps: 1e-6 },
+    rotary: Some(RotaryKeys {
+        default_max_positions: 8192,
+        ..RotaryKeys::WHOLE_HEADS
+    }),
     tie_word_embeddings: true,
+    default_tokens: DefaultTokens {
+        bos: Some(2),
+        eos: Some(1),
+        pad: Some(0),
+    },
     configure: |reader, config, layer| {
         // The `gelu` of the first configs meant the tanh approximation.
         let MlpConfig::Dense(mlp) = &mut layer.mlp;
@@ -24,13 +35,15 @@ pub(super) const GEMMA: Family = Family {
             mlp.activation = Activation::GeluTanh;
         }
         reader.ignore(&["hidden_activation"]);
-        scale_embedding(reader, config)
+        scale_embedding(config);
+        Ok(())
     },
     ..llama::FAMILY
 };
 
 pub(super) const GEMMA2: Family = Family {
     model_type: "gemma2",
+    default_key_value_heads: Some(4),
     activation_key: Some("hidden_activation"),
     residual: Residual::Sandwich,
     configure: |reader, config, layer| {
@@ -40,7 +53,8 @@ pub(super) const GEMMA2: Family = Family {
         config.logit_soft_cap = soft_cap(reader, "final_logit_softcapping", 30.0)?;
         // The other activation that the configs also have, and how a cache is laid out.
         reader.ignore(&["hidden_act", "cache_implementation"]);
-        scale_embedding(reader, config)
+        scale_embedding(config);
+        Ok(())
     },
     configure_layers: |reader, layers| {
         let window = window_or_default(reader)?;
@@ -49,10 +63,8 @@ pub(super) const GEMMA2: Family = Family {
     ..GEMMA
 };
 
-fn scale_embedding(reader: &ConfigReader, config: &mut DecoderConfig) -> Result<(), Error> {
-    reader.only("use_bidirectional_attention", false.into())?;
+fn scale_embedding(config: &mut DecoderConfig) {
     config.embedding_scale = Some((config.hidden_size as f64).sqrt());
-    Ok(())
 }
 
 /// A key that is missing has its default; `null` turns the cap off.

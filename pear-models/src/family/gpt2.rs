@@ -4,7 +4,7 @@ use pear_core::kernels::Activation;
 use pear_core::position::PositionEmbeddingConfig;
 
 use super::tensors::{GPT, GPT_ROWS, TensorNames, row};
-use super::{ConfigReader, Family, Flag, IntermediateSize, LAYER_NORM, llama};
+use super::{ConfigReader, DefaultTokens, Family, Flag, IntermediateSize, LAYER_NORM, llama};
 use crate::config::DecoderConfig;
 use crate::error::Error;
 use crate::layer_config::LayerConfig;
@@ -13,10 +13,11 @@ use crate::tensor_part::MatrixLayout;
 
 pub(super) const FAMILY: Family = Family {
     model_type: "gpt2",
-    hidden_size: &["n_embd", "hidden_size"],
-    num_hidden_layers: &["n_layer", "num_hidden_layers"],
-    num_attention_heads: &["n_head", "num_attention_heads"],
+    hidden_size: &["hidden_size", "n_embd"],
+    num_hidden_layers: &["num_hidden_layers", "n_layer"],
+    num_attention_heads: &["num_attention_heads", "n_head"],
     num_key_value_heads: None,
+    reads_head_dim: false,
     intermediate_size: IntermediateSize::KeyOrFourfold("n_inner"),
     activation_key: Some("activation_function"),
     activation: Activation::GeluTanh,
@@ -27,11 +28,19 @@ pub(super) const FAMILY: Family = Family {
     norm_eps: Some("layer_norm_epsilon"),
     rotary: None,
     tie_word_embeddings: true,
+    default_tokens: DefaultTokens {
+        bos: Some(50256),
+        eos: Some(50256),
+        pad: None,
+    },
     configure,
     configure_layers,
     names: |_| &NAMES,
     ..llama::FAMILY
 };
+
+/// What transformers takes for a key that is missing.
+const DEFAULT_POSITIONS: usize = 1024;
 
 const NAMES: TensorNames = TensorNames {
     tables: &[
@@ -53,7 +62,9 @@ fn configure(
     layer: &mut LayerConfig,
 ) -> Result<(), Error> {
     config.position_embedding = PositionEmbeddingConfig::Learned {
-        num_positions: reader.size(&["n_positions", "max_position_embeddings"])?,
+        num_positions: reader
+            .optional_size(reader.first(&["max_position_embeddings", "n_positions"]))?
+            .unwrap_or(DEFAULT_POSITIONS),
         width: config.hidden_size,
     };
     if !reader.flag("scale_attn_weights", true)? {

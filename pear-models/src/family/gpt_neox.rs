@@ -4,7 +4,7 @@ use pear_core::kernels::Activation;
 
 use super::rotary::RotaryKeys;
 use super::tensors::{TensorNames, row};
-use super::{Family, Flag, LAYER_NORM, llama};
+use super::{DefaultTokens, Family, Flag, LAYER_NORM, llama};
 use crate::layer_config::Residual;
 use crate::param::ModuleId::*;
 use crate::tensor_part::MatrixLayout;
@@ -12,6 +12,7 @@ use crate::tensor_part::MatrixLayout;
 pub(super) const FAMILY: Family = Family {
     model_type: "gpt_neox",
     num_key_value_heads: None,
+    reads_head_dim: false,
     activation: Activation::Gelu,
     gated_mlp: false,
     attention_bias: Flag::Key("attention_bias", true),
@@ -19,10 +20,16 @@ pub(super) const FAMILY: Family = Family {
     norm: LAYER_NORM,
     norm_eps: Some("layer_norm_eps"),
     rotary: Some(RotaryKeys {
-        theta: &["rotary_emb_base", "rope_theta"],
-        partial: &["rotary_pct", "partial_rotary_factor"],
+        theta: &["rotary_emb_base"],
+        partial: &["rotary_pct"],
         default_partial: 0.25,
+        ..RotaryKeys::LLAMA
     }),
+    default_tokens: DefaultTokens {
+        bos: Some(0),
+        eos: Some(2),
+        pad: None,
+    },
     configure: |reader, _, layer| {
         if reader.flag("use_parallel_residual", true)? {
             layer.residual = Residual::Parallel;

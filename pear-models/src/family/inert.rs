@@ -1,4 +1,4 @@
-//! Keys of `config.json` that no forward pass depends on.
+//! Keys of `config.json` that no forward pass depends on and that need no mention.
 
 /// Keys that any family's config may have, whatever their values.
 pub(super) const INERT: &[&str] = &[
@@ -113,22 +113,8 @@ pub(super) const INERT: &[&str] = &[
     "num_labels",
     "problem_type",
     "tf_legacy_loss",
-    "return_dict_in_generate",
-    "max_window_layers",
-    "is_encoder_decoder",
-    "add_cross_attention",
-    "cross_attention_hidden_size",
     "tie_encoder_decoder",
-    "pruned_heads",
     "model_max_length",
     "attention_head_type",
     "predict_special_tokens",
-];
-
-/// Keys of [`INERT`] that are inert only while they are off.
-pub(super) const MUST_BE_OFF: &[&str] = &[
-    "is_encoder_decoder",
-    "add_cross_attention",
-    "cross_attention_hidden_size",
-    "pruned_heads",
 ];

@@ -4,7 +4,7 @@ use pear_core::NormConfig;
 use pear_core::kernels::Activation;
 
 use super::rotary::RotaryKeys;
-use super::{Family, Flag, IntermediateSize, tensors};
+use super::{DefaultTokens, Family, Flag, IntermediateSize, tensors};
 use crate::layer_config::Residual;
 
 pub(super) const FAMILY: Family = Family {
@@ -13,6 +13,8 @@ pub(super) const FAMILY: Family = Family {
     num_hidden_layers: &["num_hidden_layers"],
     num_attention_heads: &["num_attention_heads"],
     num_key_value_heads: Some("num_key_value_heads"),
+    default_key_value_heads: None,
+    reads_head_dim: true,
     head_dim: None,
     intermediate_size: IntermediateSize::Key("intermediate_size"),
     activation_key: Some("hidden_act"),
@@ -23,8 +25,13 @@ pub(super) const FAMILY: Family = Family {
     norm: NormConfig::Rms { eps: 1e-6 },
     norm_eps: Some("rms_norm_eps"),
     residual: Residual::Serial,
-    rotary: Some(RotaryKeys::LLAMA),
+    rotary: Some(RotaryKeys::WHOLE_HEADS),
     tie_word_embeddings: false,
+    default_tokens: DefaultTokens {
+        bos: Some(1),
+        eos: Some(2),
+        pad: None,
+    },
     configure: |_, _, _| Ok(()),
     configure_layers: |_, _| Ok(()),
     names: |_| &tensors::LLAMA,

@@ -5,12 +5,15 @@
 
 mod baichuan;
 mod bloom;
+mod config_file;
+mod custom_code;
 mod falcon;
 mod gemma;
 mod gpt2;
 mod gpt_neox;
 mod gptj;
 mod granite;
+mod ignored;
 mod inert;
 mod llama;
 mod mistral;
@@ -21,6 +24,7 @@ mod phi;
 mod phi3;
 mod qwen;
 mod reader;
+mod refused;
 mod rotary;
 mod smollm3;
 mod stablelm;
@@ -29,18 +33,15 @@ mod tensors;
 mod windows;
 mod xglm;
 
-use std::path::Path;
-
 use pear_core::kernels::Activation;
 use pear_core::position::PositionEmbeddingConfig;
 use pear_core::{AttentionConfig, NormConfig};
 
-use serde_json::Value;
-
 use crate::config::DecoderConfig;
 use crate::error::Error;
 use crate::layer_config::{DenseMlpConfig, LayerConfig, MlpConfig, Residual};
-use crate::regular_file;
+pub(crate) use config_file::{ModelConfig, config_of, read_config};
+pub use ignored::IgnoredKeys;
 pub(crate) use reader::ConfigReader;
 use rotary::RotaryKeys;
 pub(crate) use tensors::TensorNames;
@@ -59,8 +60,12 @@ pub(crate) struct Family {
     pub num_hidden_layers: Spellings,
     /// Query heads.
     pub num_attention_heads: Spellings,
-    /// Key/value heads, as many as query heads where the key is missing; `None` where heads are never grouped.
+    /// Key/value heads, as many as query heads where the key is missing or `null`; `None` where heads are never grouped.
     pub num_key_value_heads: Option<&'static str>,
+    /// Their number where the key is missing, though not where it is `null`.
+    pub default_key_value_heads: Option<usize>,
+    /// Whether the config can say `head_dim`.
+    pub reads_head_dim: bool,
     /// Channels of a head where the config does not say; `None` for `hidden_size / num_attention_heads`.
     pub head_dim: Option<usize>,
     /// Width within the MLP.
@@ -85,6 +90,8 @@ pub(crate) struct Family {
     pub rotary: Option<RotaryKeys>,
     /// Whether the unembedding is the embedding where the config does not say.
     pub tie_word_embeddings: bool,
+    /// The special tokens where the config does not mention them.
+    pub default_tokens: DefaultTokens,
     /// What else the config says of the model and of all its layers alike.
     pub configure: fn(&ConfigReader, &mut DecoderConfig, &mut LayerConfig) -> Result<(), Error>,
     /// What the config says of single layers.
@@ -93,33 +100,28 @@ pub(crate) struct Family {
     pub names: fn(&DecoderConfig) -> &'static TensorNames,
 }
 
-impl DecoderConfig {
-    /// What the contents of a `config.json` say.
-    ///
-    /// ```
-    /// use pear_models::DecoderConfig;
-    ///
-    /// let config = DecoderConfig::from_json(&serde_json::json!({
-    ///     "model_type": "mpt", "vocab_size": 100, "d_model": 32, "n_heads": 4, "n_layers": 2, "max_seq_len": 64,
-    /// }))?;
-    /// assert_eq!(config.shape().num_heads, 4);
-    /// # Ok::<(), pear_models::Error>(())
-    /// ```
-    ///
-    /// # Errors
-    /// [`Error::Config`](crate::Error::Config) for a key that is missing, unknown, or holds something impossible.
-    pub fn from_json(config: &Value) -> Result<Self, Error> {
-        let (_, config) = config_of(Path::new("config.json"), config.clone())?;
-        Ok(config)
-    }
-}
-
 /// Something that all models of a family have or do not have, or that the config says.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Flag {
     Always(bool),
     /// A key and what holds without it.
     Key(&'static str, bool),
+}
+
+/// Ids of special tokens.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct DefaultTokens {
+    pub bos: Option<u32>,
+    pub eos: Option<u32>,
+    pub pad: Option<u32>,
+}
+
+impl DefaultTokens {
+    const NONE: Self = Self {
+        bos: None,
+        eos: None,
+        pad: None,
+    };
 }
 
 /// How a config says the width within the MLP.
@@ -169,6 +171,8 @@ const FAMILIES: &[&Family] = &[
     &gemma::GEMMA2,
     &olmo2::FAMILY,
     &falcon::FAMILY,
+    &falcon::REFINED_WEB,
+    &falcon::REFINED_WEB_MODEL,
     &gptj::FAMILY,
     &phi::FAMILY,
     &stablelm::FAMILY,
@@ -180,45 +184,6 @@ pub fn supported_model_types() -> impl Iterator<Item = &'static str> {
     FAMILIES.iter().map(|family| family.model_type)
 }
 
-/// Reads `config.json`.
-pub(crate) fn read_config(path: &Path) -> Result<(&'static Family, DecoderConfig), Error> {
-    let text = regular_file::read(path)?;
-    config_of(
-        path,
-        serde_json::from_slice(&text)
-            .map_err(|e| Error::malformed(path, format!("not valid JSON: {e}")))?,
-    )
-}
-
-/// What the contents of a `config.json` say; `path` is named in errors.
-pub(crate) fn config_of(
-    path: &Path,
-    contents: Value,
-) -> Result<(&'static Family, DecoderConfig), Error> {
-    let reader = ConfigReader::new(path, contents)?;
-    let Some(model_type) = reader.text("model_type")? else {
-        return Err(reader.error("model_type", "is missing"));
-    };
-    let mut families = FAMILIES.iter();
-    let Some(family) = families.find(|family| family.model_type == model_type) else {
-        let known = supported_model_types().collect::<Vec<_>>().join(", ");
-        let problem = format!("is `{model_type}`: supported are {known}");
-        return Err(reader.error("model_type", problem));
-    };
-    reader.only("quantization_config", Value::Null)?;
-    let config = family.read(&reader)?;
-    reader.finish()?;
-    match config.validate() {
-        Ok(()) => Ok((family, config)),
-        Err(pear_core::Error::Config {
-            field,
-            value,
-            expected,
-        }) => Err(reader.error(field, format!("is {value}: {expected}"))),
-        Err(other) => Err(other.into()),
-    }
-}
-
 impl Family {
     /// The model that a config describes.
     fn read(&self, reader: &ConfigReader) -> Result<DecoderConfig, Error> {
@@ -227,17 +192,30 @@ impl Family {
         config.architecture = self.model_type.into();
         config.tie_word_embeddings =
             reader.flag("tie_word_embeddings", self.tie_word_embeddings)?;
-        config.bos_token = reader.token_ids("bos_token_id")?.first().copied();
-        config.eos_tokens = reader.token_ids("eos_token_id")?;
-        config.special_tokens.extend(config.bos_token);
-        config.special_tokens.extend(&config.eos_tokens);
-        config
-            .special_tokens
-            .extend(reader.token_ids("pad_token_id")?);
+        self.read_tokens(reader, &mut config)?;
         (self.configure)(reader, &mut config, &mut layer)?;
         config.layers = vec![layer; reader.layers(self.num_hidden_layers)?];
         (self.configure_layers)(reader, &mut config.layers)?;
         Ok(config)
+    }
+
+    /// BOS, EOS and padding. A default that the vocabulary does not have is none.
+    fn read_tokens(&self, reader: &ConfigReader, config: &mut DecoderConfig) -> Result<(), Error> {
+        let vocab_size = config.vocab_size;
+        let read = |key, default: Option<u32>| {
+            let default = default.filter(|&id| !reader.mentions(key) && (id as usize) < vocab_size);
+            let mut ids = reader.token_ids(key)?;
+            ids.extend(default);
+            Ok::<_, Error>(ids)
+        };
+        let defaults = self.default_tokens;
+        config.bos_token = read("bos_token_id", defaults.bos)?.first().copied();
+        config.eos_tokens = read("eos_token_id", defaults.eos)?;
+        config.special_tokens.extend(config.bos_token);
+        config.special_tokens.extend(&config.eos_tokens);
+        let padding = read("pad_token_id", defaults.pad)?;
+        config.special_tokens.extend(padding);
+        Ok(())
     }
 
     /// A layer, as far as the family's keys say.
@@ -268,7 +246,12 @@ impl Family {
         let hidden_size = reader.size(self.hidden_size)?;
         let num_heads = reader.size(self.num_attention_heads)?;
         let mut attention = AttentionConfig::new(hidden_size, num_heads);
-        attention.head_dim = match reader.optional_size("head_dim")?.or(self.head_dim) {
+        let head_dim = if self.reads_head_dim {
+            reader.optional_size("head_dim")?
+        } else {
+            None
+        };
+        attention.head_dim = match head_dim.or(self.head_dim) {
             Some(head_dim) => head_dim,
             None if hidden_size.is_multiple_of(num_heads) => hidden_size / num_heads,
             None => {
@@ -278,7 +261,10 @@ impl Family {
             }
         };
         if let Some(key) = self.num_key_value_heads {
-            attention.num_key_value_heads = reader.optional_size(key)?.unwrap_or(num_heads);
+            let default = self.default_key_value_heads;
+            let default = default.filter(|_| !reader.mentions(key));
+            let given = reader.optional_size(key)?;
+            attention.num_key_value_heads = given.or(default).unwrap_or(num_heads);
         }
         let bias = self.attention_bias.read(reader)?;
         (attention.qkv_bias, attention.output_bias) = (bias, bias);

@@ -5,7 +5,9 @@ use pear_core::kernels::Activation;
 use serde_json::Value;
 
 use super::tensors::{GPT, GPT_ROWS, TensorNames, row};
-use super::{ConfigReader, Family, Flag, IntermediateSize, MAX_ALIBI_BIAS, alibi, gpt2};
+use super::{
+    ConfigReader, DefaultTokens, Family, Flag, IntermediateSize, MAX_ALIBI_BIAS, alibi, gpt2,
+};
 use crate::config::DecoderConfig;
 use crate::error::Error;
 use crate::layer_config::LayerConfig;
@@ -13,9 +15,9 @@ use crate::param::ModuleId::*;
 
 pub(super) const FAMILY: Family = Family {
     model_type: "mpt",
-    hidden_size: &["d_model", "hidden_size"],
-    num_hidden_layers: &["n_layers", "num_hidden_layers"],
-    num_attention_heads: &["n_heads", "num_attention_heads"],
+    hidden_size: &["hidden_size", "d_model"],
+    num_hidden_layers: &["num_hidden_layers", "n_layers"],
+    num_attention_heads: &["num_attention_heads", "n_heads"],
     intermediate_size: IntermediateSize::Multiple("expansion_ratio"),
     activation_key: None,
     activation: Activation::Gelu,
@@ -25,6 +27,7 @@ pub(super) const FAMILY: Family = Family {
         eps: 1e-5,
         bias: false,
     },
+    default_tokens: DefaultTokens::NONE,
     configure,
     configure_layers: |_, _| Ok(()),
     names: |_| &NAMES,
@@ -68,15 +71,26 @@ fn configure(
         }
         attention.clip_qkv = nested.number("clip_qkv")?;
         attention.scores.scale = nested.number("softmax_scale")?;
-        nested.ignore(&["attn_impl", "attn_pdrop", "model_type"]);
+        nested.only("sliding_window_size", (-1).into())?;
+        nested.only("attn_logit_softcapping", Value::Null)?;
+        nested.only("qk_gn", false.into())?;
+        nested.only("rope", false.into())?;
+        nested.ignore(&["attn_impl", "attn_pdrop", "fused_qkv", "model_type"]);
         nested.finish()?;
     }
+    if let Some(nested) = reader.object("ffn_config")? {
+        nested.only("ffn_type", "mptmlp".into())?;
+        nested.only("ffn_act_fn", Value::Null)?;
+        nested.ignore(&["fc_type"]);
+        nested.finish()?;
+    }
+    reader.only("block_overrides", Value::Null)?;
     attention.position_embedding = alibi(attention);
     reader.only("no_bias", true.into())?;
     reader.only("norm_type", "low_precision_layernorm".into())?;
     reader.only("logit_scale", Value::Null)?;
     // The trained table that this flag speaks of is not part of the ALiBi model, nor is its length a limit.
     reader.flag("learned_pos_emb", true)?;
-    reader.ignore(&["max_seq_len"]);
+    reader.ignore(&["max_seq_len", "fc_type"]);
     Ok(())
 }

@@ -2,7 +2,7 @@
 
 use pear_core::{NormConfig, QkNorm};
 
-use super::{Family, Flag, llama};
+use super::{DefaultTokens, Family, Flag, llama};
 use crate::layer_config::Residual;
 
 pub(super) const FAMILY: Family = Family {
@@ -10,6 +10,11 @@ pub(super) const FAMILY: Family = Family {
     mlp_bias: Flag::Always(false),
     norm: NormConfig::RmsRoundedOnce { eps: 1e-5 },
     residual: Residual::NormedBranches,
+    default_tokens: DefaultTokens {
+        bos: None,
+        eos: Some(50279),
+        pad: Some(1),
+    },
     configure: |_, _, layer| {
         layer.attention.qk_norm = Some(QkNorm::Projection(layer.norm));
         Ok(())

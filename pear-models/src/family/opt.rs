@@ -4,7 +4,7 @@ use pear_core::kernels::Activation;
 use pear_core::position::PositionEmbeddingConfig;
 
 use super::tensors::{self, LLAMA_ROWS, Row, TensorNames, row};
-use super::{ConfigReader, Family, Flag, IntermediateSize, LAYER_NORM, llama};
+use super::{ConfigReader, DefaultTokens, Family, Flag, IntermediateSize, LAYER_NORM, llama};
 use crate::config::DecoderConfig;
 use crate::error::Error;
 use crate::layer_config::{LayerConfig, Residual};
@@ -13,6 +13,7 @@ use crate::param::ModuleId::*;
 pub(super) const FAMILY: Family = Family {
     model_type: "opt",
     num_key_value_heads: None,
+    reads_head_dim: false,
     intermediate_size: IntermediateSize::Key("ffn_dim"),
     activation_key: Some("activation_function"),
     activation: Activation::Relu,
@@ -23,10 +24,18 @@ pub(super) const FAMILY: Family = Family {
     norm_eps: None,
     rotary: None,
     tie_word_embeddings: true,
+    default_tokens: DefaultTokens {
+        bos: Some(2),
+        eos: Some(2),
+        pad: Some(1),
+    },
     configure,
     names: |_| &NAMES,
     ..llama::FAMILY
 };
+
+/// What transformers takes for a key that is missing.
+const DEFAULT_POSITIONS: usize = 2048;
 
 /// The table of positions starts with two rows that no token uses.
 const POSITION_OFFSET: usize = 2;
@@ -63,7 +72,9 @@ fn configure(
 ) -> Result<(), Error> {
     reader.only("layer_norm_elementwise_affine", true.into())?;
     config.position_embedding = PositionEmbeddingConfig::Learned {
-        num_positions: reader.size(&["max_position_embeddings"])?,
+        num_positions: reader
+            .optional_size("max_position_embeddings")?
+            .unwrap_or(DEFAULT_POSITIONS),
         width: config.hidden_size,
     };
     if let Some(width) = reader.optional_size("word_embed_proj_dim")? {

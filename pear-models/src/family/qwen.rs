@@ -2,15 +2,19 @@
 
 use pear_core::QkNorm;
 
-use super::windows::slide;
-use super::{ConfigReader, Family, Flag, llama};
+use super::rotary::RotaryKeys;
+use super::windows::{slide, window_or_default};
+use super::{ConfigReader, DefaultTokens, Family, Flag, llama};
 use crate::error::Error;
 use crate::layer_config::LayerConfig;
 
 pub(super) const QWEN2: Family = Family {
     model_type: "qwen2",
+    default_key_value_heads: Some(32),
+    rotary: Some(ROTARY),
     attention_bias: Flag::Always(false),
     mlp_bias: Flag::Always(false),
+    default_tokens: DefaultTokens::NONE,
     configure: |_, _, layer| {
         layer.attention.qkv_bias = true;
         Ok(())
@@ -21,8 +25,11 @@ pub(super) const QWEN2: Family = Family {
 
 pub(super) const QWEN3: Family = Family {
     model_type: "qwen3",
+    default_key_value_heads: Some(32),
+    rotary: Some(ROTARY),
     head_dim: Some(128),
     mlp_bias: Flag::Always(false),
+    default_tokens: DefaultTokens::NONE,
     configure: |_, _, layer| {
         layer.attention.qk_norm = Some(QkNorm::Head(layer.norm));
         Ok(())
@@ -31,9 +38,14 @@ pub(super) const QWEN3: Family = Family {
     ..llama::FAMILY
 };
 
+const ROTARY: RotaryKeys = RotaryKeys {
+    default_max_positions: 32_768,
+    ..RotaryKeys::WHOLE_HEADS
+};
+
 /// Layers from `max_window_layers` on have the window, if it is used at all.
 fn configure_layers(reader: &ConfigReader, layers: &mut [LayerConfig]) -> Result<(), Error> {
-    let window = reader.optional_size("sliding_window")?;
+    let window = window_or_default(reader)?;
     let slides = reader.flag("use_sliding_window", false)?;
     let first = match reader.get("max_window_layers").map(|value| value.as_u64()) {
         None => 28,

@@ -1,16 +1,19 @@
 //! Reading `config.json`, and remembering which of its keys were read.
 //!
-//! Ignoring a key silently can give a wrong model: a checkpoint with another rotary base would load without an error and compute wrong
-//! numbers. So a key that the family does not read and that [`INERT`] does not list is an error.
+//! Families read every key that transformers' code for their `model_type` reads. What is left cannot change the numbers there: it is
+//! collected for [`IgnoredKeys`], except for what [`INERT`] lists. What [`REFUSED`] lists is known to change them elsewhere, and is an error.
 
 use std::cell::RefCell;
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
+use std::rc::Rc;
 
 use pear_core::kernels::Activation;
 use serde_json::{Map, Value};
 
-use super::inert::{INERT, MUST_BE_OFF};
+use super::ignored::{IgnoredKeys, escape, shorten};
+use super::inert::INERT;
+use super::refused::{REFUSED, is_empty};
 use crate::error::Error;
 
 /// Far beyond any model: a config with larger sizes is broken, and nothing is allocated for it.
@@ -24,6 +27,8 @@ pub(crate) struct ConfigReader {
     /// What precedes the keys in messages: `rope_scaling.` for the keys of that object.
     within: String,
     used: RefCell<BTreeSet<String>>,
+    /// What [`finish`](Self::finish) found unread, here and in the objects within this one.
+    ignored: Rc<RefCell<Vec<(String, String)>>>,
 }
 
 pub(super) type Result<T> = std::result::Result<T, Error>;
@@ -38,6 +43,7 @@ impl ConfigReader {
             map,
             within: String::new(),
             used: RefCell::default(),
+            ignored: Rc::default(),
         })
     }
 
@@ -64,6 +70,16 @@ impl ConfigReader {
     /// Whether the key is there, `null` or not; does not count as reading it.
     pub(crate) fn mentions(&self, key: &str) -> bool {
         self.map.contains_key(key)
+    }
+
+    /// Whether there is no key at all.
+    pub(super) fn holds_nothing(&self) -> bool {
+        self.map.is_empty()
+    }
+
+    /// Whether the key is there with this number; does not count as reading it.
+    pub(super) fn holds(&self, key: &str, number: f64) -> bool {
+        self.map.get(key).and_then(Value::as_f64) == Some(number)
     }
 
     /// The first of several spellings that is there, or the first of all; all of them count as read.
@@ -185,10 +201,9 @@ impl ConfigReader {
         };
         match name.as_str() {
             "silu" | "swish" => Ok(Activation::Silu),
-            "gelu" => Ok(Activation::Gelu),
-            "gelu_new" | "gelu_pytorch_tanh" | "gelu_fast" | "gelu_python_tanh" => {
-                Ok(Activation::GeluTanh)
-            }
+            "gelu" | "gelu_python" => Ok(Activation::Gelu),
+            "gelu_new" | "gelu_pytorch_tanh" | "gelu_fast" | "gelu_python_tanh"
+            | "gelu_accurate" => Ok(Activation::GeluTanh),
             "relu" => Ok(Activation::Relu),
             _ => Err(self.error(
                 key,
@@ -206,42 +221,38 @@ impl ConfigReader {
             map,
             within,
             used: RefCell::default(),
+            ignored: Rc::clone(&self.ignored),
         }))
     }
 
+    /// Notes the keys that were not read.
+    ///
     /// # Errors
-    /// A key that was not read, that is not known to be inert, and whose value turns something on.
+    /// One of them that is known to change what the model computes.
     pub(crate) fn finish(&self) -> Result<()> {
         let used = self.used.borrow();
-        for (key, value) in &self.map {
-            let inert = INERT.contains(&key.as_str()) && !MUST_BE_OFF.contains(&key.as_str());
-            if !used.contains(key) && !inert && !is_off(value) {
-                let problem = format!(
-                    "is {}: not supported, and ignoring it could make a wrong model",
-                    shorten(value)
-                );
-                return Err(self.error(key, problem));
+        let unread = self.map.iter().filter(|(key, value)| {
+            !used.contains(*key) && !INERT.contains(&key.as_str()) && !is_empty(value)
+        });
+        for (key, value) in unread {
+            let full_key = format!("{}{key}", self.within);
+            match REFUSED.iter().find(|refused| refused.key == full_key) {
+                None => {
+                    let entry = (escape(&full_key), shorten(value));
+                    self.ignored.borrow_mut().push(entry);
+                }
+                Some(refused) if refused.allows(value) => (),
+                Some(refused) => {
+                    let problem = format!("is {}: {}", shorten(value), refused.advice);
+                    return Err(self.error(key, problem));
+                }
             }
         }
         Ok(())
     }
-}
 
-/// Whether a value stands for the absence of something.
-fn is_off(value: &Value) -> bool {
-    match value {
-        Value::Null | Value::Bool(false) => true,
-        Value::Object(map) => map.is_empty(),
-        Value::Array(list) => list.is_empty(),
-        _ => false,
-    }
-}
-
-/// A value as it is shown in a message.
-fn shorten(value: &Value) -> String {
-    let text = value.to_string();
-    match text.char_indices().nth(60) {
-        Some((end, _)) => format!("{}…", &text[..end]),
-        None => text,
+    /// What was found unread until now.
+    pub(super) fn ignored(&self) -> IgnoredKeys {
+        IgnoredKeys::new(&self.path, self.ignored.borrow().clone())
     }
 }

@@ -4,57 +4,110 @@ use pear_core::position::{RotaryConfig, RotaryLayout, RotaryScaling};
 
 use super::reader::{ConfigReader, Result};
 
-/// How a family spells its rotary positions where they are not in an object of their own.
+const PARTIAL: &str = "partial_rotary_factor";
+
+/// How a family spells its rotary positions where they are not in an object of their own, and what holds where the config does not say.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct RotaryKeys {
     /// The base. Of several spellings the first that is there counts, or else the last.
     pub theta: &'static [&'static str],
-    /// The share of a head's channels that is rotated.
+    /// The base by default.
+    pub default_theta: f64,
+    /// The share of a head's channels that is rotated; none where it is always the whole head.
     pub partial: &'static [&'static str],
-    /// That share where the config does not say.
+    /// That share by default.
     pub default_partial: f64,
+    /// `max_position_embeddings` by default.
+    pub default_max_positions: usize,
+    /// `original_max_position_embeddings` by default, even where the object of the scaling has it.
+    pub default_original_positions: Option<usize>,
+    /// Whether a scaling that is called `yarn` is LongRoPE, as in the first Phi-3.
+    pub yarn_is_longrope: bool,
 }
 
 impl RotaryKeys {
-    /// Llama's.
+    /// Llama's, for families that can rotate a part of each head.
     pub const LLAMA: Self = Self {
         theta: &["rope_theta"],
+        default_theta: 10000.0,
         partial: &["partial_rotary_factor"],
         default_partial: 1.0,
+        default_max_positions: 2048,
+        default_original_positions: None,
+        yarn_is_longrope: false,
+    };
+
+    /// Llama's, for families that cannot.
+    pub const WHOLE_HEADS: Self = Self {
+        partial: &[],
+        ..Self::LLAMA
     };
 }
 
 impl ConfigReader {
     /// Rotary positions in either form: `rope_theta` and `rope_scaling`, or `rope_parameters`.
     pub(crate) fn rotary(&self, head_dim: usize, keys: &RotaryKeys) -> Result<RotaryConfig> {
-        let theta_key = self.spelling(keys.theta);
-        let partial_key = self.spelling(keys.partial);
         let max_positions = self.optional_size("max_position_embeddings")?;
-        let mut theta = self.positive(theta_key, 10000.0)?;
-        let mut partial = self.number(partial_key)?;
+        let mut theta = self.positive(self.spelling(keys.theta), keys.default_theta)?;
+        let partial_key = self.spelling(keys.partial);
+        let mut partial = match keys.partial {
+            [] => None,
+            _ => self.number(partial_key)?,
+        };
         // As in transformers: the old object wins where both are given, and what is in it wins over what is beside it.
         let old = self.object("rope_scaling")?;
         let new = self.object("rope_parameters")?;
-        let rope = old.or(new);
+        let rope = old.filter(|old| !old.holds_nothing()).or(new);
         if let Some(rope) = &rope {
             theta = rope.positive("rope_theta", theta)?;
-            partial = rope.number("partial_rotary_factor")?.or(partial);
+            partial = rope.number(PARTIAL)?.or(partial);
         }
         let partial = partial.unwrap_or(keys.default_partial);
+        if keys.partial.is_empty() {
+            self.refuse_partial(partial)?;
+        }
         let rotary_dim = self.rotary_dim(head_dim, partial, partial_key)?;
         let scaling = match rope {
             Some(rope) => {
                 let beside = self.optional_size("original_max_position_embeddings")?;
-                ScalingReader::new(&rope, max_positions, beside)?.scaling()?
+                let within = rope.optional_size("original_max_position_embeddings")?;
+                let scaling = ScalingReader {
+                    rope: &rope,
+                    max_positions: max_positions.unwrap_or(keys.default_max_positions),
+                    original: beside.or(keys.default_original_positions).or(within),
+                    yarn_is_longrope: keys.yarn_is_longrope,
+                };
+                scaling.scaling()?
             }
             None => RotaryScaling::None,
         };
+        self.ignore_repeated("rope_theta", theta);
+        self.ignore_repeated(PARTIAL, partial);
         Ok(RotaryConfig {
             rotary_dim,
             rope_theta: theta,
             layout: RotaryLayout::HalfSplit,
             scaling,
         })
+    }
+
+    /// Refuses another share than that of the whole head, in a family that knows no other.
+    fn refuse_partial(&self, within: f64) -> Result<()> {
+        for share in [Some(within), self.number(PARTIAL)?].into_iter().flatten() {
+            if share != 1.0 {
+                let problem =
+                    format!("is {share}: this model_type rotates whole heads in transformers");
+                return Err(self.error(PARTIAL, problem));
+            }
+        }
+        Ok(())
+    }
+
+    /// A spelling that the family does not read says nothing new if it has the number that was read.
+    fn ignore_repeated(&self, key: &'static str, number: f64) {
+        if self.holds(key, number) {
+            self.ignore(&[key]);
+        }
     }
 
     /// The first of these keys that is there, or else the last; none of them counts as read.
@@ -88,25 +141,13 @@ impl ConfigReader {
 /// The object that says how frequencies are stretched, and what is said beside it.
 struct ScalingReader<'a> {
     rope: &'a ConfigReader,
-    max_positions: Option<usize>,
+    max_positions: usize,
     /// The context of the pre-training, wherever it is given.
     original: Option<usize>,
+    yarn_is_longrope: bool,
 }
 
-impl<'a> ScalingReader<'a> {
-    fn new(
-        rope: &'a ConfigReader,
-        max_positions: Option<usize>,
-        original_beside: Option<usize>,
-    ) -> Result<Self> {
-        let original_within = rope.optional_size("original_max_position_embeddings")?;
-        Ok(Self {
-            rope,
-            max_positions,
-            original: original_beside.or(original_within),
-        })
-    }
-
+impl ScalingReader<'_> {
     fn scaling(&self) -> Result<RotaryScaling> {
         let kind = self.rope.first(&["rope_type", "type"]);
         let name = self.rope.text(kind)?.unwrap_or_else(|| "default".into());
@@ -118,20 +159,17 @@ impl<'a> ScalingReader<'a> {
             "dynamic" => RotaryScaling::DynamicNtk {
                 factor: self.factor()?,
                 // transformers takes the config's own maximum here, whatever else is given.
-                original_max_position_embeddings: match self.max_positions {
-                    Some(max_positions) => max_positions,
-                    None => self.original(None)?,
-                },
+                original_max_position_embeddings: self.max_positions,
             },
-            "yarn" => self.yarn()?,
+            "yarn" if !self.yarn_is_longrope => self.yarn()?,
             "llama3" => RotaryScaling::Llama3 {
                 factor: self.factor()?,
                 low_freq_factor: self.required("low_freq_factor")?,
                 high_freq_factor: self.required("high_freq_factor")?,
-                original_max_position_embeddings: self.original(None)?,
+                original_max_position_embeddings: self.original(),
             },
-            // `su` in older configs.
-            "longrope" | "su" => self.longrope()?,
+            // `su` and `yarn` in older configs.
+            "longrope" | "su" | "yarn" => self.longrope()?,
             _ => {
                 let problem = format!(
                     "is `{name}`: expected default, linear, dynamic, yarn, longrope or llama3"
@@ -144,23 +182,23 @@ impl<'a> ScalingReader<'a> {
     }
 
     fn yarn(&self) -> Result<RotaryScaling> {
-        let original = self.original(self.max_positions)?;
+        let original = self.original();
         let factor = self.factor_or_ratio(original)?;
-        let mscale = self.rope.number("mscale")?;
-        let mscale_all_dim = self.rope.number("mscale_all_dim")?;
+        let mscale = self.nonzero("mscale")?;
+        let mscale_all_dim = self.nonzero("mscale_all_dim")?;
         let computed = RotaryScaling::yarn_attention_factor(factor, mscale, mscale_all_dim);
         Ok(RotaryScaling::Yarn {
             factor,
             original_max_position_embeddings: original,
-            beta_fast: self.rope.positive("beta_fast", 32.0)?,
-            beta_slow: self.rope.positive("beta_slow", 1.0)?,
+            beta_fast: self.nonzero("beta_fast")?.unwrap_or(32.0),
+            beta_slow: self.nonzero("beta_slow")?.unwrap_or(1.0),
             attention_factor: self.rope.positive("attention_factor", computed)?,
             truncate: self.rope.flag("truncate", true)?,
         })
     }
 
     fn longrope(&self) -> Result<RotaryScaling> {
-        let original = self.original(self.max_positions)?;
+        let original = self.original();
         let factor = self.factor_or_ratio(original)?;
         let computed = RotaryScaling::longrope_attention_factor(factor, original);
         Ok(RotaryScaling::LongRope {
@@ -169,6 +207,11 @@ impl<'a> ScalingReader<'a> {
             original_max_position_embeddings: original,
             attention_factor: self.rope.positive("attention_factor", computed)?,
         })
+    }
+
+    /// A number for which 0 stands for none.
+    fn nonzero(&self, key: &str) -> Result<Option<f64>> {
+        Ok(self.rope.number(key)?.filter(|&number| number != 0.0))
     }
 
     fn required(&self, key: &str) -> Result<f64> {
@@ -191,14 +234,11 @@ impl<'a> ScalingReader<'a> {
         if self.rope.has("factor") {
             return self.factor();
         }
-        Ok(self.max_positions.unwrap_or(original) as f64 / original as f64)
+        Ok(self.max_positions as f64 / original as f64)
     }
 
     /// The context of the pre-training.
-    fn original(&self, default: Option<usize>) -> Result<usize> {
-        self.original.or(default).ok_or_else(|| {
-            self.rope
-                .error("original_max_position_embeddings", "is missing")
-        })
+    fn original(&self) -> usize {
+        self.original.unwrap_or(self.max_positions)
     }
 }

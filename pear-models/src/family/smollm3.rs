@@ -2,13 +2,26 @@
 
 use pear_core::position::PositionEmbeddingConfig;
 
+use super::rotary::RotaryKeys;
 use super::windows::slide;
-use super::{ConfigReader, Family, llama};
+use super::{ConfigReader, DefaultTokens, Family, llama};
 use crate::error::Error;
 use crate::layer_config::LayerConfig;
 
 pub(super) const FAMILY: Family = Family {
     model_type: "smollm3",
+    default_key_value_heads: Some(4),
+    rotary: Some(RotaryKeys {
+        default_theta: 2e6,
+        default_max_positions: 32_768,
+        ..RotaryKeys::WHOLE_HEADS
+    }),
+    tie_word_embeddings: true,
+    default_tokens: DefaultTokens {
+        bos: Some(128_000),
+        eos: Some(128_001),
+        pad: Some(128_004),
+    },
     configure_layers,
     ..llama::FAMILY
 };

@@ -2,9 +2,10 @@
 
 use pear_core::kernels::Activation;
 
+use super::rotary::RotaryKeys;
 use super::tensors::{self, LLAMA_ROWS, TensorNames, row};
 use super::windows::slide_everywhere;
-use super::{ConfigReader, Family, Flag, LAYER_NORM, llama};
+use super::{ConfigReader, DefaultTokens, Family, Flag, LAYER_NORM, llama};
 use crate::config::DecoderConfig;
 use crate::error::Error;
 use crate::layer_config::LayerConfig;
@@ -12,13 +13,23 @@ use crate::param::ModuleId::*;
 
 pub(super) const FAMILY: Family = Family {
     model_type: "starcoder2",
+    default_key_value_heads: Some(2),
     activation: Activation::GeluTanh,
     gated_mlp: false,
     attention_bias: Flag::Key("use_bias", true),
     mlp_bias: Flag::Key("use_bias", true),
     norm: LAYER_NORM,
     norm_eps: Some("norm_epsilon"),
+    rotary: Some(RotaryKeys {
+        default_max_positions: 4096,
+        ..RotaryKeys::WHOLE_HEADS
+    }),
     tie_word_embeddings: true,
+    default_tokens: DefaultTokens {
+        bos: Some(50256),
+        eos: Some(50256),
+        pad: None,
+    },
     configure,
     configure_layers: slide_everywhere,
     names: |_| &NAMES,
@@ -36,10 +47,8 @@ const NAMES: TensorNames = TensorNames {
 fn configure(
     reader: &ConfigReader,
     _config: &mut DecoderConfig,
-    layer: &mut LayerConfig,
+    _layer: &mut LayerConfig,
 ) -> Result<(), Error> {
-    let key_value_heads = reader.optional_size("num_key_value_heads")?;
-    layer.attention.num_key_value_heads = key_value_heads.unwrap_or(2);
     reader.only("mlp_type", "default".into())?;
     reader.only("norm_type", "layer_norm".into())?;
     // Dropouts, and what the configs took over from StarCoder's and nothing reads.

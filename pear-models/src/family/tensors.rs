@@ -193,7 +193,8 @@ mod tests {
 
     /// The channels and shapes of every tensor's parts, by name.
     fn parts(directory: &Path) -> BTreeMap<String, Vec<(TensorPart, Vec<usize>)>> {
-        let (family, config) = read_config(&directory.join("config.json")).unwrap();
+        let read = read_config(&directory.join("config.json")).unwrap();
+        let (family, config) = (read.family, read.config);
         let names = (family.names)(&config);
         let mut parts: BTreeMap<_, Vec<_>> = BTreeMap::new();
         for (id, shape) in config.parameters() {

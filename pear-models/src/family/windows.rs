@@ -41,8 +41,15 @@ pub(super) fn slide_everywhere(
     reader: &ConfigReader,
     layers: &mut [LayerConfig],
 ) -> Result<(), Error> {
-    let window = reader.optional_size("sliding_window")?;
-    slide(reader, layers, window, |_, _| true)
+    slide_all(layers, reader.optional_size("sliding_window")?);
+    Ok(())
+}
+
+/// Gives `window` to every layer. Not all families obey `layer_types`.
+pub(super) fn slide_all(layers: &mut [LayerConfig], window: Option<usize>) {
+    for layer in layers {
+        layer.attention.scores.window = window;
+    }
 }
 
 /// Which layers have the window according to `layer_types`; `None` where the config has no such list.
@@ -56,7 +63,7 @@ fn layer_types(reader: &ConfigReader, num_layers: usize) -> Result<Option<Vec<bo
     };
     let slides = |name: &Value| match name.as_str() {
         Some("sliding_attention") => Ok(true),
-        Some("full_attention") => Ok(false),
+        Some("full_attention" | "attention") => Ok(false),
         _ => {
             let problem = format!("holds {name}: expected full_attention or sliding_attention");
             Err(reader.error(KEY, problem))

@@ -5,15 +5,16 @@ use pear_core::position::{PositionEmbeddingConfig, SinusoidalConfig, SinusoidalL
 
 use super::opt::FAIRSEQ_ROWS;
 use super::tensors::{self, LLAMA_ROWS, TensorNames, row};
-use super::{Family, Flag, IntermediateSize, LAYER_NORM, llama};
+use super::{DefaultTokens, Family, Flag, IntermediateSize, LAYER_NORM, llama};
 use crate::param::ModuleId::*;
 
 pub(super) const FAMILY: Family = Family {
     model_type: "xglm",
-    hidden_size: &["d_model", "hidden_size"],
-    num_hidden_layers: &["num_layers", "num_hidden_layers"],
-    num_attention_heads: &["attention_heads", "num_attention_heads"],
+    hidden_size: &["hidden_size", "d_model"],
+    num_hidden_layers: &["num_hidden_layers", "num_layers"],
+    num_attention_heads: &["num_attention_heads", "attention_heads"],
     num_key_value_heads: None,
+    reads_head_dim: false,
     intermediate_size: IntermediateSize::Key("ffn_dim"),
     activation_key: Some("activation_function"),
     activation: Activation::Gelu,
@@ -24,6 +25,11 @@ pub(super) const FAMILY: Family = Family {
     norm_eps: None,
     rotary: None,
     tie_word_embeddings: true,
+    default_tokens: DefaultTokens {
+        bos: Some(0),
+        eos: Some(2),
+        pad: Some(1),
+    },
     configure: |reader, config, _| {
         let width = config.hidden_size;
         config.position_embedding = PositionEmbeddingConfig::Sinusoidal(SinusoidalConfig {

@@ -1,0 +1,117 @@
+//! Reading `config.json` as a whole: which family it is of, what it says, and what was not read of it.
+
+use std::path::Path;
+
+use serde_json::Value;
+
+use super::custom_code::refuse_custom_code;
+use super::{ConfigReader, FAMILIES, Family, IgnoredKeys, supported_model_types};
+use crate::config::DecoderConfig;
+use crate::error::Error;
+use crate::python_json;
+use crate::regular_file;
+
+impl DecoderConfig {
+    /// What the contents of a `config.json` say. Keys that nothing reads are ignored; [`from_json_reporting`](Self::from_json_reporting)
+    /// names them.
+    ///
+    /// ```
+    /// use pear_models::DecoderConfig;
+    ///
+    /// let config = DecoderConfig::from_json(&serde_json::json!({
+    ///     "model_type": "mpt", "vocab_size": 100, "d_model": 32, "n_heads": 4, "n_layers": 2, "max_seq_len": 64,
+    /// }))?;
+    /// assert_eq!(config.shape().num_heads, 4);
+    /// # Ok::<(), pear_models::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// [`Error::Config`](crate::Error::Config) for a key that is missing, holds something impossible, or asks for something that is not
+    /// supported.
+    pub fn from_json(config: &Value) -> Result<Self, Error> {
+        Ok(Self::from_json_reporting(config)?.0)
+    }
+
+    /// Same as [`from_json`](Self::from_json), with the keys that were not read.
+    ///
+    /// # Errors
+    /// As `from_json`; a strict reader goes on with [`IgnoredKeys::refuse`].
+    pub fn from_json_reporting(config: &Value) -> Result<(Self, IgnoredKeys), Error> {
+        let read = config_of(Path::new("config.json"), config.clone())?;
+        Ok((read.config, read.ignored))
+    }
+
+    /// Reads a `config.json`, which may hold `NaN` and `Infinity` as Python writes them, and reports the keys that were not read.
+    ///
+    /// # Errors
+    /// As [`from_json`](Self::from_json), and for a file that cannot be read or is not JSON.
+    pub fn read(path: impl AsRef<Path>) -> Result<(Self, IgnoredKeys), Error> {
+        let read = read_config(path.as_ref())?;
+        Ok((read.config, read.ignored))
+    }
+}
+
+/// What a `config.json` says.
+pub(crate) struct ModelConfig {
+    pub family: &'static Family,
+    pub config: DecoderConfig,
+    /// The keys that nothing read.
+    pub ignored: IgnoredKeys,
+}
+
+/// Reads `config.json`.
+pub(crate) fn read_config(path: &Path) -> Result<ModelConfig, Error> {
+    let text = regular_file::read(path)?;
+    config_of(
+        path,
+        python_json::from_slice(&text)
+            .map_err(|e| Error::malformed(path, format!("not valid JSON: {e}")))?,
+    )
+}
+
+/// What the contents of a `config.json` say; `path` is named in errors.
+pub(crate) fn config_of(path: &Path, contents: Value) -> Result<ModelConfig, Error> {
+    let reader = ConfigReader::new(path, contents)?;
+    let Some(model_type) = reader.text("model_type")? else {
+        return Err(reader.error("model_type", "is missing"));
+    };
+    let mut families = FAMILIES.iter();
+    let Some(family) = families.find(|family| family.model_type == model_type) else {
+        let known = supported_model_types().collect::<Vec<_>>().join(", ");
+        let problem = format!("is `{model_type}`: supported are {known}");
+        return Err(reader.error("model_type", problem));
+    };
+    refuse_quantized(&reader)?;
+    refuse_custom_code(&reader)?;
+    let config = family.read(&reader)?;
+    reader.finish()?;
+    let ignored = reader.ignored();
+    match config.validate() {
+        Ok(()) => Ok(ModelConfig {
+            family,
+            config,
+            ignored,
+        }),
+        Err(pear_core::Error::Config {
+            field,
+            value,
+            expected,
+        }) => Err(reader.error(field, format!("is {value}: {expected}"))),
+        Err(other) => Err(other.into()),
+    }
+}
+
+/// Refuses what a config says of quantised weights: whether they can be read depends on the tensors beside it.
+fn refuse_quantized(reader: &ConfigReader) -> Result<(), Error> {
+    for key in ["quantization_config", "compression_config"] {
+        if let Some(format) = reader.get(key) {
+            let method = format.get("quant_method").and_then(Value::as_str);
+            let problem = format!(
+                "the weights are quantised ({}): a config alone cannot say how to read them; take the original model in f32, bf16 or f16",
+                method.unwrap_or("in an unnamed format")
+            );
+            return Err(reader.error(key, problem));
+        }
+    }
+    Ok(())
+}
