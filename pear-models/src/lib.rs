@@ -13,7 +13,7 @@
 //! | SmolLM3 (`smollm3`) | rotary in some layers, none in others |
 //! | GPT-NeoX, Pythia (`gpt_neox`); Phi-1, Phi-2 (`phi`); StableLM (`stablelm`) | rotary on part of each head |
 //! | GPT-J (`gptj`) | rotary on part of each head, adjacent channels paired |
-//! | Falcon (`falcon`) | rotary or ALiBi |
+//! | Falcon (`falcon`, `RefinedWeb`, `RefinedWebModel`) | rotary or ALiBi |
 //! | OPT (`opt`), GPT-2 (`gpt2`) | learned |
 //! | BLOOM (`bloom`), MPT (`mpt`), Baichuan-13B (`baichuan`) | ALiBi |
 //! | XGLM (`xglm`) | sinusoidal |

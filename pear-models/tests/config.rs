@@ -153,7 +153,7 @@ fn what_transformers_does_not_read_is_reported_and_changes_nothing() {
         "max_sequence_length": 2048, "use_flash_attention": false, "sliding_window": 7, "rope_scaling": {"type": "default", "factor": 4},
         "layer_types": ["a"], "author\n": "x".repeat(200), "nothing": null, "empty": {}, "torch_dtype": "float16", "use_cache": false,
         "auto_map": {"AutoModelForCausalLM": "modeling_flash_llama.LlamaForCausalLM"}, "architectures": ["LLaMAForCausalLM"],
-        "rope_condense_ratio": 1, "is_causal": true, "num_experts": 0, "pruned_heads": {}, "partial_rotary_factor": 1.0,
+        "quantization_config": {}, "rope_condense_ratio": 1, "is_causal": true, "num_experts": 0, "pruned_heads": {}, "partial_rotary_factor": 1.0,
     });
     let (read, ignored) = DecoderConfig::from_json_reporting(&minimal("llama", odd)).unwrap();
     assert_eq!(read, plain);
@@ -173,7 +173,10 @@ fn what_transformers_does_not_read_is_reported_and_changes_nothing() {
     assert!(ignored.iter().all(|(_, value)| value.len() < 70));
     let error = ignored.refuse().unwrap_err().to_string();
     assert!(!error.contains('\n') && expected.iter().all(|key| error.contains(key)));
-    let (_, none) = DecoderConfig::from_json_reporting(&minimal("llama", json!({}))).unwrap();
+    // Without a scaling the longest context matters to nothing.
+    let endless = json!({"max_position_embeddings": 1_000_000_000_000u64});
+    let (read, none) = DecoderConfig::from_json_reporting(&minimal("llama", endless)).unwrap();
+    assert_eq!(read, plain);
     assert!(none.is_empty() && none.refuse().is_ok());
 }
 
@@ -182,6 +185,7 @@ fn what_changes_the_computation_is_refused_with_advice() {
     let quantized = json!({"quant_method": "gptq", "bits": 4});
     let cases = [
         ("llama", "quantization_config", quantized, "gptq"),
+        ("llama", "quantization", json!({"bits": 4}), "quantised"),
         ("llama", "rope_condense_ratio", json!(8), "linear"),
         ("llama", "partial_rotary_factor", json!(0.5), "whole heads"),
         ("llama", "num_local_experts", json!(8), "model_type"),
@@ -365,7 +369,12 @@ fn windows_are_where_transformers_has_them() {
     );
     let late = json!({"use_sliding_window": true, "max_window_layers": 2});
     assert_eq!(windows("qwen2", late), [None, None, Some(4096)]);
-    assert_eq!(windows("qwen2", json!({"sliding_window": 7})), [None; 3]);
+    for unused in [7, 0] {
+        assert_eq!(
+            windows("qwen2", json!({"sliding_window": unused})),
+            [None; 3]
+        );
+    }
 }
 
 #[test]

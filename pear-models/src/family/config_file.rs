@@ -5,6 +5,7 @@ use std::path::Path;
 use serde_json::Value;
 
 use super::custom_code::refuse_custom_code;
+use super::ignored::escape;
 use super::{ConfigReader, FAMILIES, Family, IgnoredKeys, supported_model_types};
 use crate::config::DecoderConfig;
 use crate::error::Error;
@@ -101,14 +102,18 @@ pub(crate) fn config_of(path: &Path, contents: Value) -> Result<ModelConfig, Err
     }
 }
 
-/// Refuses what a config says of quantised weights: whether they can be read depends on the tensors beside it.
+/// Refuses what a config says of quantised weights, under the keys of transformers, of compressed-tensors and of MLX: whether they can be
+/// read depends on the tensors beside it.
 fn refuse_quantized(reader: &ConfigReader) -> Result<(), Error> {
-    for key in ["quantization_config", "compression_config"] {
-        if let Some(format) = reader.get(key) {
+    for key in ["quantization_config", "compression_config", "quantization"] {
+        let Some(Value::Object(format)) = reader.get(key) else {
+            continue;
+        };
+        if !format.is_empty() {
             let method = format.get("quant_method").and_then(Value::as_str);
             let problem = format!(
                 "the weights are quantised ({}): a config alone cannot say how to read them; take the original model in f32, bf16 or f16",
-                method.unwrap_or("in an unnamed format")
+                method.map_or_else(|| "in an unnamed format".into(), escape)
             );
             return Err(reader.error(key, problem));
         }

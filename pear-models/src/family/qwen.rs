@@ -3,7 +3,7 @@
 use pear_core::QkNorm;
 
 use super::rotary::RotaryKeys;
-use super::windows::{slide, window_or_default};
+use super::windows::{DEFAULT_WINDOW, slide, window_if_used};
 use super::{ConfigReader, DefaultTokens, Family, Flag, llama};
 use crate::error::Error;
 use crate::layer_config::LayerConfig;
@@ -45,14 +45,11 @@ const ROTARY: RotaryKeys = RotaryKeys {
 
 /// Layers from `max_window_layers` on have the window, if it is used at all.
 fn configure_layers(reader: &ConfigReader, layers: &mut [LayerConfig]) -> Result<(), Error> {
-    let window = window_or_default(reader)?;
-    let slides = reader.flag("use_sliding_window", false)?;
+    let window = window_if_used(reader, Some(DEFAULT_WINDOW))?;
     let first = match reader.get("max_window_layers").map(|value| value.as_u64()) {
         None => 28,
         Some(Some(first)) => first as usize,
         Some(None) => return Err(reader.error("max_window_layers", "expected a whole number")),
     };
-    slide(reader, layers, window.filter(|_| slides), |layer, _| {
-        layer >= first
-    })
+    slide(reader, layers, window, |layer, _| layer >= first)
 }

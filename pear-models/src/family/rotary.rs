@@ -47,7 +47,6 @@ impl RotaryKeys {
 impl ConfigReader {
     /// Rotary positions in either form: `rope_theta` and `rope_scaling`, or `rope_parameters`.
     pub(crate) fn rotary(&self, head_dim: usize, keys: &RotaryKeys) -> Result<RotaryConfig> {
-        let max_positions = self.optional_size("max_position_embeddings")?;
         let mut theta = self.positive(self.spelling(keys.theta), keys.default_theta)?;
         let partial_key = self.spelling(keys.partial);
         let mut partial = match keys.partial {
@@ -69,6 +68,7 @@ impl ConfigReader {
         let rotary_dim = self.rotary_dim(head_dim, partial, partial_key)?;
         let scaling = match rope {
             Some(rope) => {
+                let max_positions = self.optional_size("max_position_embeddings")?;
                 let beside = self.optional_size("original_max_position_embeddings")?;
                 let within = rope.optional_size("original_max_position_embeddings")?;
                 let scaling = ScalingReader {
@@ -79,7 +79,11 @@ impl ConfigReader {
                 };
                 scaling.scaling()?
             }
-            None => RotaryScaling::None,
+            None => {
+                // Only scalings depend on it.
+                self.ignore(&["max_position_embeddings"]);
+                RotaryScaling::None
+            }
         };
         self.ignore_repeated("rope_theta", theta);
         self.ignore_repeated(PARTIAL, partial);

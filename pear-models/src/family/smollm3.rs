@@ -3,7 +3,7 @@
 use pear_core::position::PositionEmbeddingConfig;
 
 use super::rotary::RotaryKeys;
-use super::windows::slide;
+use super::windows::{slide, window_if_used};
 use super::{ConfigReader, DefaultTokens, Family, llama};
 use crate::error::Error;
 use crate::layer_config::LayerConfig;
@@ -33,9 +33,8 @@ fn configure_layers(reader: &ConfigReader, layers: &mut [LayerConfig]) -> Result
             layer.attention.position_embedding = PositionEmbeddingConfig::None;
         }
     }
-    let window = reader.optional_size("sliding_window")?;
-    let slides = reader.flag("use_sliding_window", false)?;
-    slide(reader, layers, window.filter(|_| slides), |_, layer| {
+    let window = window_if_used(reader, None)?;
+    slide(reader, layers, window, |_, layer| {
         layer.attention.position_embedding == PositionEmbeddingConfig::None
     })
 }

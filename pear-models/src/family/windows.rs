@@ -7,7 +7,7 @@ use crate::error::Error;
 use crate::layer_config::LayerConfig;
 
 /// What transformers takes for a key that is missing.
-const DEFAULT_WINDOW: usize = 4096;
+pub(super) const DEFAULT_WINDOW: usize = 4096;
 
 /// Gives `window` to the layers that `layer_types` calls sliding or, where the config has no such list, to those that `default` says.
 pub(super) fn slide(
@@ -33,6 +33,23 @@ pub(super) fn window_or_default(reader: &ConfigReader) -> Result<Option<usize>, 
         reader.optional_size("sliding_window")
     } else {
         Ok(Some(DEFAULT_WINDOW))
+    }
+}
+
+/// The window of families that have one only with `use_sliding_window`; `default` is theirs where the config does not say.
+pub(super) fn window_if_used(
+    reader: &ConfigReader,
+    default: Option<usize>,
+) -> Result<Option<usize>, Error> {
+    const KEY: &str = "sliding_window";
+    if !reader.flag("use_sliding_window", false)? {
+        reader.ignore(&[KEY]);
+        return Ok(None);
+    }
+    if reader.mentions(KEY) {
+        reader.optional_size(KEY)
+    } else {
+        Ok(default)
     }
 }
 
