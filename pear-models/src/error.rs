@@ -28,7 +28,8 @@ pub enum Error {
         /// What was found and what was expected.
         problem: String,
     },
-    /// A key of `config.json` that is missing, holds something impossible, or asks for something that is not supported.
+    /// A key of `config.json`, or of the metadata of a GGUF file, that is missing, holds something impossible, or asks for something that is
+    /// not supported.
     #[error("{path}: `{key}`: {problem}", path = path.display())]
     Config {
         /// The file.

@@ -63,6 +63,7 @@ pub mod evaluation;
 mod family;
 mod generate;
 mod generate_options;
+mod gguf;
 #[cfg(feature = "hub")]
 pub mod hub;
 mod layer;
@@ -91,6 +92,7 @@ pub use error::Error;
 pub use family::{IgnoredKeys, supported_model_types};
 pub use generate::{Generator, generate, generate_batch};
 pub use generate_options::GenerateOptions;
+pub use gguf::{GgufMetadata, MetadataArray, MetadataValue};
 pub use layer::Layer;
 pub use layer_config::{DenseMlpConfig, LayerConfig, MlpConfig, Residual};
 pub use pear_core::kernels::Activation;
