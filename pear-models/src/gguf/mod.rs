@@ -2,8 +2,15 @@
 //! ([specification](https://github.com/ggml-org/ggml/blob/master/docs/gguf.md)).
 
 mod cursor;
+mod file;
+pub(crate) mod ggml_type;
+mod header;
 mod metadata;
+mod split;
 mod value;
 
+pub(crate) use file::GgufFile;
+pub(crate) use header::GgufTensor;
 pub use metadata::GgufMetadata;
+pub(crate) use split::open_all;
 pub use value::{MetadataArray, MetadataValue};
