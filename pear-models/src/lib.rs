@@ -68,6 +68,7 @@ mod gguf;
 pub mod hub;
 mod layer;
 mod layer_config;
+mod mapped_file;
 mod param;
 mod parameters;
 mod python_json;

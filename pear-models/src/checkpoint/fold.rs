@@ -10,9 +10,10 @@ use half::{bf16, f16};
 use pear_core::HeadId;
 
 use super::convert::FloatDtype;
-use super::safetensors::{Entry, SafetensorsCheckpoint, Shard};
+use super::safetensors::{Entry, SafetensorsCheckpoint};
 use super::tensor_source::TensorSource;
 use crate::error::Error;
+use crate::mapped_file::MappedFile;
 
 /// Bytes that are copied or multiplied at once.
 const PIECE: usize = 4 << 20;
@@ -81,7 +82,7 @@ struct Change<'a> {
     blocks: &'a [ScaledBlock],
 }
 
-fn write_shard(shard: &Shard, changes: &[Change], target: &Path) -> Result<(), Error> {
+fn write_shard(shard: &MappedFile, changes: &[Change], target: &Path) -> Result<(), Error> {
     let mut file = File::create(target).map_err(Error::io("write", target))?;
     let mut write = |bytes: &[u8]| file.write_all(bytes).map_err(Error::io("write", target));
     let mut written = 0;
@@ -95,7 +96,7 @@ fn write_shard(shard: &Shard, changes: &[Change], target: &Path) -> Result<(), E
 }
 
 fn copy(
-    shard: &Shard,
+    shard: &MappedFile,
     range: Range<usize>,
     write: &mut impl FnMut(&[u8]) -> Result<(), Error>,
 ) -> Result<(), Error> {
@@ -112,7 +113,7 @@ impl Change<'_> {
     /// Writes the tensor, a few rows at a time.
     fn write(
         &self,
-        shard: &Shard,
+        shard: &MappedFile,
         write: &mut impl FnMut(&[u8]) -> Result<(), Error>,
     ) -> Result<(), Error> {
         let Entry { info, range, .. } = self.entry;

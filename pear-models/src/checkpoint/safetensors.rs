@@ -4,13 +4,13 @@ use std::collections::BTreeMap;
 use std::ops::Range;
 use std::path::{Component, Path, PathBuf};
 
-use memmap2::Mmap;
 use safetensors::{Dtype, SafeTensorError, SafeTensors};
 use serde::Deserialize;
 
 use super::convert::{FloatDtype, decode};
 use super::tensor_source::{FloatsMut, StoredDtype, TensorInfo, TensorSource};
 use crate::error::Error;
+use crate::mapped_file::MappedFile;
 use crate::regular_file;
 
 const SINGLE: &str = "model.safetensors";
@@ -23,15 +23,8 @@ const INDEX: &str = "model.safetensors.index.json";
 #[derive(Debug)]
 pub struct SafetensorsCheckpoint {
     directory: PathBuf,
-    shards: Vec<Shard>,
+    shards: Vec<MappedFile>,
     tensors: BTreeMap<String, Entry>,
-}
-
-/// One file.
-#[derive(Debug)]
-pub(super) struct Shard {
-    pub path: PathBuf,
-    map: Mmap,
 }
 
 /// Where a tensor is.
@@ -113,13 +106,10 @@ impl SafetensorsCheckpoint {
 
     /// Maps a file and takes in those of its tensors that are `wanted`.
     fn add_shard(&mut self, path: &Path, wanted: impl Fn(&str) -> bool) -> Result<(), Error> {
-        let file = regular_file::open(path, "open")?;
-        // SAFETY: nothing writes through the map. What another process does to the file meanwhile cannot be prevented, as in every
-        // program that maps weights: bytes that it changes are other numbers, and reading what it has cut off is a bus error.
-        let map = unsafe { Mmap::map(&file) }.map_err(Error::io("read", path))?;
+        let file = MappedFile::open(path)?;
         // No range reaches beyond the end of the file, ranges do not overlap, and each is as long as shape and dtype say.
         let (header, metadata) =
-            SafeTensors::read_metadata(&map).map_err(|e: SafeTensorError| {
+            SafeTensors::read_metadata(file.bytes()).map_err(|e: SafeTensorError| {
                 Error::malformed(path, format!("not a whole safetensors file: {e}"))
             })?;
         let data = header + size_of::<u64>();
@@ -139,14 +129,11 @@ impl SafetensorsCheckpoint {
             };
             self.tensors.insert(name, entry);
         }
-        self.shards.push(Shard {
-            path: path.into(),
-            map,
-        });
+        self.shards.push(file);
         Ok(())
     }
 
-    pub(super) fn shards(&self) -> &[Shard] {
+    pub(super) fn shards(&self) -> &[MappedFile] {
         &self.shards
     }
 
@@ -155,7 +142,7 @@ impl SafetensorsCheckpoint {
     }
 
     fn bytes(&self, entry: &Entry) -> &[u8] {
-        &self.shards[entry.shard].map[entry.range.clone()]
+        &self.shards[entry.shard].bytes()[entry.range.clone()]
     }
 
     fn error(&self, name: &str, problem: impl Into<String>) -> Error {
@@ -210,33 +197,6 @@ impl TensorSource for SafetensorsCheckpoint {
         if let Some(entry) = self.tensors.get(name) {
             self.shards[entry.shard].release(entry.range.clone());
         }
-    }
-}
-
-impl Shard {
-    pub(super) fn bytes(&self) -> &[u8] {
-        &self.map
-    }
-
-    /// Gives back the pages of a range: they no longer count as this process's memory.
-    pub(super) fn release(&self, range: Range<usize>) {
-        #[cfg(unix)]
-        {
-            // SAFETY: the map is of a file and never written: pages that are read again come from the file again.
-            let released = unsafe {
-                self.map.unchecked_advise_range(
-                    memmap2::UncheckedAdvice::DontNeed,
-                    range.start,
-                    range.len(),
-                )
-            };
-            // Advice that is not taken costs memory, nothing else.
-            if let Err(error) = released {
-                log::debug!("{}: {error}", self.path.display());
-            }
-        }
-        #[cfg(not(unix))]
-        let _ = range;
     }
 }
 

@@ -5,7 +5,7 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use super::cursor::{Cursor, Result as Parsed};
-use super::value::{MetadataArray, MetadataValue, ValueType};
+use super::value::{MetadataValue, ValueType};
 use crate::error::Error;
 
 /// The largest metadata that is read: those of the largest vocabularies take a tenth of it.
