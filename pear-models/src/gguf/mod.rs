@@ -2,6 +2,7 @@
 //! ([specification](https://github.com/ggml-org/ggml/blob/master/docs/gguf.md)).
 
 mod cursor;
+pub(crate) mod dequantize;
 mod file;
 pub(crate) mod ggml_type;
 mod header;
