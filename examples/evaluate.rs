@@ -21,7 +21,7 @@ use pear_models::evaluation::{
     Answerer, EvaluationError, PromptBuilder, PromptTemplate, Question, TextWindows, longbench,
     mdqa,
 };
-use pear_models::{ChatTemplate, Error, ModelDirectory};
+use pear_models::{Error, ModelDirectory};
 use serde_json::{Map, Value, json};
 
 /// Index of the first held-out proxy sequence: `train` never reaches it.
@@ -321,7 +321,7 @@ fn answerer(
     let mut prompts =
         PromptBuilder::new(directory)?.with_max_prompt_tokens(arguments.max_prompt_tokens);
     if arguments.chat {
-        prompts = prompts.with_chat_template(ChatTemplate::open(directory.path())?);
+        prompts = prompts.with_chat_template(directory.chat_template()?);
     }
     let longest_answer = questions.iter().map(|question| question.max_new_tokens);
     if let Some(max_new_tokens) = longest_answer.max() {

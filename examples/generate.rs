@@ -14,7 +14,7 @@ use pear_core::NoEdit;
 use pear_core::files::write_json;
 use pear_examples::cli::{self, ModelArgs};
 use pear_examples::tokens::parse_list;
-use pear_models::{ChatTemplate, GenerateOptions, Generator, Message, ModelDirectory, Tokenizer};
+use pear_models::{GenerateOptions, Generator, Message, ModelDirectory, Tokenizer};
 use serde::Serialize;
 
 /// A bound against typing errors.
@@ -105,9 +105,8 @@ fn run(arguments: Arguments) -> Result<()> {
         .as_ref()
         .map(|path| cli::read_profile(path, &directory))
         .transpose()?;
-    let has_tokenizer = directory.path().join("tokenizer.json").exists();
-    let tokenizer = if has_tokenizer || arguments.prompt.is_some() {
-        Some(Tokenizer::open(directory.path())?)
+    let tokenizer = if directory.has_tokenizer() || arguments.prompt.is_some() {
+        Some(directory.tokenizer()?)
     } else {
         None
     };
@@ -189,7 +188,7 @@ fn prompt(
         bail!("expected --prompt or --prompt-tokens");
     };
     let tokens = if arguments.chat {
-        let template = ChatTemplate::open(directory.path())?;
+        let template = directory.chat_template()?;
         tokenizer.encode_rendered(&template.render(&[Message::user(text)], true)?)?
     } else {
         tokenizer.encode(text)?

@@ -41,7 +41,7 @@ impl Draw {
         };
         let bos = match (self.bos, config.bos_token) {
             (true, None) => bail!(
-                "--bos: config.json of {} names no `bos_token_id`",
+                "--bos: the config of {} names no `bos_token_id`",
                 directory.path().display()
             ),
             (true, bos) => bos,

@@ -10,6 +10,7 @@ use serde::Serialize;
 use serde_json::Value;
 
 use crate::error::Error;
+use crate::gguf::GgufMetadata;
 use crate::regular_file;
 
 /// One turn of a conversation.
@@ -88,9 +89,39 @@ impl ChatTemplate {
         let special = special
             .filter_map(|(key, token)| Some((key.clone(), content(token)?)))
             .collect();
+        Self::new(path, &source, special)
+    }
+
+    /// The template of a GGUF file.
+    ///
+    /// # Errors
+    /// [`Error::Malformed`] where there is no template, or one that is none.
+    pub(crate) fn from_metadata(metadata: &GgufMetadata) -> Result<Self, Error> {
+        const TEMPLATE: &str = "tokenizer.chat_template";
+        let Some(source) = metadata.text(TEMPLATE)? else {
+            return Err(metadata.error(TEMPLATE, "is missing: the file has no chat template"));
+        };
+        let tokens = metadata.texts("tokenizer.ggml.tokens")?.unwrap_or_default();
+        let mut special = BTreeMap::new();
+        for name in ["bos", "eos", "unknown", "padding"] {
+            let id = metadata.integer(&format!("tokenizer.ggml.{name}_token_id"))?;
+            let id = id.and_then(|id| usize::try_from(id).ok());
+            if let Some(&token) = id.and_then(|id| tokens.get(id)) {
+                let name = match name {
+                    "unknown" => "unk",
+                    "padding" => "pad",
+                    name => name,
+                };
+                special.insert(format!("{name}_token"), token.to_owned());
+            }
+        }
+        Self::new(metadata.path().into(), source, special)
+    }
+
+    fn new(path: PathBuf, source: &str, special: BTreeMap<String, String>) -> Result<Self, Error> {
         let mut environment = environment();
         environment
-            .add_template_owned(NAME, scoped_generation(&source))
+            .add_template_owned(NAME, scoped_generation(source))
             .map_err(|e| Error::malformed(&path, format!("not a chat template: {e:#}")))?;
         Ok(Self {
             path,

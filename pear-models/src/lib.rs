@@ -85,7 +85,8 @@ mod tokenizer;
 #[cfg(feature = "chat")]
 pub use chat::{ChatTemplate, Message};
 pub use checkpoint::{
-    FloatsMut, ModelDirectory, SafetensorsCheckpoint, StoredDtype, TensorInfo, TensorSource,
+    FloatsMut, GgufCheckpoint, ModelDirectory, SafetensorsCheckpoint, StoredDtype, TensorInfo,
+    TensorSource,
 };
 pub use config::{DecoderConfig, DecoderSizes};
 pub use decoder::Decoder;

@@ -16,9 +16,9 @@ use crate::progress::{Progress, print_above};
 /// The model, and the device and dtype that it runs in.
 #[derive(Args, Clone, Debug)]
 pub struct ModelArgs {
-    /// Hugging Face model directory: config.json, model.safetensors or its shards, tokenizer.json if text is involved; with the feature
-    /// `hub`, also owner/name on the Hugging Face hub
-    #[arg(long, value_name = "DIR")]
+    /// Hugging Face model directory: config.json, model.safetensors or its shards, tokenizer.json if text is involved; or a GGUF file, the
+    /// first one of a model that is split; with the feature `hub`, also owner/name on the Hugging Face hub
+    #[arg(long, value_name = "DIR|FILE.gguf")]
     pub model: PathBuf,
 
     /// Refuse a config.json with keys that nothing reads, instead of warning of them
@@ -35,11 +35,11 @@ pub struct ModelArgs {
 }
 
 impl ModelArgs {
-    /// Opens and checks the directory, without loading weights. One line on standard error names the keys of `config.json` that were
+    /// Opens and checks the directory or file, without loading weights. One line on standard error names the keys of `config.json` that were
     /// ignored, if there are any.
     ///
     /// # Errors
-    /// A directory that is not a model directory, naming the file at fault; ignored keys under `--strict`.
+    /// What is neither a model directory nor a GGUF file, naming the file at fault; ignored keys under `--strict`.
     pub fn open(&self) -> Result<ModelDirectory> {
         let directory = ModelDirectory::open(&self.directory()?)?;
         let ignored = directory.ignored_keys();

@@ -9,6 +9,7 @@ use pear_core::files::Coefficient;
 
 use super::ModelDirectory;
 use super::fold::ScaledBlock;
+use super::origin::Origin;
 use crate::error::Error;
 use crate::param::{ModuleId, ParamId};
 use crate::tensor_part::MatrixLayout;
@@ -40,6 +41,12 @@ impl ModelDirectory {
     pub fn export(&self, profile: &Profile, out: impl AsRef<Path>) -> Result<(), Error> {
         let out = out.as_ref();
         profile.check_for(&self.shape())?;
+        if let Origin::Gguf(metadata) = &self.origin {
+            return Err(Error::malformed(
+                metadata.path(),
+                "a GGUF file cannot be exported: expected a model directory",
+            ));
+        }
         self.check_out(out)?;
         let blocks = self.scaled_blocks(&profile.coefficients)?;
         let parent = match out.parent() {
@@ -53,7 +60,7 @@ impl ModelDirectory {
             .map_err(Error::io("write", parent))?;
         // The temporary directory is readable to its owner alone; a directory in it has the usual permissions.
         let folder = unfinished.path().join("model");
-        self.copy_files(&self.path, &folder)?;
+        self.copy_files(self.path(), &folder)?;
         self.tensors.write_folded(&folder, &blocks)?;
         if out.exists() {
             fs::remove_dir(out).map_err(Error::io("write", out))?;
@@ -92,7 +99,7 @@ impl ModelDirectory {
                 path.canonicalize()
             }
         };
-        let Ok(own) = here(&self.path) else {
+        let Ok(own) = here(self.path()) else {
             return false;
         };
         path.ancestors()
@@ -114,7 +121,7 @@ impl ModelDirectory {
             let id = ParamId::layer_weight(head.layer, ModuleId::OProj);
             let part = self
                 .part(id)
-                .ok_or_else(|| Error::malformed(&self.path, format!("no tensor for `{id}`")))?;
+                .ok_or_else(|| Error::malformed(self.path(), format!("no tensor for `{id}`")))?;
             let head_dim = self.config.layers[head.layer].attention.head_dim;
             let inputs = head.head * head_dim..(head.head + 1) * head_dim;
             for outputs in part.channels {

@@ -6,7 +6,6 @@ use pear_core::files::Provenance;
 
 use super::ModelDirectory;
 use crate::error::Error;
-use crate::regular_file;
 
 impl ModelDirectory {
     /// Fingerprint of the weights that the model uses: BLAKE3 over their names, dtypes, shapes and bytes, in the order of the names.
@@ -30,13 +29,12 @@ impl ModelDirectory {
         })
     }
 
-    /// Fingerprint of `tokenizer.json`, if there is one.
+    /// Fingerprint of `tokenizer.json`, or of a GGUF file's metadata of tokens, if there is one.
     ///
     /// # Errors
     /// One that cannot be read.
     pub fn tokenizer_fingerprint(&self) -> Result<Option<String>, Error> {
-        let bytes = regular_file::read_if_present(&self.path.join("tokenizer.json"))?;
-        Ok(bytes.map(|bytes| blake3::hash(&bytes).to_hex().to_string()))
+        self.origin.tokenizer_fingerprint()
     }
 
     /// The provenance of results that this model gives when it runs in `dtype`. Reads all weights once.

@@ -81,7 +81,7 @@ impl ModelDirectory {
     ) -> Result<TensorData, Error> {
         let part = self
             .part(id)
-            .ok_or_else(|| Error::malformed(&self.path, format!("holds no parameter `{id}`")))?;
+            .ok_or_else(|| Error::malformed(self.path(), format!("holds no parameter `{id}`")))?;
         let parameter = Parameter {
             tensors: self.tensors(),
             part: &part,
@@ -112,7 +112,7 @@ impl ModelDirectory {
     pub(super) fn check_tensors(&self) -> Result<(), Error> {
         let fail = |problems| {
             Err(Error::Tensors {
-                path: self.path.clone(),
+                path: self.path().into(),
                 problems,
             })
         };
@@ -189,7 +189,10 @@ impl<F: FnMut(u64, u64)> Loader<'_, F> {
     fn load<const D: usize>(&mut self, shape: &[usize]) -> Result<Tensor<D>, Error> {
         let path = self.path.join(".");
         let id = ParamId::from_path(&path).ok_or_else(|| {
-            Error::malformed(&self.directory.path, format!("holds no parameter `{path}`"))
+            Error::malformed(
+                self.directory.path(),
+                format!("holds no parameter `{path}`"),
+            )
         })?;
         let data = self.directory.read_parameter(id, shape, self.dtype)?;
         let tensor = Tensor::from_data(data, (self.device, self.dtype));

@@ -1,30 +1,36 @@
-//! Hugging Face model directories: opening, checking and loading them, saving a decoder as one, folding coefficients into one.
+//! Hugging Face model directories and GGUF files: opening, checking and loading them, saving a decoder as one, folding coefficients into one.
 
 mod convert;
 mod export;
 mod fingerprint;
 mod fold;
+mod gguf;
 mod load;
+mod origin;
 mod parameter;
 mod safetensors;
 mod save;
 mod tensor_source;
+mod text;
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::OnceLock;
 
 use pear_core::ModelShape;
 
 use crate::config::DecoderConfig;
 use crate::error::Error;
-use crate::family::{Family, IgnoredKeys, ModelConfig, TensorNames, read_config};
+use crate::family::{IgnoredKeys, ModelConfig, TensorNames, read_config};
 use crate::param::{ModuleId, ParamId};
 use crate::tensor_part::TensorPart;
 use fold::Fold;
+pub use gguf::GgufCheckpoint;
+use origin::Origin;
 pub use safetensors::SafetensorsCheckpoint;
 pub use tensor_source::{FloatsMut, StoredDtype, TensorInfo, TensorSource};
 
-/// A model directory whose `config.json` has been read and whose tensors have been checked against it; no weights are loaded yet.
+/// A Hugging Face directory, or a GGUF file, whose config has been read and whose tensors have been checked against it; no weights are
+/// loaded yet.
 ///
 /// ```no_run
 /// use burn::prelude::*;
@@ -38,8 +44,9 @@ pub use tensor_source::{FloatsMut, StoredDtype, TensorInfo, TensorSource};
 /// ```
 #[derive(Debug)]
 pub struct ModelDirectory {
-    path: PathBuf,
-    family: &'static Family,
+    origin: Origin,
+    /// How the tensors are named.
+    names: &'static TensorNames,
     config: DecoderConfig,
     ignored: IgnoredKeys,
     tensors: Box<dyn Fold>,
@@ -50,7 +57,8 @@ pub struct ModelDirectory {
 }
 
 impl ModelDirectory {
-    /// Opens a directory with `config.json` and `model.safetensors`, or shards named in `model.safetensors.index.json`.
+    /// Opens a directory with `config.json` and `model.safetensors`, or shards named in `model.safetensors.index.json`; or a file that is
+    /// called `*.gguf`, which may be the first of several that a model is split into.
     ///
     /// Headers are checked against the sizes of the files, and the name, shape and dtype of every tensor against the config, before memory is
     /// allocated for weights.
@@ -59,16 +67,36 @@ impl ModelDirectory {
     /// [`Error::Io`], [`Error::Malformed`], [`Error::Config`] or [`Error::Tensors`], naming the file and what was expected.
     pub fn open(path: impl AsRef<Path>) -> Result<Self, Error> {
         let path = path.as_ref();
+        if is_gguf(path) {
+            let tensors = GgufCheckpoint::open(path)?;
+            let metadata = tensors.metadata().clone();
+            let (names, config, ignored) = crate::gguf::read_config(&metadata, &tensors)?;
+            let origin = Origin::Gguf(metadata);
+            return Self::of(origin, names, config, ignored, Box::new(tensors));
+        }
         let ModelConfig {
             family,
             config,
             ignored,
         } = read_config(&path.join("config.json"))?;
-        let tensors: Box<dyn Fold> = Box::new(SafetensorsCheckpoint::open(path)?);
-        let prefix = Self::prefix(family, &config, tensors.as_ref());
+        let names = (family.names)(&config);
+        let tensors = SafetensorsCheckpoint::open(path)?;
+        let origin = Origin::Directory(path.into());
+        Self::of(origin, names, config, ignored, Box::new(tensors))
+    }
+
+    /// The model of these tensors, which are checked.
+    fn of(
+        origin: Origin,
+        names: &'static TensorNames,
+        config: DecoderConfig,
+        ignored: IgnoredKeys,
+        tensors: Box<dyn Fold>,
+    ) -> Result<Self, Error> {
+        let prefix = Self::prefix(names, &config, tensors.as_ref());
         let directory = Self {
-            path: path.into(),
-            family,
+            origin,
+            names,
             config,
             ignored,
             tensors,
@@ -79,12 +107,12 @@ impl ModelDirectory {
         Ok(directory)
     }
 
-    /// The directory itself.
+    /// The directory or file itself.
     pub fn path(&self) -> &Path {
-        &self.path
+        self.origin.path()
     }
 
-    /// What `config.json` says.
+    /// What `config.json`, or the metadata of the GGUF file, say.
     pub fn config(&self) -> &DecoderConfig {
         &self.config
     }
@@ -101,29 +129,45 @@ impl ModelDirectory {
     }
 
     /// The ids that proxy sequences are not drawn from: BOS, EOS and padding of the configs, those that `tokenizer.json` calls special, and
-    /// those that it has no token for.
+    /// those that it has no token for. The metadata of a GGUF file say the same of its tokens.
     ///
     /// # Errors
     /// A `generation_config.json` or `tokenizer.json` that exists but cannot be read.
     pub fn special_tokens(&self) -> Result<Vec<u32>, Error> {
-        crate::special_tokens::special_tokens(&self.path, &self.config)
+        self.origin.special_tokens(&self.config)
     }
 
-    /// The ids that end a text: those of `config.json` and of `generation_config.json`.
+    /// The ids that end a text: those of `config.json` and of `generation_config.json`, or those of a GGUF file that llama.cpp stops at.
     ///
     /// # Errors
     /// A `generation_config.json` that exists but cannot be read.
     pub fn eos_tokens(&self) -> Result<Vec<u32>, Error> {
         let mut tokens = self.config.eos_tokens.clone();
-        tokens.extend(crate::special_tokens::generation_eos(&self.path)?);
+        tokens.extend(self.origin.generation_eos()?);
         tokens.sort_unstable();
         tokens.dedup();
         Ok(tokens)
     }
 
+    /// The length that the model was trained for, if it is known: rotary models can read more, but not well.
+    ///
+    /// # Errors
+    /// A `config.json` that cannot be read.
+    pub fn trained_length(&self) -> Result<Option<usize>, Error> {
+        self.origin.trained_length()
+    }
+
+    /// Whether the model has a tokenizer.
+    pub fn has_tokenizer(&self) -> bool {
+        self.origin.has_tokenizer()
+    }
+
     /// The first prefix with which the embedding is found, or else the first of all.
-    fn prefix(family: &Family, config: &DecoderConfig, tensors: &dyn TensorSource) -> &'static str {
-        let names = (family.names)(config);
+    fn prefix(
+        names: &TensorNames,
+        config: &DecoderConfig,
+        tensors: &dyn TensorSource,
+    ) -> &'static str {
         let embedding = ParamId::model_weight(ModuleId::EmbedTokens);
         let holds_embedding = |prefix: &&&str| {
             names
@@ -136,11 +180,18 @@ impl ModelDirectory {
 
     /// How the tensors are named.
     fn names(&self) -> &'static TensorNames {
-        (self.family.names)(&self.config)
+        self.names
     }
 
     /// The part of a tensor that holds a parameter.
     fn part(&self, id: ParamId) -> Option<TensorPart> {
         self.names().part(&self.config, self.prefix, id)
     }
+}
+
+/// Whether a path is that of a GGUF file.
+fn is_gguf(path: &Path) -> bool {
+    path.extension()
+        .is_some_and(|extension| extension.eq_ignore_ascii_case("gguf"))
+        && !path.is_dir()
 }

@@ -100,13 +100,19 @@ impl Parameter<'_> {
         values: &mut [T],
     ) -> Result<(), Error> {
         let mut band = T::zeros(BAND.min(output) * input);
-        let mut column = 0;
+        let (mut column, mut filled) = (0, 0);
         for rows in self.part.channels.iter().cloned().flat_map(bands) {
-            let band = &mut band[..rows.len() * input];
-            self.numbers(rows.start * input..rows.end * input, band)?;
-            transpose(band, input, &mut values[column..], output);
-            column += rows.len();
+            let numbers = rows.start * input..rows.end * input;
+            if filled + numbers.len() > band.len() {
+                transpose(&band[..filled], input, &mut values[column..], output);
+                column += filled / input;
+                filled = 0;
+            }
+            let target = filled..filled + numbers.len();
+            filled = target.end;
+            self.numbers(numbers, &mut band[target])?;
         }
+        transpose(&band[..filled], input, &mut values[column..], output);
         Ok(())
     }
 

@@ -1,12 +1,11 @@
 //! Prompts as the tokens that a model reads, cut in the middle where they are too long.
 
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
 
 use super::EvaluationError;
 #[cfg(feature = "chat")]
 use crate::{ChatTemplate, Message};
-use crate::{Error, ModelDirectory, Tokenizer, regular_file};
+use crate::{Error, ModelDirectory, Tokenizer};
 
 /// A prompt as tokens.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -55,10 +54,10 @@ impl PromptBuilder {
         let config = directory.config();
         let context_length = match config.max_positions() {
             Some(max_positions) => Some(max_positions),
-            None => trained_length(directory)?,
+            None => directory.trained_length()?,
         };
         Ok(Self {
-            tokenizer: Tokenizer::open(directory.path())?,
+            tokenizer: directory.tokenizer()?,
             #[cfg(feature = "chat")]
             chat_template: None,
             vocab_size: config.vocab_size,
@@ -209,25 +208,6 @@ fn cut_middle(mut tokens: Vec<u32>, room: usize) -> Prompt {
         tokens.drain(first..tokens.len() - (room - first));
     }
     Prompt { tokens, cut }
-}
-
-/// The length that the model was trained for, by `config.json`: rotary models can read more, but not well.
-fn trained_length(directory: &ModelDirectory) -> Result<Option<usize>, Error> {
-    const KEYS: [&str; 5] = [
-        "max_position_embeddings",
-        "n_positions",
-        "max_seq_len",
-        "seq_length",
-        "model_max_length",
-    ];
-    let path = directory.path().join("config.json");
-    let text = regular_file::read(&path)?;
-    let config: Value =
-        serde_json::from_slice(&text).map_err(|e| Error::malformed(&path, e.to_string()))?;
-    Ok(KEYS
-        .iter()
-        .find_map(|key| config[key].as_u64())
-        .map(|length| length as usize))
 }
 
 #[cfg(test)]

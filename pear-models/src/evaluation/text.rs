@@ -5,9 +5,9 @@ use pear_core::DecoderModel;
 use super::divergence::{TextDivergence, divergences};
 #[cfg(feature = "tokenizer")]
 use super::{prompt::check_vocabulary, template::read_text};
-use crate::{Error, log_probs, perplexity};
 #[cfg(feature = "tokenizer")]
-use crate::{ModelDirectory, Tokenizer};
+use crate::ModelDirectory;
+use crate::{Error, log_probs, perplexity};
 
 /// A larger file is not a text to be held in memory.
 #[cfg(feature = "tokenizer")]
@@ -138,7 +138,7 @@ pub fn read_text_tokens(
 ) -> Result<Vec<u32>, Error> {
     let path = path.as_ref();
     let text = read_text(path, MAX_TEXT_BYTES)?;
-    let tokens = Tokenizer::open(directory.path())?.encode(&text)?;
+    let tokens = directory.tokenizer()?.encode(&text)?;
     check_vocabulary(&tokens, directory.config().vocab_size)
         .map_err(|e| Error::malformed(path, e))?;
     Ok(tokens)

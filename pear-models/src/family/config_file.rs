@@ -6,7 +6,7 @@ use serde_json::Value;
 
 use super::custom_code::refuse_custom_code;
 use super::ignored::escape;
-use super::{ConfigReader, FAMILIES, Family, IgnoredKeys, supported_model_types};
+use super::{ConfigReader, Family, IgnoredKeys, find, supported_model_types};
 use crate::config::DecoderConfig;
 use crate::error::Error;
 use crate::python_json;
@@ -76,8 +76,7 @@ pub(crate) fn config_of(path: &Path, contents: Value) -> Result<ModelConfig, Err
     let Some(model_type) = reader.text("model_type")? else {
         return Err(reader.error("model_type", "is missing"));
     };
-    let mut families = FAMILIES.iter();
-    let Some(family) = families.find(|family| family.model_type == model_type) else {
+    let Some(family) = find(&model_type) else {
         let known = supported_model_types().collect::<Vec<_>>().join(", ");
         let problem = format!("is `{model_type}`: supported are {known}");
         return Err(reader.error("model_type", problem));

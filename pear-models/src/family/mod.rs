@@ -44,7 +44,7 @@ pub(crate) use config_file::{ModelConfig, config_of, read_config};
 pub use ignored::IgnoredKeys;
 pub(crate) use reader::ConfigReader;
 use rotary::RotaryKeys;
-pub(crate) use tensors::TensorNames;
+pub(crate) use tensors::{Row, TensorNames, row};
 
 /// A list of spellings of a key, of which the first that is there counts.
 type Spellings = &'static [&'static str];
@@ -182,6 +182,12 @@ const FAMILIES: &[&Family] = &[
 /// The `model_type`s that can be loaded.
 pub fn supported_model_types() -> impl Iterator<Item = &'static str> {
     FAMILIES.iter().map(|family| family.model_type)
+}
+
+/// The family of a `model_type`.
+pub(crate) fn find(model_type: &str) -> Option<&'static Family> {
+    let mut families = FAMILIES.iter().copied();
+    families.find(|family| family.model_type == model_type)
 }
 
 impl Family {

@@ -25,6 +25,8 @@ pub(crate) struct Row {
     name: &'static str,
     modules: &'static [ModuleId],
     packing: Packing,
+    /// Whether queries and keys have the channels that are rotated together side by side.
+    in_pairs: bool,
 }
 
 /// The tensor `name` holds one module, or several, one block of output channels for each.
@@ -33,10 +35,20 @@ pub(crate) const fn row(name: &'static str, modules: &'static [ModuleId]) -> Row
         name,
         modules,
         packing: Packing::Blocks,
+        in_pairs: false,
     }
 }
 
 impl Row {
+    /// Queries and keys have, in each head, the channels that are rotated together side by side, as in the original Llama release and in the
+    /// GGUF files of its architecture. In the decoder they are half a head apart.
+    pub const fn in_pairs(self) -> Self {
+        Self {
+            in_pairs: true,
+            ..self
+        }
+    }
+
     /// Each group of heads has blocks of its own, a group being a key/value head with the query heads that read it.
     pub const fn by_head_group(self) -> Self {
         Self {
@@ -76,11 +88,32 @@ impl Row {
             }
             stride += block;
         }
-        let channels = (0..groups)
+        let mut channels = (0..groups)
             .map(|group| group * stride + own.start..group * stride + own.end)
             .collect();
+        if self.in_pairs && matches!(module, QProj | KProj) {
+            let head_dim = config.layers.get(layer?)?.attention.head_dim;
+            channels = halves_of_pairs(channels, head_dim);
+        }
         Some((groups * stride, channels))
     }
+}
+
+/// The channels of heads that stand in pairs: first the first ones of all pairs, then the second ones.
+fn halves_of_pairs(channels: Vec<Range<usize>>, head_dim: usize) -> Vec<Range<usize>> {
+    if !head_dim.is_multiple_of(2) {
+        return channels;
+    }
+    let heads = channels
+        .into_iter()
+        .flat_map(|range| range.step_by(head_dim));
+    heads
+        .flat_map(|head| {
+            let first = (head..head + head_dim).step_by(2);
+            first.clone().chain(first.map(|channel| channel + 1))
+        })
+        .map(|channel| channel..channel + 1)
+        .collect()
 }
 
 /// The names of a family. Read from left to right a row says what a tensor is made of, from right to left where a parameter is: loading,
@@ -258,6 +291,11 @@ mod tests {
         assert_eq!(of(grouped, VProj), (32, vec![12..16, 28..32]));
         let gate_up = row("gate_up", &[GateProj, UpProj]);
         assert_eq!(of(gate_up, UpProj), (24, vec![12..24]));
+        let paired = qkv.in_pairs();
+        let (_, keys) = of(paired, KProj);
+        let keys: Vec<usize> = keys.into_iter().flatten().collect();
+        assert_eq!(keys, [16, 18, 17, 19, 20, 22, 21, 23]);
+        assert_eq!(of(paired, VProj), (32, vec![24..32]));
         let after = row("down", &[DownProj]).after(2);
         assert_eq!(of(after, DownProj), (18, vec![2..18]));
         assert_eq!(row("no", &[KNorm]).channels(&config, Some(0), KNorm), None);

@@ -1,6 +1,7 @@
 //! One GGUF file, mapped into memory and checked.
 
 use std::path::Path;
+use std::sync::Arc;
 
 use super::header::{GgufTensor, Header};
 use super::metadata::GgufMetadata;
@@ -33,7 +34,7 @@ impl GgufFile {
         self.header.version
     }
 
-    pub fn metadata(&self) -> &GgufMetadata {
+    pub fn metadata(&self) -> &Arc<GgufMetadata> {
         &self.header.metadata
     }
 

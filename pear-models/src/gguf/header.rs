@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::ops::Range;
 use std::path::Path;
+use std::sync::Arc;
 
 use super::cursor::{Cursor, Result};
 use super::ggml_type::GgmlType;
@@ -21,7 +22,7 @@ const DEFAULT_ALIGNMENT: usize = 32;
 #[derive(Debug)]
 pub(super) struct Header {
     pub version: u32,
-    pub metadata: GgufMetadata,
+    pub metadata: Arc<GgufMetadata>,
     /// In the order of the file.
     pub tensors: Vec<GgufTensor>,
     /// The starts of the data section and of all tensors are multiples of it.
@@ -70,7 +71,7 @@ impl Header {
         check_overlaps(&tensors)?;
         Ok(Self {
             version,
-            metadata,
+            metadata: metadata.into(),
             tensors,
             alignment,
             data_start,

@@ -155,6 +155,26 @@ impl GgufMetadata {
         (self.entries.len(), &self.bytes)
     }
 
+    /// Fingerprint of all values whose keys begin with `prefix`: BLAKE3 over keys and bytes, in the order of the keys. `None` if there are
+    /// none.
+    pub(crate) fn fingerprint(&self, prefix: &str) -> Option<String> {
+        let mut hasher = blake3::Hasher::new();
+        let mut entries = self
+            .entries
+            .iter()
+            .filter(|(key, _)| key.starts_with(prefix))
+            .peekable();
+        entries.peek()?;
+        for (key, entry) in entries {
+            let value = &self.bytes[entry.range.clone()];
+            for bytes in [key.as_bytes(), value] {
+                hasher.update(&(bytes.len() as u64).to_le_bytes());
+                hasher.update(bytes);
+            }
+        }
+        Some(hasher.finalize().to_hex().to_string())
+    }
+
     /// An error about `key`.
     pub(crate) fn error(&self, key: &str, problem: impl Into<String>) -> Error {
         Error::Config {

@@ -1,17 +1,25 @@
 //! GGUF files: the container of llama.cpp, with a model's tensors, config and tokenizer in one file
 //! ([specification](https://github.com/ggml-org/ggml/blob/master/docs/gguf.md)).
 
+mod architecture;
+mod config;
 mod cursor;
 pub(crate) mod dequantize;
 mod file;
 pub(crate) mod ggml_type;
 mod header;
+mod keys;
 mod metadata;
+mod names;
+mod rotary;
+mod special_tokens;
 mod split;
 mod value;
 
+pub(crate) use config::read_config;
 pub(crate) use file::GgufFile;
 pub(crate) use header::GgufTensor;
+pub(crate) use keys::TensorLookup;
 pub use metadata::GgufMetadata;
 pub(crate) use split::open_all;
 pub use value::{MetadataArray, MetadataValue};

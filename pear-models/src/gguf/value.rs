@@ -124,7 +124,7 @@ impl ValueType {
 }
 
 /// The shortest decimal number that rounds to `x`, which is what was written before it was rounded: 1e-5, not 9.99999974737875e-6.
-fn shortest(x: f32) -> f64 {
+pub(super) fn shortest(x: f32) -> f64 {
     x.to_string().parse().unwrap_or_else(|_| x.into())
 }
 

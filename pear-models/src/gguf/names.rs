@@ -1,0 +1,115 @@
+//! The names of tensors in GGUF files (`tensor_mapping.py` of gguf-py).
+
+use crate::family::{Row, TensorNames, row};
+use crate::param::ModuleId::*;
+use crate::tensor_part::MatrixLayout;
+
+/// The names of an architecture.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Names {
+    /// In files that have a tensor for each of queries, keys and values.
+    pub separate: &'static TensorNames,
+    /// In files that have one for all three.
+    pub packed: &'static TensorNames,
+}
+
+/// Most architectures.
+pub(super) const PLAIN: Names = Names {
+    separate: &names(&[SEPARATE, MLP, NORMS, COMMON]),
+    packed: &names(&[PACKED, MLP, NORMS, COMMON]),
+};
+
+/// Llama and the architectures that share its conversion, which reorders the rows of queries and keys.
+pub(super) const LLAMA: Names = Names {
+    separate: &names(&[SEPARATE_PAIRS, MLP, NORMS, COMMON]),
+    packed: &names(&[PACKED_PAIRS, MLP, NORMS, COMMON]),
+};
+
+/// Norms after attention and MLP: Gemma 2 and OLMo 2.
+pub(super) const BRANCH_NORMS: Names = Names {
+    separate: &names(&[SEPARATE, MLP, NORMS_OF_BRANCHES, COMMON]),
+    packed: &names(&[PACKED, MLP, NORMS_OF_BRANCHES, COMMON]),
+};
+
+/// The gate and what it multiplies in one tensor: Phi-3.
+pub(super) const PACKED_MLP: Names = Names {
+    separate: &names(&[SEPARATE, MLP_IN_ONE, NORMS, COMMON]),
+    packed: &names(&[PACKED, MLP_IN_ONE, NORMS, COMMON]),
+};
+
+/// Two norms before a parallel layer, of which the second one has the name of the first: Falcon-40B.
+pub(super) const FALCON_40B: Names = Names {
+    separate: &names(&[SEPARATE, MLP, NORMS_OF_FALCON_40B, COMMON]),
+    packed: &names(&[PACKED, MLP, NORMS_OF_FALCON_40B, COMMON]),
+};
+
+const fn names(tables: &'static [&'static [Row]]) -> TensorNames {
+    TensorNames {
+        prefixes: &[""],
+        layers: "blk.",
+        tables,
+        projections: MatrixLayout::OutIn,
+        // Divisors of frequencies, which the config holds; of old files, frequencies.
+        buffers: &[
+            "rope_freqs.weight",
+            "rope_factors_long.weight",
+            "rope_factors_short.weight",
+            "attn_rot_embd.weight",
+        ],
+    }
+}
+
+const COMMON: &[Row] = &[
+    row("token_embd", &[EmbedTokens]),
+    row("token_embd_norm", &[EmbedNorm]),
+    row("position_embd", &[Positions]),
+    row("output_norm", &[FinalNorm]),
+    row("output", &[LmHead]),
+    row("attn_output", &[OProj]),
+    row("attn_q_norm", &[QNorm]),
+    row("attn_k_norm", &[KNorm]),
+];
+
+const SEPARATE: &[Row] = &[
+    row("attn_q", &[QProj]),
+    row("attn_k", &[KProj]),
+    row("attn_v", &[VProj]),
+];
+
+const PACKED: &[Row] = &[row("attn_qkv", &[QProj, KProj, VProj])];
+
+const SEPARATE_PAIRS: &[Row] = &[
+    row("attn_q", &[QProj]).in_pairs(),
+    row("attn_k", &[KProj]).in_pairs(),
+    row("attn_v", &[VProj]),
+];
+
+const PACKED_PAIRS: &[Row] = &[row("attn_qkv", &[QProj, KProj, VProj]).in_pairs()];
+
+const MLP: &[Row] = &[
+    row("ffn_gate", &[GateProj]),
+    row("ffn_up", &[UpProj]),
+    row("ffn_down", &[DownProj]),
+];
+
+const MLP_IN_ONE: &[Row] = &[
+    row("ffn_up", &[GateProj, UpProj]),
+    row("ffn_down", &[DownProj]),
+];
+
+const NORMS: &[Row] = &[
+    row("attn_norm", &[InputNorm]),
+    row("ffn_norm", &[PostAttentionNorm]),
+];
+
+const NORMS_OF_BRANCHES: &[Row] = &[
+    row("attn_norm", &[InputNorm]),
+    row("post_attention_norm", &[PostAttentionNorm]),
+    row("ffn_norm", &[PreFeedforwardNorm]),
+    row("post_ffw_norm", &[PostFeedforwardNorm]),
+];
+
+const NORMS_OF_FALCON_40B: &[Row] = &[
+    row("attn_norm_2", &[InputNorm]),
+    row("attn_norm", &[PostAttentionNorm]),
+];

@@ -1,0 +1,111 @@
+//! Rotary positions as the metadata of GGUF files have them, written as `config.json` has them.
+
+use serde_json::{Value, json};
+
+use super::config::Json;
+use super::keys::Keys;
+use crate::error::Error;
+use crate::family::Family;
+
+const TYPE: &str = "rope.scaling.type";
+const FACTOR: &str = "rope.scaling.factor";
+/// The same in old files.
+const OLD_FACTOR: &str = "rope.scale_linear";
+const ORIGINAL: &str = "rope.scaling.original_context_length";
+
+/// Adds base, rotated channels and scaling.
+pub(super) fn describe(
+    keys: &Keys,
+    family: &Family,
+    head_dim: usize,
+    json: &mut Json,
+) -> Result<(), Error> {
+    let theta = keys.number("rope.freq_base")?.unwrap_or(10000.0);
+    json.insert("rope_theta".into(), json!(theta));
+    if let Some(context) = keys.size("context_length")? {
+        json.insert("max_position_embeddings".into(), context.into());
+    }
+    if let Some(rotated) = keys.size("rope.dimension_count")? {
+        // Half a channel more than is rotated, which is what rounding down then leaves.
+        let share = if rotated == head_dim {
+            1.0
+        } else {
+            (rotated as f64 + 0.5) / head_dim as f64
+        };
+        let spellings = family.rotary.as_ref().map(|rotary| rotary.partial);
+        let key = spellings.and_then(|spellings| spellings.first());
+        let key = key.copied().unwrap_or("partial_rotary_factor");
+        json.insert(key.into(), json!(share));
+    }
+    let Some((scaling, original)) = scaling(keys)? else {
+        return Ok(());
+    };
+    json.insert("rope_scaling".into(), scaling);
+    if let Some(original) = original {
+        json.insert("original_max_position_embeddings".into(), original.into());
+    }
+    Ok(())
+}
+
+/// `rope_scaling`, if positions are scaled, and the context of the pre-training, if the scaling depends on it.
+fn scaling(keys: &Keys) -> Result<Option<(Value, Option<usize>)>, Error> {
+    let context = keys.size("context_length")?;
+    let original = keys.size(ORIGINAL)?.or(context);
+    // Divisors of the frequencies: one list (Llama 3.1), or one for short and one for long texts (Phi-3).
+    if let Some(factors) = keys.vector("rope_freqs.weight")? {
+        return Ok(Some((divisors(factors.clone(), factors, 1.0), original)));
+    }
+    let short = keys.vector("rope_factors_short.weight")?;
+    let long = keys.vector("rope_factors_long.weight")?;
+    if let (Some(short), Some(long)) = (short, long) {
+        let attention = keys.number("rope.scaling.attn_factor")?.unwrap_or(1.0);
+        return Ok(Some((divisors(short, long, attention), original)));
+    }
+    let factor = keys.number(FACTOR)?.or(keys.number(OLD_FACTOR)?);
+    // Old files write 0 or 1 for a context that is not stretched.
+    let factor = factor.filter(|&factor| factor != 0.0 && factor != 1.0);
+    match (keys.text(TYPE)?.unwrap_or("linear"), factor) {
+        ("none", _) => Ok(None),
+        ("linear", None) => Ok(None),
+        ("linear", Some(factor)) => {
+            let scaling = json!({"rope_type": "linear", "factor": factor});
+            Ok(Some((scaling, None)))
+        }
+        ("yarn", Some(factor)) => Ok(Some((yarn(keys, factor)?, original))),
+        ("yarn", None) => Err(keys.error(FACTOR, "is missing")),
+        ("longrope", _) => {
+            let problem = "is longrope, but there are no tensors rope_factors_short.weight and rope_factors_long.weight";
+            Err(keys.error(TYPE, problem))
+        }
+        (other, _) => {
+            let problem = format!("is `{other}`: expected none, linear, yarn or longrope");
+            Err(keys.error(TYPE, problem))
+        }
+    }
+}
+
+fn divisors(short: Vec<f64>, long: Vec<f64>, attention: f64) -> Value {
+    json!({
+        "rope_type": "longrope",
+        "short_factor": short,
+        "long_factor": long,
+        "factor": 1.0,
+        "attention_factor": attention,
+    })
+}
+
+fn yarn(keys: &Keys, factor: f64) -> Result<Value, Error> {
+    let mut scaling = Json::new();
+    scaling.insert("rope_type".into(), "yarn".into());
+    scaling.insert("factor".into(), json!(factor));
+    for (key, name) in [
+        ("attention_factor", "rope.scaling.yarn_attn_factor"),
+        ("beta_fast", "rope.scaling.yarn_beta_fast"),
+        ("beta_slow", "rope.scaling.yarn_beta_slow"),
+    ] {
+        if let Some(number) = keys.number(name)? {
+            scaling.insert(key.into(), json!(number));
+        }
+    }
+    Ok(scaling.into())
+}
