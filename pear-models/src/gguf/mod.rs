@@ -6,6 +6,7 @@ mod config;
 mod cursor;
 pub(crate) mod dequantize;
 mod file;
+pub(crate) mod fold;
 pub(crate) mod ggml_type;
 mod header;
 mod keys;

@@ -12,7 +12,7 @@ pub(super) fn iq2_xxs(bytes: &[u8], into: &mut [f32]) {
         let packed = block[2..].as_chunks::<8>().0;
         for (values, packed) in parts.iter_mut().zip(packed) {
             let signs = u32_at(packed, 4);
-            let scale = scale * (0.5 + (signs >> 28) as f32) * 0.25;
+            let scale = iq2_xxs_scale(scale, signs);
             let (vectors, _) = values.as_chunks_mut::<8>();
             for (at, values) in vectors.iter_mut().enumerate() {
                 scale_vector(values, &grids::IQ2_XXS[usize::from(packed[at])], scale);
@@ -20,6 +20,12 @@ pub(super) fn iq2_xxs(bytes: &[u8], into: &mut [f32]) {
             }
         }
     });
+}
+
+/// The scale of 32 numbers of IQ2_XXS, in the upper four bits above their signs.
+#[inline(always)]
+pub(super) fn iq2_xxs_scale(scale: f32, signs: u32) -> f32 {
+    scale * (0.5 + (signs >> 28) as f32) * 0.25
 }
 
 /// For eight numbers, an index of 9 bits and seven bits of signs; scales of 4 bits for 16 numbers.
@@ -58,7 +64,7 @@ pub(super) fn iq3_xxs(bytes: &[u8], into: &mut [f32]) {
         let (parts, _) = values.as_chunks_mut::<32>();
         for (part, values) in parts.iter_mut().enumerate() {
             let signs = u32_at(block, 66 + 4 * part);
-            let scale = scale * (0.5 + (signs >> 28) as f32) * 0.5;
+            let scale = iq3_xxs_scale(scale, signs);
             let indices = &block[2 + 8 * part..][..8];
             let (vectors, _) = values.as_chunks_mut::<8>();
             for (at, values) in vectors.iter_mut().enumerate() {
@@ -71,6 +77,12 @@ pub(super) fn iq3_xxs(bytes: &[u8], into: &mut [f32]) {
     });
 }
 
+/// The scale of 32 numbers of IQ3_XXS, in the upper four bits above their signs.
+#[inline(always)]
+pub(super) fn iq3_xxs_scale(scale: f32, signs: u32) -> f32 {
+    scale * (0.5 + (signs >> 28) as f32) * 0.5
+}
+
 /// The lower 8 bits of the indices for four numbers; the ninth bits; the signs; odd scales of 4 bits for 32 numbers.
 pub(super) fn iq3_s(bytes: &[u8], into: &mut [f32]) {
     each_block(bytes, into, |block: &[u8; 110], values: &mut [f32; 256]| {
@@ -78,8 +90,7 @@ pub(super) fn iq3_s(bytes: &[u8], into: &mut [f32]) {
         let (lower, upper, signs) = (&block[2..66], &block[66..74], &block[74..106]);
         let (parts, _) = values.as_chunks_mut::<32>();
         for (part, values) in parts.iter_mut().enumerate() {
-            let packed = block[106 + part / 2] >> (part % 2 * 4) & 15;
-            let scale = scale * f32::from(1 + 2 * packed);
+            let scale = iq3_s_scale(scale, block, part);
             let (vectors, _) = values.as_chunks_mut::<8>();
             for (at, values) in vectors.iter_mut().enumerate() {
                 let vector = |half: usize| {
@@ -91,6 +102,13 @@ pub(super) fn iq3_s(bytes: &[u8], into: &mut [f32]) {
             }
         }
     });
+}
+
+/// The scale of a part of 32 numbers of IQ3_S.
+#[inline(always)]
+pub(super) fn iq3_s_scale(scale: f32, block: &[u8], part: usize) -> f32 {
+    let packed = block[106 + part / 2] >> (part % 2 * 4) & 15;
+    scale * f32::from(1 + 2 * packed)
 }
 
 /// The scales of 16 numbers each, from 4 bits each.

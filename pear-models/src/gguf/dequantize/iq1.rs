@@ -13,7 +13,7 @@ pub(super) fn iq1_s(bytes: &[u8], into: &mut [f32]) {
         let (parts, _) = values.as_chunks_mut::<32>();
         for (part, values) in parts.iter_mut().enumerate() {
             let packed = u16_at(block, 34 + 2 * part);
-            let scale = scale * f32::from(2 * (packed >> 12 & 7) + 1);
+            let scale = iq1_s_scale(scale, packed);
             let eighth = eighth(packed & 0x8000 != 0);
             let (vectors, _) = values.as_chunks_mut::<8>();
             for (at, values) in vectors.iter_mut().enumerate() {
@@ -22,6 +22,12 @@ pub(super) fn iq1_s(bytes: &[u8], into: &mut [f32]) {
             }
         }
     });
+}
+
+/// The scale of 32 numbers of IQ1_S, in the bits under the highest one of those that they share.
+#[inline(always)]
+pub(super) fn iq1_s_scale(scale: f32, packed: u16) -> f32 {
+    scale * f32::from(2 * (packed >> 12 & 7) + 1)
 }
 
 /// The lower 8 bits of the indices; the upper three bits and the sign of the eighth for each; odd scales of 3 bits for 16 numbers, four of

@@ -3,7 +3,7 @@
 use super::blocks::{each_block, f16_at, u16_at};
 
 /// What the codes of IQ4_NL and IQ4_XS stand for (`kvalues_iq4nl` of ggml).
-const IQ4: [f32; 16] = [
+pub(in crate::gguf) const IQ4_VALUES: [f32; 16] = [
     -127., -104., -83., -65., -49., -35., -22., -10., 1., 13., 25., 38., 53., 69., 89., 113.,
 ];
 
@@ -16,7 +16,7 @@ const E2M1: [f32; 16] = [
 /// Scale; codes.
 pub(super) fn iq4_nl(bytes: &[u8], into: &mut [f32]) {
     each_block(bytes, into, |block: &[u8; 18], values: &mut [f32; 32]| {
-        look_up(&IQ4, &block[2..], f16_at(block, 0), values);
+        look_up(&IQ4_VALUES, &block[2..], f16_at(block, 0), values);
     });
 }
 
@@ -27,7 +27,7 @@ pub(super) fn iq4_xs(bytes: &[u8], into: &mut [f32]) {
         let (parts, _) = values.as_chunks_mut::<32>();
         let codes = block[8..].as_chunks::<16>().0;
         for (values, (codes, scale)) in parts.iter_mut().zip(codes.iter().zip(scales)) {
-            look_up(&IQ4, codes, scale, values);
+            look_up(&IQ4_VALUES, codes, scale, values);
         }
     });
 }
@@ -50,7 +50,7 @@ pub(super) fn mxfp4(bytes: &[u8], into: &mut [f32]) {
 }
 
 /// Half of the power of two that a byte stands for, as the table is doubled. The lowest two are subnormal.
-fn half_of_e8m0(exponent: u8) -> f32 {
+pub(super) fn half_of_e8m0(exponent: u8) -> f32 {
     f32::from_bits(match exponent {
         0 => 1 << 21,
         1 => 1 << 22,
