@@ -2,6 +2,7 @@
 //!
 //! ```sh
 //! cargo run --release --example export -- --model DIR --profile profile.json --out FOLDER
+//! cargo run --release --example export -- --model FILE.gguf --profile profile.json --out FOLDED.gguf
 //! ```
 
 use std::path::{Path, PathBuf};
@@ -10,9 +11,10 @@ use std::process::ExitCode;
 use anyhow::{Context, Result, bail};
 use clap::Parser;
 use pear_examples::cli::{self, ModelArgs};
+use pear_examples::fold_table::fold_table;
 
-/// Write the model directory again with the coefficients folded into its output projections: every other tensor and every other file
-/// as they were
+/// Write the model again with the coefficients folded into its output projections: every other tensor and every other file as they were. A
+/// table says how each projection takes them and how far its numbers are from the exact products
 #[derive(Parser, Debug)]
 #[command(name = "export", allow_negative_numbers = true)]
 struct Arguments {
@@ -23,9 +25,13 @@ struct Arguments {
     #[arg(long, value_name = "FILE")]
     profile: PathBuf,
 
-    /// Folder for the new model directory: a new or an empty one
-    #[arg(long, value_name = "DIR")]
-    out: PathBuf,
+    /// Folder for the new model directory: a new or an empty one; of a GGUF file, the name of the new file
+    #[arg(long, value_name = "DIR", required_unless_present = "dry_run")]
+    out: Option<PathBuf>,
+
+    /// Print the table and write nothing
+    #[arg(long)]
+    dry_run: bool,
 }
 
 fn main() -> ExitCode {
@@ -37,21 +43,31 @@ fn run(arguments: Arguments) -> Result<()> {
         model,
         profile,
         out,
+        dry_run,
     } = &arguments;
-    check_out(out, &model.model)?;
+    if let Some(out) = out {
+        check_out(out, &model.model)?;
+    }
     let directory = model.open()?;
     let profile = cli::read_profile(profile, &directory)?;
-    directory.export(&profile, out)?;
+    let Some(out) = out.as_ref().filter(|_| !dry_run) else {
+        return cli::print(&fold_table(&directory.fold_plan(&profile)?));
+    };
+    let plan = directory.export(&profile, out)?;
     cli::print(&format!(
-        "{} with {} heads re-weighted in {}\n",
+        "{}{} with {} heads re-weighted in {}\n",
+        fold_table(&plan),
         directory.shape(),
         profile.coefficients.len(),
         out.display()
     ))
 }
 
-/// Whether the folder can be made, and is none that would be copied into itself.
+/// Whether the folder or file can be made, and is none that would be copied into itself.
 fn check_out(out: &Path, model: &Path) -> Result<()> {
+    if model.is_file() {
+        return cli::check_out("--out", out);
+    }
     if out.is_dir() {
         cli::check_out("--out", &out.join("config.json"))?;
     } else if out.exists() {

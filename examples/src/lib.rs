@@ -6,6 +6,7 @@ pub mod cli;
 pub mod device;
 pub mod draw;
 pub mod evaluate;
+pub mod fold_table;
 pub mod head_table;
 mod log;
 pub mod memory;

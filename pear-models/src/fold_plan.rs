@@ -12,6 +12,13 @@ pub struct FoldPlan {
     pub tensors: Vec<FoldedTensor>,
 }
 
+impl FoldPlan {
+    pub(crate) fn new(mut tensors: Vec<FoldedTensor>) -> Self {
+        tensors.sort_by(|a, b| (a.layer, &a.name).cmp(&(b.layer, &b.name)));
+        Self { tensors }
+    }
+}
+
 /// A tensor that folding changes: an output projection.
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]

@@ -13,6 +13,7 @@ use super::convert::FloatDtype;
 use super::safetensors::{Entry, SafetensorsCheckpoint};
 use super::tensor_source::TensorSource;
 use crate::error::Error;
+use crate::fold_plan::{Deviation, FoldPlan, FoldRoute, FoldedTensor};
 use crate::mapped_file::MappedFile;
 
 /// Bytes that are copied or multiplied at once.
@@ -20,20 +21,25 @@ const PIECE: usize = 4 << 20;
 
 /// A format of checkpoints that can be written again with coefficients folded in.
 pub(super) trait Fold: TensorSource {
-    /// Whether a file holds weights, and so is written by [`write_folded`](Self::write_folded).
-    fn holds_weights(&self, file: &Path) -> bool;
+    /// The files that hold weights, and so are written by [`write_folded`](Self::write_folded).
+    fn weight_files(&self) -> Vec<&Path>;
 
-    /// Writes every file of weights into `folder`, under the name that it has. The given blocks of the tensors are multiplied in f32
-    /// and rounded once to the type of the tensor; everything else is copied byte for byte.
+    /// What multiplying the given blocks of the tensors changes. Reads these tensors.
     ///
     /// # Errors
-    /// [`Error::Tensor`] for a product that is no finite number of the tensor's type; [`Error::Io`].
-    fn write_folded(
-        &self,
-        folder: &Path,
-        blocks: &BTreeMap<String, Vec<ScaledBlock>>,
-    ) -> Result<(), Error>;
+    /// [`Error::Tensor`] for a tensor that is not there, or a product that is no finite number of its type.
+    fn plan_fold(&self, blocks: &ScaledBlocks) -> Result<FoldPlan, Error>;
+
+    /// Writes every file of weights into `folder`, under the name that it has. The given blocks of the tensors are multiplied, and
+    /// everything else is copied byte for byte.
+    ///
+    /// # Errors
+    /// As [`plan_fold`](Self::plan_fold), and [`Error::Io`].
+    fn write_folded(&self, folder: &Path, blocks: &ScaledBlocks) -> Result<FoldPlan, Error>;
 }
+
+/// Blocks of matrices, by the names of the tensors.
+pub(super) type ScaledBlocks = BTreeMap<String, Vec<ScaledBlock>>;
 
 /// A block of a matrix, all of which is multiplied by one number.
 #[derive(Clone, Debug, PartialEq)]
@@ -46,33 +52,48 @@ pub(super) struct ScaledBlock {
 }
 
 impl Fold for SafetensorsCheckpoint {
-    fn holds_weights(&self, file: &Path) -> bool {
-        self.shards().iter().any(|shard| shard.path == file)
+    fn weight_files(&self) -> Vec<&Path> {
+        self.shards().iter().map(|shard| &*shard.path).collect()
     }
 
-    fn write_folded(
-        &self,
-        folder: &Path,
-        blocks: &BTreeMap<String, Vec<ScaledBlock>>,
-    ) -> Result<(), Error> {
+    fn plan_fold(&self, blocks: &ScaledBlocks) -> Result<FoldPlan, Error> {
+        let mut tensors = Vec::new();
         for (index, shard) in self.shards().iter().enumerate() {
-            let mut changes: Vec<Change> = blocks
-                .iter()
-                .filter_map(|(name, blocks)| {
-                    let entry = self.entry(name)?;
-                    (entry.shard == index).then_some(Change {
-                        name,
-                        entry,
-                        blocks,
-                    })
-                })
-                .collect();
-            changes.sort_by_key(|change| change.entry.range.start);
-            let name = shard.path.file_name().unwrap_or_default();
-            write_shard(shard, &changes, &folder.join(name))?;
+            for change in changes(self, index, blocks) {
+                tensors.push(change.write(shard, &mut |_| Ok(()))?);
+            }
         }
-        Ok(())
+        Ok(FoldPlan::new(tensors))
     }
+
+    fn write_folded(&self, folder: &Path, blocks: &ScaledBlocks) -> Result<FoldPlan, Error> {
+        let mut tensors = Vec::new();
+        for (index, shard) in self.shards().iter().enumerate() {
+            let changes = changes(self, index, blocks);
+            let name = shard.path.file_name().unwrap_or_default();
+            tensors.extend(write_shard(shard, &changes, &folder.join(name))?);
+        }
+        Ok(FoldPlan::new(tensors))
+    }
+}
+
+/// The tensors of a shard that change, in the order of the file.
+fn changes<'a>(
+    checkpoint: &'a SafetensorsCheckpoint,
+    shard: usize,
+    blocks: &'a ScaledBlocks,
+) -> Vec<Change<'a>> {
+    let of_shard = blocks.iter().filter_map(|(name, blocks)| {
+        let entry = checkpoint.entry(name)?;
+        (entry.shard == shard).then_some(Change {
+            name,
+            entry,
+            blocks,
+        })
+    });
+    let mut changes: Vec<Change> = of_shard.collect();
+    changes.sort_by_key(|change| change.entry.range.start);
+    changes
 }
 
 /// A tensor that changes.
@@ -82,17 +103,23 @@ struct Change<'a> {
     blocks: &'a [ScaledBlock],
 }
 
-fn write_shard(shard: &MappedFile, changes: &[Change], target: &Path) -> Result<(), Error> {
+fn write_shard(
+    shard: &MappedFile,
+    changes: &[Change],
+    target: &Path,
+) -> Result<Vec<FoldedTensor>, Error> {
     let mut file = File::create(target).map_err(Error::io("write", target))?;
     let mut write = |bytes: &[u8]| file.write_all(bytes).map_err(Error::io("write", target));
+    let mut folded = Vec::new();
     let mut written = 0;
     for change in changes {
         copy(shard, written..change.entry.range.start, &mut write)?;
-        change.write(shard, &mut write)?;
+        folded.push(change.write(shard, &mut write)?);
         written = change.entry.range.end;
     }
     copy(shard, written..shard.bytes().len(), &mut write)?;
-    file.sync_all().map_err(Error::io("write", target))
+    file.sync_all().map_err(Error::io("write", target))?;
+    Ok(folded)
 }
 
 fn copy(
@@ -115,7 +142,7 @@ impl Change<'_> {
         &self,
         shard: &MappedFile,
         write: &mut impl FnMut(&[u8]) -> Result<(), Error>,
-    ) -> Result<(), Error> {
+    ) -> Result<FoldedTensor, Error> {
         let Entry { info, range, .. } = self.entry;
         let fail = |problem| Error::Tensor {
             path: shard.path.clone(),
@@ -127,6 +154,7 @@ impl Change<'_> {
         let row_bytes = info.row_len() * dtype.size();
         let rows_at_once = (PIECE / row_bytes.max(1)).max(1);
         let mut band = Vec::new();
+        let mut deviation = Deviation::default();
         let num_rows = info.shape.first().copied().unwrap_or(1);
         for first in (0..num_rows).step_by(rows_at_once) {
             let rows = first..num_rows.min(first + rows_at_once);
@@ -135,7 +163,7 @@ impl Change<'_> {
             band.extend_from_slice(&shard.bytes()[piece.clone()]);
             for block in self.blocks {
                 block
-                    .scale(&mut band, &rows, row_bytes, dtype)
+                    .scale(&mut band, &rows, row_bytes, dtype, &mut deviation)
                     .map_err(|number| {
                         let ScaledBlock { head, factor, .. } = block;
                         fail(format!(
@@ -147,12 +175,25 @@ impl Change<'_> {
             write(&band)?;
             shard.release(piece);
         }
-        Ok(())
+        let mut heads: Vec<HeadId> = self.blocks.iter().map(|block| block.head).collect();
+        heads.dedup();
+        Ok(FoldedTensor {
+            layer: heads.first().map_or(0, |head| head.layer),
+            name: self.name.into(),
+            heads,
+            dtype: info.dtype.to_string(),
+            folded_dtype: info.dtype.to_string(),
+            route: FoldRoute::Values,
+            relative_error: deviation.relative(),
+            num_bytes: info.num_bytes,
+            folded_num_bytes: info.num_bytes,
+        })
     }
 }
 
 impl ScaledBlock {
-    /// Multiplies the part of the block that lies in `band`, the matrix's rows `rows` of `row_bytes` bytes each.
+    /// Multiplies the part of the block that lies in `band`, the matrix's rows `rows` of `row_bytes` bytes each, and adds what rounding
+    /// changes to `deviation`.
     ///
     /// # Errors
     /// A number whose product is not finite.
@@ -162,23 +203,30 @@ impl ScaledBlock {
         rows: &Range<usize>,
         row_bytes: usize,
         dtype: FloatDtype,
+        deviation: &mut Deviation,
     ) -> Result<(), f32> {
         let columns = self.columns.start * dtype.size()..self.columns.end * dtype.size();
         for row in self.rows.start.max(rows.start)..self.rows.end.min(rows.end) {
             let numbers = &mut band[(row - rows.start) * row_bytes..][columns.clone()];
             match dtype {
-                FloatDtype::F32 => {
-                    multiply(numbers, self.factor, f32::from_le_bytes, f32::to_le_bytes)
-                }
+                FloatDtype::F32 => multiply(
+                    numbers,
+                    self.factor,
+                    deviation,
+                    f32::from_le_bytes,
+                    f32::to_le_bytes,
+                ),
                 FloatDtype::F16 => multiply(
                     numbers,
                     self.factor,
+                    deviation,
                     |bytes| f16::from_le_bytes(bytes).to_f32(),
                     |x| f16::from_f32(x).to_le_bytes(),
                 ),
                 FloatDtype::BF16 => multiply(
                     numbers,
                     self.factor,
+                    deviation,
                     |bytes| bf16::from_le_bytes(bytes).to_f32(),
                     |x| bf16::from_f32(x).to_le_bytes(),
                 ),
@@ -195,6 +243,7 @@ impl ScaledBlock {
 fn multiply<const BYTES: usize>(
     numbers: &mut [u8],
     factor: f32,
+    deviation: &mut Deviation,
     from: impl Fn([u8; BYTES]) -> f32,
     to: impl Fn(f32) -> [u8; BYTES],
 ) -> Result<(), f32> {
@@ -202,9 +251,11 @@ fn multiply<const BYTES: usize>(
     for number in numbers {
         let x = from(*number);
         let product = to(x * factor);
-        if !from(product).is_finite() {
+        let rounded = from(product);
+        if !rounded.is_finite() {
             return Err(x);
         }
+        deviation.add(rounded, f64::from(x) * f64::from(factor));
         *number = product;
     }
     Ok(())

@@ -2,16 +2,18 @@
 
 use std::collections::BTreeMap;
 use std::ops::Range;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use half::slice::HalfFloatSliceExt;
 
 use super::convert::{FloatDtype, decode};
-use super::fold::{Fold, ScaledBlock};
+use super::fold::{Fold, ScaledBlock, ScaledBlocks};
 use super::tensor_source::{FloatsMut, StoredDtype, TensorInfo, TensorSource};
 use crate::error::Error;
+use crate::fold_plan::FoldPlan;
 use crate::gguf::dequantize::dequantize;
+use crate::gguf::fold::{GgufFold, HeadColumns};
 use crate::gguf::ggml_type::GgmlType;
 use crate::gguf::{self, GgufFile, GgufMetadata, GgufTensor, TensorLookup};
 
@@ -149,20 +151,38 @@ impl TensorLookup for GgufCheckpoint {
 }
 
 impl Fold for GgufCheckpoint {
-    fn holds_weights(&self, file: &Path) -> bool {
-        self.files.iter().any(|own| own.path() == file)
+    fn weight_files(&self) -> Vec<&Path> {
+        self.files.iter().map(GgufFile::path).collect()
     }
 
-    fn write_folded(
-        &self,
-        _folder: &Path,
-        _blocks: &BTreeMap<String, Vec<ScaledBlock>>,
-    ) -> Result<(), Error> {
-        let path = self.files[0].path();
-        Err(Error::malformed(
-            path,
-            "coefficients cannot be folded into a GGUF file",
-        ))
+    fn plan_fold(&self, blocks: &ScaledBlocks) -> Result<FoldPlan, Error> {
+        Ok(self.fold(blocks)?.summary())
+    }
+
+    fn write_folded(&self, folder: &Path, blocks: &ScaledBlocks) -> Result<FoldPlan, Error> {
+        let fold = self.fold(blocks)?;
+        let names = self.files.iter().map(|file| file.path().file_name());
+        let targets: Vec<PathBuf> = names
+            .map(|name| folder.join(name.unwrap_or_default()))
+            .collect();
+        fold.write(&targets)?;
+        Ok(fold.summary())
+    }
+}
+
+impl GgufCheckpoint {
+    /// Chooses a route for each of the tensors.
+    fn fold(&self, blocks: &ScaledBlocks) -> Result<GgufFold<'_>, Error> {
+        let columns = |block: &ScaledBlock| HeadColumns {
+            head: block.head,
+            columns: block.columns.clone(),
+            factor: block.factor,
+        };
+        let of_tensors = blocks
+            .iter()
+            .map(|(name, blocks)| (name.clone(), blocks.iter().map(columns).collect()))
+            .collect();
+        GgufFold::plan(&self.files, &of_tensors)
     }
 }
 

@@ -48,11 +48,6 @@ impl GgufFile {
         self.header.alignment
     }
 
-    /// Where the data section starts.
-    pub fn data_start(&self) -> usize {
-        self.header.data_start
-    }
-
     /// The whole file.
     pub fn bytes(&self) -> &[u8] {
         self.file.bytes()

@@ -27,8 +27,6 @@ pub(super) struct Header {
     pub tensors: Vec<GgufTensor>,
     /// The starts of the data section and of all tensors are multiples of it.
     pub alignment: usize,
-    /// Where the data section starts, in bytes from the start of the file.
-    pub data_start: usize,
 }
 
 /// A tensor of a GGUF file.
@@ -74,7 +72,6 @@ impl Header {
             metadata: metadata.into(),
             tensors,
             alignment,
-            data_start,
         })
     }
 }

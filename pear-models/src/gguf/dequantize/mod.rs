@@ -16,5 +16,5 @@ mod table;
 mod ternary;
 
 pub(crate) use dispatch::dequantize;
-pub(super) use parts::{Part, each_part};
+pub(super) use parts::each_part;
 pub(super) use table::IQ4_VALUES;

@@ -20,7 +20,7 @@ use pear_core::HeadId;
 
 use super::file::GgufFile;
 use crate::error::Error;
-use crate::fold_plan::{FoldPlan, FoldedTensor};
+use crate::fold_plan::FoldPlan;
 pub(crate) use tensor::HeadColumns;
 use tensor::TensorFold;
 
@@ -77,9 +77,7 @@ impl<'a> GgufFold<'a> {
 
     /// What changes.
     pub fn summary(&self) -> FoldPlan {
-        let mut tensors: Vec<FoldedTensor> = self.folds.values().map(TensorFold::summary).collect();
-        tensors.sort_by(|a, b| (a.layer, &a.name).cmp(&(b.layer, &b.name)));
-        FoldPlan { tensors }
+        FoldPlan::new(self.folds.values().map(TensorFold::summary).collect())
     }
 
     /// Writes the files as `targets`, one for each.

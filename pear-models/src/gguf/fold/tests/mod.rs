@@ -11,6 +11,7 @@ use half::f16;
 
 use super::scales::scale_fields;
 use super::*;
+use crate::fold_plan::FoldedTensor;
 use crate::gguf::dequantize::dequantize;
 use crate::gguf::ggml_type::GgmlType;
 use crate::gguf::open_all;
