@@ -35,7 +35,7 @@ pub(crate) fn read_config(
     };
     let Some(known) = architecture::find(architecture) else {
         let names = architecture::names().collect::<Vec<_>>().join(", ");
-        let problem = format!("is `{architecture}`: supported are {names}");
+        let problem = format!("is {architecture:?}: supported are {names}");
         return Err(metadata.error(name, problem));
     };
     let keys = Keys {
@@ -56,6 +56,7 @@ pub(crate) fn read_config(
     for (index, layer) in config.layers.iter_mut().enumerate() {
         per_layer.set(index, layer);
         set_biases(&keys, index, layer);
+        check_heads(&keys, index, layer)?;
     }
     if keys.has("output.bias") {
         config.lm_head_bias = true;
@@ -132,6 +133,41 @@ fn set_biases(keys: &Keys, index: usize, layer: &mut LayerConfig) {
     layer.attention.output_bias = has("attn_output.bias");
     let MlpConfig::Dense(mlp) = &mut layer.mlp;
     mlp.bias = has("ffn_up.bias") || has("ffn_down.bias");
+}
+
+/// Checks the numbers of heads and channels against the tensors: whatever is made for each channel is then no larger than these.
+fn check_heads(keys: &Keys, index: usize, layer: &LayerConfig) -> Result<(), Error> {
+    let attention = &layer.attention;
+    let channels = |heads: usize| heads.checked_mul(attention.head_dim);
+    let queries = channels(attention.num_attention_heads);
+    let keys_or_values = channels(attention.num_key_value_heads);
+    let all = keys_or_values
+        .and_then(|channels| channels.checked_mul(2))
+        .and_then(|channels| channels.checked_add(queries?));
+    let expected: &[_] = if keys.layer_has(index, "attn_qkv.weight") {
+        &[("attn_qkv.weight", all)]
+    } else {
+        &[
+            ("attn_q.weight", queries),
+            ("attn_k.weight", keys_or_values),
+            ("attn_v.weight", keys_or_values),
+        ]
+    };
+    for &(tensor, expected) in expected {
+        let name = format!("blk.{index}.{tensor}");
+        let Some(&[rows, _]) = keys.tensors.shape(&name) else {
+            let problem = format!("holds no matrix `{name}`");
+            return Err(Error::malformed(keys.metadata.path(), problem));
+        };
+        if expected != Some(rows) {
+            let problem = format!(
+                "holds {} heads of {} channels for queries and {} for keys and values, but `{name}` has {rows} rows",
+                attention.num_attention_heads, attention.head_dim, attention.num_key_value_heads
+            );
+            return Err(Error::malformed(keys.metadata.path(), problem));
+        }
+    }
+    Ok(())
 }
 
 /// The `config.json` of the model.

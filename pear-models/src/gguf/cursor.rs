@@ -61,4 +61,17 @@ impl<'a> Cursor<'a> {
         std::str::from_utf8(self.take(len)?)
             .map_err(|e| format!("has text at byte {start} that is not UTF-8: {e}"))
     }
+
+    /// A text that names something: of 1 to `longest` bytes, on one line.
+    pub fn name(&mut self, longest: usize) -> Result<&'a str> {
+        let name = self.text()?;
+        if name.is_empty() || name.len() > longest {
+            return Err(format!("has {} bytes: expected 1 to {longest}", name.len()));
+        }
+        if name.contains(char::is_control) {
+            let start: String = name.chars().take(60).collect();
+            return Err(format!("is {start:?}: expected no control characters"));
+        }
+        Ok(name)
+    }
 }

@@ -115,14 +115,8 @@ fn infos(cursor: &mut Cursor, count: u64) -> Result<Vec<Info>> {
     let mut infos = Vec::new();
     for index in 0..count {
         let name = cursor
-            .text()
-            .map_err(|problem| format!("the name of tensor {index} of {count}: {problem}"))?;
-        if name.is_empty() || name.len() > LONGEST_NAME {
-            return Err(format!(
-                "the name of tensor {index} of {count} has {} bytes: expected 1 to {LONGEST_NAME}",
-                name.len()
-            ));
-        }
+            .name(LONGEST_NAME)
+            .map_err(|problem| format!("the name of tensor {index} of {count} {problem}"))?;
         if !names.insert(name.to_owned()) {
             return Err(format!("has the tensor `{name}` twice"));
         }
@@ -221,5 +215,153 @@ fn check_overlaps(tensors: &[GgufTensor]) -> Result<()> {
             pair[1].name, pair[0].name
         )),
         None => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A tensor as the header describes it.
+    struct Claim {
+        name: &'static str,
+        sizes: &'static [u64],
+        dtype: u32,
+        offset: u64,
+    }
+
+    const F32: u32 = 0;
+    const Q4_0: u32 = 2;
+
+    fn claim(name: &'static str, sizes: &'static [u64], dtype: u32, offset: u64) -> Claim {
+        Claim {
+            name,
+            sizes,
+            dtype,
+            offset,
+        }
+    }
+
+    /// A file of this version with one key, these tensors and 256 bytes of data.
+    fn file(version: u32, alignment: u32, tensors: &[Claim]) -> Vec<u8> {
+        let text = |text: &str| [&(text.len() as u64).to_le_bytes()[..], text.as_bytes()].concat();
+        let mut bytes = MAGIC.to_vec();
+        bytes.extend(version.to_le_bytes());
+        bytes.extend((tensors.len() as u64).to_le_bytes());
+        bytes.extend(1u64.to_le_bytes());
+        bytes.extend(text(ALIGNMENT_KEY));
+        bytes.extend(4u32.to_le_bytes());
+        bytes.extend(alignment.to_le_bytes());
+        for tensor in tensors {
+            bytes.extend(text(tensor.name));
+            bytes.extend((tensor.sizes.len() as u32).to_le_bytes());
+            bytes.extend(tensor.sizes.iter().flat_map(|size| size.to_le_bytes()));
+            bytes.extend(tensor.dtype.to_le_bytes());
+            bytes.extend(tensor.offset.to_le_bytes());
+        }
+        let data_start = bytes.len().next_multiple_of(32);
+        bytes.resize(data_start + 256, 0);
+        bytes
+    }
+
+    fn read(bytes: &[u8]) -> Result<Header> {
+        Header::read(Path::new("m.gguf"), bytes)
+    }
+
+    #[test]
+    fn shapes_are_reversed_and_tensors_follow_the_aligned_start_of_the_data() {
+        let tensors = [
+            claim("a", &[8, 2], F32, 0),
+            claim("b", &[32, 3], Q4_0, 64),
+            claim("c", &[1], F32, 128),
+        ];
+        for version in [2, 3] {
+            let bytes = file(version, 32, &tensors);
+            let header = read(&bytes).unwrap();
+            assert_eq!((header.version, header.alignment), (version, 32));
+            assert_eq!(header.data_start + 256, bytes.len());
+            let start = header.data_start;
+            let found: Vec<_> = header
+                .tensors
+                .iter()
+                .map(|t| (&t.name[..], &t.shape[..], t.range.clone()))
+                .collect();
+            let expected: [(&str, &[usize], _); 3] = [
+                ("a", &[2, 8], start..start + 64),
+                ("b", &[3, 32], start + 64..start + 64 + 54),
+                ("c", &[1], start + 128..start + 132),
+            ];
+            assert_eq!(found, expected);
+        }
+    }
+
+    #[test]
+    fn each_contradiction_is_one_line_that_names_the_tensor() {
+        let one = |sizes, dtype, offset| file(3, 32, &[claim("t", sizes, dtype, offset)]);
+        let long = "x".repeat(65).leak();
+        for (bytes, expected) in [
+            (b"GGML".to_vec(), "is not a GGUF file"),
+            (b"GG".to_vec(), "is not a GGUF file"),
+            (file(1, 32, &[]), "of version 1"),
+            (file(4, 32, &[]), "of version 4: expected version 2 or 3"),
+            (
+                file(3u32.swap_bytes(), 32, &[]),
+                "is a big-endian GGUF file",
+            ),
+            (file(3, 24, &[]), "`general.alignment` is no power of two"),
+            (file(3, 0, &[]), "`general.alignment` is no power of two"),
+            (one(&[], F32, 0), "tensor `t`: has 0 dimensions"),
+            (one(&[1; 5], F32, 0), "tensor `t`: has 5 dimensions"),
+            (one(&[4, 0], F32, 0), "tensor `t`: has the shape [0, 4]"),
+            (one(&[4], 4, 0), "tensor `t`: is of the unknown type 4"),
+            (one(&[4], 99, 0), "tensor `t`: is of the unknown type 99"),
+            (
+                one(&[48], Q4_0, 0),
+                "tensor `t`: has rows of 48 numbers: expected a multiple of 32, a block of Q4_0",
+            ),
+            (
+                one(&[1 << 32, 1 << 32], F32, 0),
+                "tensor `t`: has the shape [4294967296, 4294967296], which is too large",
+            ),
+            (
+                one(&[65], F32, 0),
+                "tensor `t`: has 260 bytes at offset 0, beyond the end of the file",
+            ),
+            (
+                one(&[1], F32, u64::MAX - 31),
+                "tensor `t`: has 4 bytes at offset 18446744073709551584, beyond",
+            ),
+            (
+                one(&[1], F32, 8),
+                "tensor `t`: has the offset 8: expected a multiple of 32",
+            ),
+            (
+                file(
+                    3,
+                    32,
+                    &[claim("t", &[9], F32, 0), claim("u", &[1], F32, 32)],
+                ),
+                "tensor `u` overlaps tensor `t`",
+            ),
+            (
+                file(
+                    3,
+                    32,
+                    &[claim("t", &[1], F32, 0), claim("t", &[1], F32, 32)],
+                ),
+                "has the tensor `t` twice",
+            ),
+            (
+                file(3, 32, &[claim(long, &[1], F32, 0)]),
+                "the name of tensor 0 of 1 has 65 bytes: expected 1 to 64",
+            ),
+            (
+                file(3, 32, &[claim("a\nb", &[1], F32, 0)]),
+                "the name of tensor 0 of 1 is \"a\\nb\": expected no control characters",
+            ),
+        ] {
+            let problem = read(&bytes).unwrap_err();
+            assert!(problem.contains(expected), "{problem}");
+        }
     }
 }

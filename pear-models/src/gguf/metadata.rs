@@ -40,14 +40,8 @@ impl GgufMetadata {
         let mut entries = BTreeMap::new();
         for index in 0..count {
             let key = cursor
-                .text()
-                .map_err(|problem| format!("metadata key {index} of {count}: {problem}"))?;
-            if key.is_empty() || key.len() > LONGEST_KEY {
-                return Err(format!(
-                    "metadata key {index} of {count} has {} bytes: expected 1 to {LONGEST_KEY}",
-                    key.len()
-                ));
-            }
+                .name(LONGEST_KEY)
+                .map_err(|problem| format!("metadata key {index} of {count} {problem}"))?;
             let fail = |problem| format!("`{key}` {problem}");
             let value_type = ValueType::read(cursor).map_err(fail)?;
             let first = cursor.position() - offset;
@@ -220,7 +214,7 @@ impl GgufMetadata {
             MetadataValue::Bool(value) => value.to_string(),
             MetadataValue::Text(text) => {
                 let start: String = text.chars().take(60).collect();
-                format!("`{start}`")
+                format!("{start:?}")
             }
             MetadataValue::Array(array) => format!("a list of {} values", array.len()),
         };
@@ -325,7 +319,7 @@ mod tests {
         let error = metadata.text("n").unwrap_err().to_string();
         assert_eq!(error, "m.gguf: `n`: is 1: expected text");
         let error = metadata.integer("t").unwrap_err().to_string();
-        assert_eq!(error, "m.gguf: `t`: is `x`: expected a whole number");
+        assert_eq!(error, "m.gguf: `t`: is \"x\": expected a whole number");
         let error = metadata.integers("l").unwrap_err().to_string();
         assert!(error.ends_with("is a list of 1 values: expected a list of whole numbers"));
     }

@@ -78,7 +78,7 @@ fn scaling(keys: &Keys) -> Result<Option<(Value, Option<usize>)>, Error> {
             Err(keys.error(TYPE, problem))
         }
         (other, _) => {
-            let problem = format!("is `{other}`: expected none, linear, yarn or longrope");
+            let problem = format!("is {other:?}: expected none, linear, yarn or longrope");
             Err(keys.error(TYPE, problem))
         }
     }
