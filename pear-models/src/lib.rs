@@ -18,6 +18,9 @@
 //! | BLOOM (`bloom`), MPT (`mpt`), Baichuan-13B (`baichuan`) | ALiBi |
 //! | XGLM (`xglm`) | sinusoidal |
 //!
+//! GGUF files of most of these families can be opened like directories: [`ModelDirectory::open`] reads their config, and
+//! [`GgufCheckpoint`] dequantises their tensors while they are loaded.
+//!
 //! A family that is missing is a matter of one file: see [`adding_a_family`]. Whether coefficients help, and what they cost, is
 //! measured in [`evaluation`].
 //!

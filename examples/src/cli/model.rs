@@ -57,11 +57,9 @@ impl ModelArgs {
     /// The directory of the model, downloaded if it is on the hub.
     #[cfg(feature = "hub")]
     fn directory(&self) -> Result<PathBuf> {
-        match self
-            .model
-            .to_str()
-            .filter(|id| !self.model.exists() && pear_models::hub::is_id(id))
-        {
+        let may_be_id = !self.model.exists() && !self.is_gguf();
+        let id = self.model.to_str().filter(|_| may_be_id);
+        match id.filter(|id| pear_models::hub::is_id(id)) {
             Some(id) => {
                 let bar = std::sync::Mutex::new(Progress::new("downloading", 1));
                 Ok(pear_models::hub::download(id, move |done, total| {
@@ -79,13 +77,19 @@ impl ModelArgs {
     #[cfg(not(feature = "hub"))]
     fn directory(&self) -> Result<PathBuf> {
         let parts: Vec<_> = self.model.components().collect();
-        if !self.model.exists() && self.model.is_relative() && parts.len() == 2 {
+        let may_be_id = self.model.is_relative() && parts.len() == 2 && !self.is_gguf();
+        if may_be_id && !self.model.exists() {
             bail!(
                 "--model {}: no such directory (for a model on the hub of that name, build with --features hub)",
                 self.model.display()
             );
         }
         Ok(self.model.clone())
+    }
+
+    /// Whether the model has the name of a GGUF file.
+    fn is_gguf(&self) -> bool {
+        self.model.extension().is_some_and(|end| end == "gguf")
     }
 
     /// Loads the weights onto the device.

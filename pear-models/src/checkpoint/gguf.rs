@@ -23,7 +23,18 @@ const PIECE: usize = 2048;
 /// The tensors of a GGUF file, or of the files that a model is split into.
 ///
 /// Files are mapped into memory, and numbers dequantised when they are asked for; see
-/// [`SafetensorsCheckpoint`](crate::SafetensorsCheckpoint) for what mapping means.
+/// [`SafetensorsCheckpoint`](crate::SafetensorsCheckpoint) for what mapping means. [`ModelDirectory`](crate::ModelDirectory) opens them as
+/// models.
+///
+/// ```no_run
+/// use pear_models::{GgufCheckpoint, TensorSource};
+///
+/// let checkpoint = GgufCheckpoint::open("SmolLM2-135M-Instruct.Q4_1.gguf")?;
+/// println!("{:?}", checkpoint.metadata().text("general.architecture")?);
+/// let mut row = vec![0f32; checkpoint.info("token_embd.weight").unwrap().row_len()];
+/// checkpoint.rows("token_embd.weight", 0..1, (&mut row[..]).into())?;
+/// # Ok::<(), pear_models::Error>(())
+/// ```
 #[derive(Debug)]
 pub struct GgufCheckpoint {
     /// The first one holds the metadata of the model.
@@ -65,8 +76,13 @@ impl GgufCheckpoint {
     }
 
     /// The metadata of the model.
-    pub fn metadata(&self) -> &Arc<GgufMetadata> {
+    pub fn metadata(&self) -> &GgufMetadata {
         self.files[0].metadata()
+    }
+
+    /// The same, to be kept.
+    pub(super) fn shared_metadata(&self) -> Arc<GgufMetadata> {
+        self.files[0].metadata().clone()
     }
 
     fn bytes(&self, entry: &Entry) -> &[u8] {

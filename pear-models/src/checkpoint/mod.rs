@@ -57,8 +57,8 @@ pub struct ModelDirectory {
 }
 
 impl ModelDirectory {
-    /// Opens a directory with `config.json` and `model.safetensors`, or shards named in `model.safetensors.index.json`; or a file that is
-    /// called `*.gguf`, which may be the first of several that a model is split into.
+    /// Opens a directory with `config.json` and `model.safetensors`, or shards named in `model.safetensors.index.json`; or a GGUF
+    /// file, which may be the first of several that a model is split into.
     ///
     /// Headers are checked against the sizes of the files, and the name, shape and dtype of every tensor against the config, before memory is
     /// allocated for weights.
@@ -69,7 +69,7 @@ impl ModelDirectory {
         let path = path.as_ref();
         if is_gguf(path) {
             let tensors = GgufCheckpoint::open(path)?;
-            let metadata = tensors.metadata().clone();
+            let metadata = tensors.shared_metadata();
             let (names, config, ignored) = crate::gguf::read_config(&metadata, &tensors)?;
             let origin = Origin::Gguf(metadata);
             return Self::of(origin, names, config, ignored, Box::new(tensors));
@@ -189,9 +189,8 @@ impl ModelDirectory {
     }
 }
 
-/// Whether a path is that of a GGUF file.
+/// Whether a path is that of a file, which must then be a GGUF file, or has the name of one that is not there.
 fn is_gguf(path: &Path) -> bool {
-    path.extension()
-        .is_some_and(|extension| extension.eq_ignore_ascii_case("gguf"))
-        && !path.is_dir()
+    let is_named_so = path.extension().is_some_and(|end| end == "gguf");
+    path.is_file() || is_named_so && !path.is_dir()
 }
