@@ -43,6 +43,10 @@ pub(crate) fn read_config(
         architecture,
         tensors,
     };
+    if keys.flag("attention.causal")? == Some(false) {
+        let problem = "is false: expected a model that reads from left to right";
+        return Err(keys.error("attention.causal", problem));
+    }
     let num_layers = num_layers(&keys)?;
     let per_layer = PerLayer::read(&keys, num_layers)?;
     let json = json_of(&keys, known, num_layers, &per_layer)?;

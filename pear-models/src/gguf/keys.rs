@@ -18,6 +18,9 @@ pub(crate) trait TensorLookup {
     fn vector(&self, name: &str) -> Result<Vec<f32>, Error>;
 }
 
+/// More than the channels of any head, for which vectors have numbers.
+const LONGEST_VECTOR: usize = 1 << 16;
+
 /// Metadata and tensors of one model.
 pub(super) struct Keys<'a> {
     pub metadata: &'a GgufMetadata,
@@ -102,8 +105,15 @@ impl Keys<'_> {
 
     /// The numbers of a vector, as those of a list in `config.json`; `None` if it is not there.
     pub fn vector(&self, tensor: &str) -> Result<Option<Vec<f64>>, Error> {
-        if !self.has(tensor) {
-            return Ok(None);
+        match self.tensors.shape(tensor) {
+            None => return Ok(None),
+            Some(&[len]) if len <= LONGEST_VECTOR => {}
+            Some(shape) => {
+                let problem = format!(
+                    "tensor `{tensor}` has the shape {shape:?}: expected at most {LONGEST_VECTOR} numbers"
+                );
+                return Err(Error::malformed(self.metadata.path(), problem));
+            }
         }
         let numbers = self.tensors.vector(tensor)?;
         Ok(Some(
