@@ -66,7 +66,7 @@ pub(crate) fn read_config(
         config.lm_head_bias = true;
     }
     config.special_tokens = special_tokens::special_tokens(metadata, config.vocab_size)?;
-    config.eos_tokens = special_tokens::eos_tokens(metadata)?;
+    config.eos_tokens = special_tokens::eos_tokens(metadata, config.vocab_size)?;
     (known.finish)(&keys, &mut config)?;
     config.validate().map_err(|error| match error {
         pear_core::Error::Config {
@@ -189,7 +189,8 @@ fn json_of(
         json.insert(key.into(), value);
     };
     set("model_type", known.model_type.into());
-    set("vocab_size", vocab_size(keys)?.into());
+    let vocab_size = vocab_size(keys)?;
+    set("vocab_size", vocab_size.into());
     set(family.hidden_size[0], hidden_size.into());
     set(family.num_hidden_layers[0], num_layers.into());
     set(family.num_attention_heads[0], num_heads.into());
@@ -221,9 +222,10 @@ fn json_of(
         ("eos_token_id", "tokenizer.ggml.eos_token_id"),
         ("pad_token_id", "tokenizer.ggml.padding_token_id"),
     ] {
-        if let Some(id) = keys.metadata.integer(name)? {
-            set(key, id.into());
-        }
+        // A token that the model does not have is none, and so is one that is not named, whatever the family's default.
+        let id = keys.metadata.integer(name)?;
+        let id = id.filter(|&id| (0..vocab_size as i64).contains(&id));
+        set(key, json!(id));
     }
     match known.positions {
         Positions::Rotary => rotary::describe(keys, family, head_dim, &mut json)?,

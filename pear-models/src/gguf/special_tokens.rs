@@ -67,11 +67,11 @@ pub(super) fn special_tokens(
     Ok(special.into_iter().collect())
 }
 
-/// The ids that end a text or a turn, in ascending order.
+/// The ids below `vocab_size` that end a text or a turn, in ascending order.
 ///
 /// # Errors
 /// [`Error::Config`] for metadata of another type.
-pub(super) fn eos_tokens(metadata: &GgufMetadata) -> Result<Vec<u32>, Error> {
+pub(super) fn eos_tokens(metadata: &GgufMetadata, vocab_size: usize) -> Result<Vec<u32>, Error> {
     let mut ends = ids(metadata, &END_KEYS)?;
     let tokens = metadata.texts(TOKENS)?.unwrap_or_default();
     let types = metadata.integers(TYPES)?.unwrap_or_default();
@@ -84,6 +84,7 @@ pub(super) fn eos_tokens(metadata: &GgufMetadata) -> Result<Vec<u32>, Error> {
     if tokens.contains(&"<|return|>") {
         ends.retain(|&id| tokens.get(id as usize) != Some(&"<|end|>"));
     }
+    ends.retain(|&id| (id as usize) < vocab_size);
     Ok(ends.into_iter().collect())
 }
 
