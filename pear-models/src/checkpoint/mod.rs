@@ -11,6 +11,7 @@ mod parameter;
 mod safetensors;
 mod save;
 mod tensor_source;
+#[cfg(any(feature = "chat", feature = "tokenizer"))]
 mod text;
 
 use std::path::Path;

@@ -3,8 +3,7 @@
 use pear_core::NormConfig;
 use serde_json::json;
 
-use super::config::Json;
-use super::keys::Keys;
+use super::keys::{Json, Keys};
 use super::names::{self, Names};
 use crate::config::DecoderConfig;
 use crate::error::Error;
@@ -188,7 +187,6 @@ const ARCHITECTURES: &[Architecture] = &[
             json.insert("new_decoder_architecture".into(), true.into());
             json.insert("num_kv_heads".into(), heads.into());
             json.insert("num_ln_in_parallel_attn".into(), norms.into());
-            json.remove("partial_rotary_factor");
             Ok(())
         },
         ..plain("falcon", "falcon")

@@ -3,10 +3,10 @@
 //! The metadata become the `config.json` that the model was converted from, as far as they say, and the family's own reader reads it: what
 //! keys mean, their defaults and their checks are the same for both forms. What is set afterwards is what only the tensors tell.
 
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 
 use super::architecture::{self, Architecture, Positions};
-use super::keys::{Keys, TensorLookup};
+use super::keys::{Json, Keys, TensorLookup};
 use super::metadata::GgufMetadata;
 use super::rotary;
 use super::special_tokens;
@@ -14,9 +14,6 @@ use crate::config::DecoderConfig;
 use crate::error::Error;
 use crate::family::{Family, IgnoredKeys, IntermediateSize, ModelConfig, TensorNames, config_of};
 use crate::layer_config::{LayerConfig, MlpConfig};
-
-/// `config.json`, as it is built.
-pub(super) type Json = Map<String, Value>;
 
 const EMBEDDING: &str = "token_embd.weight";
 

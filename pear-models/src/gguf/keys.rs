@@ -1,5 +1,7 @@
 //! What a GGUF file says of its model: the metadata under the name of its architecture, and which tensors there are.
 
+use serde_json::{Map, Value};
+
 use super::metadata::GgufMetadata;
 use crate::error::Error;
 
@@ -20,6 +22,9 @@ pub(crate) trait TensorLookup {
 
 /// More than the channels of any head, for which vectors have numbers.
 const LONGEST_VECTOR: usize = 1 << 16;
+
+/// A `config.json`, as it is built.
+pub(super) type Json = Map<String, Value>;
 
 /// Metadata and tensors of one model.
 pub(super) struct Keys<'a> {

@@ -2,8 +2,7 @@
 
 use serde_json::{Value, json};
 
-use super::config::Json;
-use super::keys::Keys;
+use super::keys::{Json, Keys};
 use crate::error::Error;
 use crate::family::Family;
 
