@@ -25,21 +25,23 @@ pub enum QkNorm {
     Head(NormConfig),
     /// Those of all heads (OLMo 2).
     Projection(NormConfig),
+    /// Those of each head, every head with weights of its own (Command R+).
+    EachHead(NormConfig),
 }
 
 impl QkNorm {
     /// The norm itself.
     pub fn norm(&self) -> NormConfig {
         match *self {
-            Self::Head(norm) | Self::Projection(norm) => norm,
+            Self::Head(norm) | Self::Projection(norm) | Self::EachHead(norm) => norm,
         }
     }
 
-    /// How many channels are normed together, where there are `heads` heads of `head_dim` channels.
+    /// How many weights the norm has, where there are `heads` heads of `head_dim` channels.
     pub fn width(&self, heads: usize, head_dim: usize) -> usize {
         match self {
             Self::Head(_) => head_dim,
-            Self::Projection(_) => heads * head_dim,
+            Self::Projection(_) | Self::EachHead(_) => heads * head_dim,
         }
     }
 
@@ -296,23 +298,21 @@ impl Attention {
     /// `[batch, seq, heads * head_dim]` to `[batch, heads, seq, head_dim]`, normed on the way.
     fn split_heads(&self, mut x: Tensor<3>, heads: usize, norm: Option<&Norm>) -> Tensor<4> {
         let [batch, seq, _] = x.dims();
-        let (over_all_heads, of_each_head) = match self.qk_norm {
-            Some(QkNorm::Projection(_)) => (norm, None),
-            Some(QkNorm::Head(_)) => (None, norm),
-            None => (None, None),
-        };
-        if let Some(norm) = over_all_heads {
+        let norm = norm.zip(self.qk_norm);
+        if let Some((norm, QkNorm::Projection(_))) = norm {
             x = norm.forward(x);
         }
         if let Some(limit) = self.clip_qkv {
             x = x.clamp(-limit, limit);
         }
-        let x = x
-            .reshape([batch, seq, heads, self.head_dim])
-            .swap_dims(1, 2);
-        match of_each_head {
-            Some(norm) => norm.forward(x),
-            None => x,
+        let mut x = x.reshape([batch, seq, heads, self.head_dim]);
+        if let Some((norm, QkNorm::EachHead(_))) = norm {
+            x = norm.forward_rows(x);
+        }
+        let x = x.swap_dims(1, 2);
+        match norm {
+            Some((norm, QkNorm::Head(_))) => norm.forward(x),
+            _ => x,
         }
     }
 }

@@ -43,8 +43,18 @@ pub enum NormConfig {
     Layer {
         /// Added to the variance.
         eps: f64,
-        /// Whether there is a bias (MPT has none).
+        /// Whether there is a bias (MPT and Cohere have none).
         bias: bool,
+    },
+    /// Mean and variance, times `1 + weight`, plus a bias: Nemotron.
+    LayerPlusOne {
+        /// Added to the variance.
+        eps: f64,
+    },
+    /// Mean and variance, with neither weight nor bias: OLMo.
+    LayerWithoutWeight {
+        /// Added to the variance.
+        eps: f64,
     },
 }
 
@@ -55,7 +65,9 @@ impl NormConfig {
             Self::Rms { eps }
             | Self::RmsRoundedOnce { eps }
             | Self::RmsPlusOne { eps }
-            | Self::Layer { eps, .. } => eps,
+            | Self::Layer { eps, .. }
+            | Self::LayerPlusOne { eps }
+            | Self::LayerWithoutWeight { eps } => eps,
         }
     }
 
@@ -65,14 +77,24 @@ impl NormConfig {
             Self::Rms { eps }
             | Self::RmsRoundedOnce { eps }
             | Self::RmsPlusOne { eps }
-            | Self::Layer { eps, .. } => *eps = value,
+            | Self::Layer { eps, .. }
+            | Self::LayerPlusOne { eps }
+            | Self::LayerWithoutWeight { eps } => *eps = value,
         }
         self
     }
 
     /// Whether there is a bias beside the weight.
     pub fn has_bias(&self) -> bool {
-        matches!(self, Self::Layer { bias: true, .. })
+        matches!(
+            self,
+            Self::Layer { bias: true, .. } | Self::LayerPlusOne { .. }
+        )
+    }
+
+    /// Whether there is a weight.
+    pub fn has_weight(&self) -> bool {
+        !matches!(self, Self::LayerWithoutWeight { .. })
     }
 
     /// # Errors
@@ -92,7 +114,9 @@ impl NormConfig {
     /// The norm of vectors of `width` numbers: weights of one and a bias of zero, whatever the kind.
     pub fn init(&self, width: usize, device: &Device) -> Norm {
         Norm {
-            weight: Initializer::Ones.init([width], device),
+            weight: self
+                .has_weight()
+                .then(|| Initializer::Ones.init([width], device)),
             bias: self
                 .has_bias()
                 .then(|| Initializer::Zeros.init([width], device)),
@@ -105,7 +129,7 @@ impl NormConfig {
 #[derive(Module, Debug)]
 pub struct Norm {
     /// `[width]`.
-    weight: Param<Tensor<1>>,
+    weight: Option<Param<Tensor<1>>>,
     /// `[width]`.
     bias: Option<Param<Tensor<1>>>,
     #[module(skip)]
@@ -126,19 +150,65 @@ impl Norm {
     /// # Panics
     /// If the last dimension is not `width` long.
     pub fn forward<const D: usize>(&self, x: Tensor<D>) -> Tensor<D> {
-        let weight = self.weight.val();
+        let weight = self.weight(x.dims()[D - 1], &x.device());
         match self.config {
             NormConfig::Rms { eps } => rms_norm(x, weight, eps),
             NormConfig::RmsRoundedOnce { eps } => rms_norm_rounded_once(x, weight, eps),
-            // In half precision `1 + weight` would lose digits of a small weight.
-            NormConfig::RmsPlusOne { eps } => {
-                rms_norm_rounded_once(x, weight.cast(DType::F32) + 1.0, eps)
-            }
-            NormConfig::Layer { eps, .. } => {
+            NormConfig::RmsPlusOne { eps } => rms_norm_rounded_once(x, self.factor(weight), eps),
+            NormConfig::Layer { eps, .. }
+            | NormConfig::LayerPlusOne { eps }
+            | NormConfig::LayerWithoutWeight { eps } => {
                 let dtype = x.dtype();
                 let bias = self.bias.as_ref().map(|bias| bias.val().cast(DType::F32));
-                layer_norm(x.cast(DType::F32), weight.cast(DType::F32), bias, eps).cast(dtype)
+                layer_norm(x.cast(DType::F32), self.factor(weight), bias, eps).cast(dtype)
             }
+        }
+    }
+
+    /// The norm of each row of matrices whose rows have weights of their own: this norm is as wide as all rows together.
+    ///
+    /// # Shapes
+    /// `x` and the result: `[.., rows, width / rows]`.
+    ///
+    /// # Panics
+    /// If a matrix does not hold `width` numbers.
+    pub fn forward_rows<const D: usize>(&self, x: Tensor<D>) -> Tensor<D> {
+        let (dtype, dims, device) = (x.dtype(), x.dims(), x.device());
+        let mut of_matrix = [1; D];
+        of_matrix[D - 2..].copy_from_slice(&dims[D - 2..]);
+        let [rows, width] = [dims[D - 2], dims[D - 1]];
+        let (x, ones) = (x.cast(DType::F32), Tensor::ones([width], &device));
+        let normed = match self.config {
+            NormConfig::Rms { eps }
+            | NormConfig::RmsRoundedOnce { eps }
+            | NormConfig::RmsPlusOne { eps } => rms_norm(x, ones, eps),
+            NormConfig::Layer { eps, .. }
+            | NormConfig::LayerPlusOne { eps }
+            | NormConfig::LayerWithoutWeight { eps } => layer_norm(x, ones, None, eps),
+        };
+        let weight = self.weight(rows * width, &device);
+        let scaled = normed * self.factor(weight).reshape(of_matrix);
+        match &self.bias {
+            Some(bias) => scaled + bias.val().cast(DType::F32).reshape(of_matrix),
+            None => scaled,
+        }
+        .cast(dtype)
+    }
+
+    /// The weight; ones where there is none.
+    fn weight(&self, width: usize, device: &Device) -> Tensor<1> {
+        match &self.weight {
+            Some(weight) => weight.val(),
+            None => Tensor::ones([width], device),
+        }
+    }
+
+    /// What a vector is multiplied by, in f32: in half precision `1 + weight` would lose digits of a small weight.
+    fn factor(&self, weight: Tensor<1>) -> Tensor<1> {
+        let weight = weight.cast(DType::F32);
+        match self.config {
+            NormConfig::RmsPlusOne { .. } | NormConfig::LayerPlusOne { .. } => weight + 1.0,
+            _ => weight,
         }
     }
 }

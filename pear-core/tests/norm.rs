@@ -47,18 +47,23 @@ fn numbers<const D: usize>(tensor: Tensor<D>) -> Vec<f64> {
 
 fn by_formula(config: NormConfig, row: &[f64], vectors: &[Vec<f64>]) -> Vec<f64> {
     let mean = match config {
-        NormConfig::Layer { .. } => row.iter().sum::<f64>() / row.len() as f64,
+        NormConfig::Layer { .. }
+        | NormConfig::LayerPlusOne { .. }
+        | NormConfig::LayerWithoutWeight { .. } => row.iter().sum::<f64>() / row.len() as f64,
         _ => 0.0,
     };
     let variance = row.iter().map(|x| (x - mean).powi(2)).sum::<f64>() / row.len() as f64;
     let added = match config {
-        NormConfig::RmsPlusOne { .. } => 1.0,
+        NormConfig::RmsPlusOne { .. } | NormConfig::LayerPlusOne { .. } => 1.0,
         _ => 0.0,
     };
     let normed = row.iter().map(|x| (x - mean) / (variance + EPS).sqrt());
     normed
         .enumerate()
-        .map(|(i, x)| x * (vectors[0][i] + added) + vectors.get(1).map_or(0.0, |bias| bias[i]))
+        .map(|(i, x)| {
+            let weight = vectors.first().map_or(1.0, |weight| weight[i] + added);
+            x * weight + vectors.get(1).map_or(0.0, |bias| bias[i])
+        })
         .collect()
 }
 
@@ -71,6 +76,8 @@ fn every_norm_is_what_its_formula_says() {
         (NormConfig::RmsPlusOne { eps }, 1),
         (NormConfig::Layer { eps, bias: false }, 1),
         (NormConfig::Layer { eps, bias: true }, 2),
+        (NormConfig::LayerPlusOne { eps }, 2),
+        (NormConfig::LayerWithoutWeight { eps }, 0),
     ] {
         let norm = config.init(WIDTH, &device).map(&mut Randomized);
         let vectors = vectors(&norm);
@@ -97,6 +104,36 @@ fn every_norm_is_what_its_formula_says() {
                 "{config:?}: {found}, {expected}"
             );
         }
+    }
+}
+
+#[test]
+fn rows_with_weights_of_their_own_are_normed_one_by_one() {
+    const ROWS: usize = 3;
+    let (device, eps) = (Device::flex(), EPS);
+    for config in [
+        NormConfig::RmsPlusOne { eps },
+        NormConfig::Layer { eps, bias: false },
+        NormConfig::LayerPlusOne { eps },
+        NormConfig::LayerWithoutWeight { eps },
+    ] {
+        let norm = config.init(ROWS * WIDTH, &device).map(&mut Randomized);
+        let of_all = vectors(&norm);
+        let x = Tensor::<4>::random([2, 2, ROWS, WIDTH], Distribution::Default, &device);
+        let expected = numbers(x.clone());
+        let expected = expected.chunks(WIDTH).enumerate().flat_map(|(at, row)| {
+            let own = |vector: &Vec<f64>| vector[at % ROWS * WIDTH..][..WIDTH].to_vec();
+            by_formula(config, row, &of_all.iter().map(own).collect::<Vec<_>>())
+        });
+        for (found, expected) in numbers(norm.forward_rows(x.clone()))
+            .into_iter()
+            .zip(expected)
+        {
+            let error = (found - expected).abs();
+            assert!(error < 1e-4, "{config:?}: {found}, {expected}");
+        }
+        let half = norm.map(&mut Half).forward_rows(x.cast(DType::BF16));
+        assert_eq!(half.dtype(), DType::BF16, "{config:?}");
     }
 }
 

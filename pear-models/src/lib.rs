@@ -10,6 +10,7 @@
 //! | --- | --- |
 //! | Llama 2, 3, 3.1 (`llama`); Mistral (`mistral`); Qwen2, Qwen2.5 (`qwen2`); Qwen3 (`qwen3`); Gemma (`gemma`, `gemma2`); OLMo 2 (`olmo2`); Granite (`granite`); StarCoder2 (`starcoder2`) | rotary, scaled: linear, dynamic, YaRN, Llama 3 |
 //! | Phi-3, Phi-4-mini (`phi3`) | rotary, LongRoPE |
+//! | Gemma 3 (`gemma3_text`; `gemma3`, of which the text model is read) | rotary, with another base in layers that have a window |
 //! | SmolLM3 (`smollm3`) | rotary in some layers, none in others |
 //! | GPT-NeoX, Pythia (`gpt_neox`); Phi-1, Phi-2 (`phi`); StableLM (`stablelm`) | rotary on part of each head |
 //! | GPT-J (`gptj`) | rotary on part of each head, adjacent channels paired |

@@ -1,7 +1,7 @@
 //! Which parameters a decoder has, and their shapes, without making it.
 
-use pear_core::NormConfig;
 use pear_core::position::PositionEmbeddingConfig;
+use pear_core::{NormConfig, QkNorm};
 
 use crate::config::DecoderConfig;
 use crate::layer_config::{LayerConfig, MlpConfig, Residual};
@@ -16,16 +16,16 @@ enum Weight {
     Linear { input: usize, output: usize },
     /// `[rows, width]`.
     Table { rows: usize, width: usize },
-    /// `[width]`.
-    Vector { width: usize },
+    /// `[width]`, in files perhaps as a matrix with rows of this many numbers.
+    Vector { width: usize, row: Option<usize> },
 }
 
 /// The parameters of a module.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) struct ModuleShape {
     weight: Weight,
-    /// Whether the weight is that of another module.
-    tied: bool,
+    /// Whether it has a weight of its own: a tied one is that of another module, and some norms have none.
+    has_weight: bool,
     bias: bool,
 }
 
@@ -33,7 +33,7 @@ impl ModuleShape {
     fn linear(input: usize, output: usize, bias: bool) -> Self {
         Self {
             weight: Weight::Linear { input, output },
-            tied: false,
+            has_weight: true,
             bias,
         }
     }
@@ -41,15 +41,15 @@ impl ModuleShape {
     fn table(rows: usize, width: usize) -> Self {
         Self {
             weight: Weight::Table { rows, width },
-            tied: false,
+            has_weight: true,
             bias: false,
         }
     }
 
     fn norm(width: usize, norm: NormConfig) -> Self {
         Self {
-            weight: Weight::Vector { width },
-            tied: false,
+            weight: Weight::Vector { width, row: None },
+            has_weight: norm.has_weight(),
             bias: norm.has_bias(),
         }
     }
@@ -59,7 +59,7 @@ impl ModuleShape {
         match self.weight {
             Weight::Linear { output, .. } => output,
             Weight::Table { rows, .. } => rows,
-            Weight::Vector { width } => width,
+            Weight::Vector { width, .. } => width,
         }
     }
 
@@ -67,6 +67,7 @@ impl ModuleShape {
     pub fn layout(&self, projections: MatrixLayout) -> MatrixLayout {
         match self.weight {
             Weight::Linear { .. } => projections,
+            Weight::Vector { row: Some(row), .. } => MatrixLayout::Rows(row),
             Weight::Table { .. } | Weight::Vector { .. } => MatrixLayout::Table,
         }
     }
@@ -75,10 +76,10 @@ impl ModuleShape {
     fn of(&self, kind: ParamKind) -> Option<Vec<usize>> {
         match (kind, self.weight) {
             (ParamKind::Bias, _) => self.bias.then(|| vec![self.channels()]),
-            (ParamKind::Weight, _) if self.tied => None,
+            (ParamKind::Weight, _) if !self.has_weight => None,
             (ParamKind::Weight, Weight::Linear { input, output }) => Some(vec![input, output]),
             (ParamKind::Weight, Weight::Table { rows, width }) => Some(vec![rows, width]),
-            (ParamKind::Weight, Weight::Vector { width }) => Some(vec![width]),
+            (ParamKind::Weight, Weight::Vector { width, .. }) => Some(vec![width]),
         }
     }
 }
@@ -110,7 +111,7 @@ impl DecoderConfig {
         let (hidden, embedding) = (self.hidden_size, self.embedding_size);
         let table = ModuleShape::table(self.vocab_size, embedding);
         let unembedding = ModuleShape {
-            tied: self.tie_word_embeddings,
+            has_weight: !self.tie_word_embeddings,
             bias: self.lm_head_bias,
             ..table
         };
@@ -158,7 +159,14 @@ impl LayerConfig {
                 (KNorm, attention.num_key_value_heads),
             ] {
                 let width = qk_norm.width(heads, attention.head_dim);
-                modules.push((id, ModuleShape::norm(width, qk_norm.norm())));
+                let mut norm = ModuleShape::norm(width, qk_norm.norm());
+                if let QkNorm::EachHead(_) = qk_norm {
+                    norm.weight = Weight::Vector {
+                        width,
+                        row: Some(attention.head_dim),
+                    };
+                }
+                modules.push((id, norm));
             }
         }
         let norm = ModuleShape::norm(hidden, self.norm);
@@ -216,7 +224,6 @@ fn parameters(
 mod tests {
     use burn::module::{Module, ModuleVisitor, Param};
     use burn::prelude::*;
-    use pear_core::QkNorm;
     use pear_core::kernels::Activation;
 
     use super::*;
@@ -314,7 +321,15 @@ mod tests {
             layer.attention.num_key_value_heads = 1;
             layer.attention.qk_norm = Some(QkNorm::Projection(norm));
         });
-        for config in [llama(), full(), sandwich, branches] {
+        let bare = changed(|layer| {
+            let norm = NormConfig::Layer {
+                eps: 1e-5,
+                bias: false,
+            };
+            layer.norm = NormConfig::LayerWithoutWeight { eps: 1e-5 };
+            layer.attention.qk_norm = Some(QkNorm::EachHead(norm));
+        });
+        for config in [llama(), full(), sandwich, branches, bare] {
             let mut seen = Paths::default();
             config.init(&Device::flex()).unwrap().visit(&mut seen);
             let mut expected: Vec<_> = config

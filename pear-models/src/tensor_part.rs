@@ -11,6 +11,8 @@ pub(crate) enum MatrixLayout {
     InOut,
     /// A table with a row for each token or position, as in burn.
     Table,
+    /// A vector that stands as the rows of a matrix, each of this width.
+    Rows(usize),
 }
 
 /// Where the numbers of a parameter are.
@@ -36,6 +38,7 @@ impl TensorPart {
             ([input, _], MatrixLayout::OutIn) => vec![self.total, *input],
             ([input, _], MatrixLayout::InOut) => vec![*input, self.total],
             ([_, width], MatrixLayout::Table) => vec![self.total, *width],
+            ([_], MatrixLayout::Rows(width)) => vec![self.total / width, width],
             _ => vec![self.total],
         }
     }

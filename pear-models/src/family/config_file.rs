@@ -52,6 +52,17 @@ impl DecoderConfig {
     }
 }
 
+/// Keys of a larger model that concern its text model, whose config may have them, too.
+const BESIDE_TEXT_CONFIG: &[&str] = &[
+    "bos_token_id",
+    "eos_token_id",
+    "pad_token_id",
+    "boi_token_index",
+    "eoi_token_index",
+    "image_token_index",
+    "tie_word_embeddings",
+];
+
 /// What a `config.json` says.
 pub(crate) struct ModelConfig {
     pub family: &'static Family,
@@ -83,6 +94,11 @@ pub(crate) fn config_of(path: &Path, contents: Value) -> Result<ModelConfig, Err
     };
     refuse_quantized(&reader)?;
     refuse_custom_code(&reader)?;
+    let reader = match family.text_config {
+        Some(key) => reader.inner(key, BESIDE_TEXT_CONFIG)?,
+        None => reader,
+    };
+    let reader = reader.with_defaults(family.defaults);
     let config = family.read(&reader)?;
     reader.finish()?;
     let ignored = reader.ignored();

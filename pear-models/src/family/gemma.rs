@@ -47,8 +47,7 @@ pub(super) const GEMMA2: Family = Family {
     activation_key: Some("hidden_activation"),
     residual: Residual::Sandwich,
     configure: |reader, config, layer| {
-        let scalar = reader.positive("query_pre_attn_scalar", 256.0)?;
-        layer.attention.scores.scale = Some(scalar.sqrt().recip());
+        layer.attention.scores.scale = Some(query_scale(reader)?);
         layer.attention.scores.soft_cap = soft_cap(reader, "attn_logit_softcapping", 50.0)?;
         config.logit_soft_cap = soft_cap(reader, "final_logit_softcapping", 30.0)?;
         // The other activation that the configs also have, and how a cache is laid out.
@@ -63,7 +62,13 @@ pub(super) const GEMMA2: Family = Family {
     ..GEMMA
 };
 
-fn scale_embedding(config: &mut DecoderConfig) {
+/// What scores are multiplied by.
+pub(super) fn query_scale(reader: &ConfigReader) -> Result<f64, Error> {
+    let scalar = reader.positive("query_pre_attn_scalar", 256.0)?;
+    Ok(scalar.sqrt().recip())
+}
+
+pub(super) fn scale_embedding(config: &mut DecoderConfig) {
     config.embedding_scale = Some((config.hidden_size as f64).sqrt());
 }
 

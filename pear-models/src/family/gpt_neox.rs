@@ -60,4 +60,5 @@ const NAMES: TensorNames = TensorNames {
         ".attention.masked_bias",
         ".rotary_emb.inv_freq",
     ],
+    other_models: &[],
 };

@@ -9,6 +9,8 @@ use crate::layer_config::Residual;
 
 pub(super) const FAMILY: Family = Family {
     model_type: "llama",
+    text_config: None,
+    defaults: &[],
     hidden_size: &["hidden_size"],
     num_hidden_layers: &["num_hidden_layers"],
     num_attention_heads: &["num_attention_heads"],

@@ -9,6 +9,7 @@ mod config_file;
 mod custom_code;
 mod falcon;
 mod gemma;
+mod gemma3;
 mod gpt2;
 mod gpt_neox;
 mod gptj;
@@ -54,6 +55,10 @@ type Spellings = &'static [&'static str];
 pub(crate) struct Family {
     /// `model_type` in `config.json`.
     pub model_type: &'static str,
+    /// The object that holds all keys of the text model, where it is a part of a larger one.
+    pub text_config: Option<&'static str>,
+    /// Numbers that count where a config does not have these keys at all.
+    pub defaults: &'static [(&'static str, usize)],
     /// Width of the residual stream.
     pub hidden_size: Spellings,
     /// Layers.
@@ -169,6 +174,8 @@ const FAMILIES: &[&Family] = &[
     &phi3::FAMILY,
     &gemma::GEMMA,
     &gemma::GEMMA2,
+    &gemma3::TEXT,
+    &gemma3::MULTIMODAL,
     &olmo2::FAMILY,
     &falcon::FAMILY,
     &falcon::REFINED_WEB,

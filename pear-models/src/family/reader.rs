@@ -47,6 +47,29 @@ impl ConfigReader {
         })
     }
 
+    /// The object under `key`, with those of the keys `shared` that stand only beside it.
+    pub(crate) fn inner(&self, key: &str, shared: &[&str]) -> Result<Self> {
+        let Some(mut inner) = self.object(key)? else {
+            return Err(self.error(key, "is missing"));
+        };
+        for &key in shared {
+            if let Some(value) = self.get(key)
+                && !inner.has(key)
+            {
+                inner.map.insert(key.into(), value.clone());
+            }
+        }
+        Ok(inner)
+    }
+
+    /// The same config with these numbers under the keys that it does not have.
+    pub(crate) fn with_defaults(mut self, defaults: &[(&str, usize)]) -> Self {
+        for &(key, number) in defaults {
+            self.map.entry(key).or_insert_with(|| Value::from(number));
+        }
+        self
+    }
+
     /// An error about `key`.
     pub(crate) fn error(&self, key: &str, problem: impl Into<String>) -> Error {
         Error::Config {
@@ -205,9 +228,12 @@ impl ConfigReader {
             "gelu_new" | "gelu_pytorch_tanh" | "gelu_fast" | "gelu_python_tanh"
             | "gelu_accurate" => Ok(Activation::GeluTanh),
             "relu" => Ok(Activation::Relu),
+            "relu2" => Ok(Activation::ReluSquared),
             _ => Err(self.error(
                 key,
-                format!("is `{name}`: expected silu, gelu, gelu_new, gelu_pytorch_tanh or relu"),
+                format!(
+                    "is `{name}`: expected silu, gelu, gelu_new, gelu_pytorch_tanh, relu or relu2"
+                ),
             )),
         }
     }
@@ -236,7 +262,9 @@ impl ConfigReader {
         });
         for (key, value) in unread {
             let full_key = format!("{}{key}", self.within);
-            match REFUSED.iter().find(|refused| refused.key == full_key) {
+            // A text model within a larger one is refused for the same keys.
+            let known = full_key.strip_prefix("text_config.").unwrap_or(&full_key);
+            match REFUSED.iter().find(|refused| refused.key == known) {
                 None => {
                     let entry = (escape(&full_key), shorten(value));
                     self.ignored.borrow_mut().push(entry);

@@ -23,6 +23,8 @@ pub(crate) struct RotaryKeys {
     pub default_original_positions: Option<usize>,
     /// Whether a scaling that is called `yarn` is LongRoPE, as in the first Phi-3.
     pub yarn_is_longrope: bool,
+    /// Which channels are rotated together.
+    pub layout: RotaryLayout,
 }
 
 impl RotaryKeys {
@@ -35,6 +37,7 @@ impl RotaryKeys {
         default_max_positions: 2048,
         default_original_positions: None,
         yarn_is_longrope: false,
+        layout: RotaryLayout::HalfSplit,
     };
 
     /// Llama's, for families that cannot.
@@ -47,16 +50,54 @@ impl RotaryKeys {
 impl ConfigReader {
     /// Rotary positions in either form: `rope_theta` and `rope_scaling`, or `rope_parameters`.
     pub(crate) fn rotary(&self, head_dim: usize, keys: &RotaryKeys) -> Result<RotaryConfig> {
+        // As in transformers: the old object wins where both are given.
+        let old = self.object("rope_scaling")?;
+        let new = self.object("rope_parameters")?;
+        self.rotary_with(
+            old.filter(|old| !old.holds_nothing()).or(new),
+            head_dim,
+            keys,
+        )
+    }
+
+    /// Rotary positions that differ between layers: those of `full_attention` layers and those of `sliding_attention` layers, which
+    /// `rope_parameters` may hold by these names. `rope_scaling` concerns the former alone.
+    pub(crate) fn rotary_by_layer_type(
+        &self,
+        head_dim: usize,
+        full: &RotaryKeys,
+        sliding: &RotaryKeys,
+    ) -> Result<[RotaryConfig; 2]> {
+        let old = self.object("rope_scaling")?;
+        let old = old.filter(|old| !old.holds_nothing());
+        let by_type = self.object("rope_parameters")?;
+        let within = |key| match &by_type {
+            Some(by_type) => by_type.object(key),
+            None => Ok(None),
+        };
+        let (of_full, of_sliding) = (within("full_attention")?, within("sliding_attention")?);
+        if let Some(by_type) = &by_type {
+            by_type.finish()?;
+        }
+        Ok([
+            self.rotary_with(old.or(of_full), head_dim, full)?,
+            self.rotary_with(of_sliding, head_dim, sliding)?,
+        ])
+    }
+
+    /// Rotary positions; what is in the object `rope` wins over what is beside it.
+    fn rotary_with(
+        &self,
+        rope: Option<Self>,
+        head_dim: usize,
+        keys: &RotaryKeys,
+    ) -> Result<RotaryConfig> {
         let mut theta = self.positive(self.spelling(keys.theta), keys.default_theta)?;
         let partial_key = self.spelling(keys.partial);
         let mut partial = match keys.partial {
             [] => None,
             _ => self.number(partial_key)?,
         };
-        // As in transformers: the old object wins where both are given, and what is in it wins over what is beside it.
-        let old = self.object("rope_scaling")?;
-        let new = self.object("rope_parameters")?;
-        let rope = old.filter(|old| !old.holds_nothing()).or(new);
         if let Some(rope) = &rope {
             theta = rope.positive("rope_theta", theta)?;
             partial = rope.number(PARTIAL)?.or(partial);
@@ -90,7 +131,7 @@ impl ConfigReader {
         Ok(RotaryConfig {
             rotary_dim,
             rope_theta: theta,
-            layout: RotaryLayout::HalfSplit,
+            layout: keys.layout,
             scaling,
         })
     }

@@ -130,6 +130,8 @@ pub(crate) struct TensorNames {
     pub projections: MatrixLayout,
     /// Ends of the names of tensors that hold no weights: masks and tables from older releases.
     pub buffers: &'static [&'static str],
+    /// Beginnings of the names of tensors that belong to other models in the same checkpoint, such as one that sees images.
+    pub other_models: &'static [&'static str],
 }
 
 impl TensorNames {
@@ -151,12 +153,17 @@ impl TensorNames {
         })
     }
 
-    /// Whether a tensor of this name may be there without being read: a buffer, or an unembedding that is the embedding.
+    /// Whether a tensor of this name may be there without being read: a buffer, one of another model, or an unembedding that is the
+    /// embedding.
     pub fn is_superfluous(&self, config: &DecoderConfig, name: &str) -> bool {
         let is_unembedding = self
             .row(LmHead)
             .is_some_and(|row| name.strip_suffix(".weight") == Some(row.name));
         self.buffers.iter().any(|end| name.ends_with(end))
+            || self
+                .other_models
+                .iter()
+                .any(|start| name.starts_with(start))
             || config.tie_word_embeddings && is_unembedding
     }
 
@@ -173,6 +180,7 @@ pub(crate) const LLAMA: TensorNames = TensorNames {
     tables: &[LLAMA_ROWS],
     projections: MatrixLayout::OutIn,
     buffers: &["rotary_emb.inv_freq"],
+    other_models: &[],
 };
 
 /// The names of GPT-2, as far as later families have taken them over.
@@ -182,6 +190,7 @@ pub(crate) const GPT: TensorNames = TensorNames {
     tables: &[GPT_ROWS],
     projections: MatrixLayout::OutIn,
     buffers: &[".attn.bias", ".attn.masked_bias"],
+    other_models: &[],
 };
 
 pub(crate) const GPT_ROWS: &[Row] = &[

@@ -1,8 +1,10 @@
 //! Sliding windows of single layers.
 
+use pear_core::position::PositionEmbeddingConfig;
 use serde_json::Value;
 
 use super::ConfigReader;
+use super::rotary::RotaryKeys;
 use crate::error::Error;
 use crate::layer_config::LayerConfig;
 
@@ -67,6 +69,41 @@ pub(super) fn slide_all(layers: &mut [LayerConfig], window: Option<usize>) {
     for layer in layers {
         layer.attention.scores.window = window;
     }
+}
+
+/// The layers that `layer_types` calls sliding or, where the config has no such list, all but every `sliding_window_pattern`th.
+pub(super) fn all_but_every(
+    reader: &ConfigReader,
+    num_layers: usize,
+    default_pattern: usize,
+) -> Result<Vec<bool>, Error> {
+    const KEY: &str = "sliding_window_pattern";
+    if let Some(types) = layer_types(reader, num_layers)? {
+        reader.ignore(&[KEY]);
+        return Ok(types);
+    }
+    let pattern = reader.optional_size(KEY)?.unwrap_or(default_pattern);
+    let slides = |number: usize| !number.is_multiple_of(pattern);
+    Ok((1..=num_layers).map(slides).collect())
+}
+
+/// Gives each layer the rotary positions of its type, and those that slide a window.
+pub(super) fn slide_and_rotate(
+    reader: &ConfigReader,
+    layers: &mut [LayerConfig],
+    default_pattern: usize,
+    (full, sliding): (&RotaryKeys, &RotaryKeys),
+) -> Result<(), Error> {
+    let window = window_or_default(reader)?;
+    let head_dim = layers[0].attention.head_dim;
+    let [full, sliding] = reader.rotary_by_layer_type(head_dim, full, sliding)?;
+    let slides = all_but_every(reader, layers.len(), default_pattern)?;
+    for (layer, slides) in layers.iter_mut().zip(slides) {
+        let rotary = if slides { &sliding } else { &full };
+        layer.attention.position_embedding = PositionEmbeddingConfig::Rotary(rotary.clone());
+        layer.attention.scores.window = window.filter(|_| slides);
+    }
+    Ok(())
 }
 
 /// Which layers have the window according to `layer_types`; `None` where the config has no such list.

@@ -56,6 +56,7 @@ const fn names(tables: &'static [&'static [Row]]) -> TensorNames {
             "rope_factors_short.weight",
             "attn_rot_embd.weight",
         ],
+        other_models: &[],
     }
 }
 

@@ -14,6 +14,7 @@ pub(super) struct Silu;
 pub(super) struct Gelu;
 pub(super) struct GeluTanh;
 pub(super) struct Relu;
+pub(super) struct ReluSquared;
 
 impl Function for Silu {
     #[inline(always)]
@@ -79,6 +80,19 @@ impl Function for Relu {
     }
 }
 
+impl Function for ReluSquared {
+    #[inline(always)]
+    fn value(x: f32) -> f32 {
+        x.max(0.0) * x.max(0.0)
+    }
+
+    #[inline(always)]
+    fn value_and_slope(x: f32) -> (f32, f32) {
+        let positive = x.max(0.0);
+        (positive * positive, 2.0 * positive)
+    }
+}
+
 /// Runs `$body` with `$F` standing for the [`Function`] of an [`Activation`](super::Activation).
 macro_rules! with_function {
     ($kind:expr, $F:ident => $body:expr) => {
@@ -99,6 +113,10 @@ macro_rules! with_function {
                 type $F = $crate::kernels::activation::functions::Relu;
                 $body
             }
+            $crate::kernels::Activation::ReluSquared => {
+                type $F = $crate::kernels::activation::functions::ReluSquared;
+                $body
+            }
         }
     };
 }
@@ -116,6 +134,7 @@ mod tests {
             Activation::Gelu,
             Activation::GeluTanh,
             Activation::Relu,
+            Activation::ReluSquared,
         ] {
             for i in -60..60 {
                 let x = i as f32 * 0.1 + 0.05;
@@ -124,7 +143,7 @@ mod tests {
                     (value - F::value(x), slope, (F::value(x + 0.01) - F::value(x - 0.01)) / 0.02)
                 });
                 assert!(
-                    value.abs() < 1e-6 && (slope - difference).abs() < 2e-4,
+                    value.abs() < 1e-6 && (slope - difference).abs() < 2e-4 * slope.abs().max(1.0),
                     "{kind:?} at {x}: {slope}, {difference}"
                 );
             }

@@ -27,6 +27,8 @@ pub enum Activation {
     GeluTanh,
     /// `max(x, 0)`.
     Relu,
+    /// `max(x, 0)²` (`relu2`).
+    ReluSquared,
 }
 
 /// `act(x)`, of any shape. Half precision is computed in f32 and rounded once.
@@ -84,6 +86,7 @@ fn activate_composed<const D: usize>(kind: Activation, x: Tensor<D>) -> Tensor<D
             x * activation::sigmoid(cubic * (2.0 * FRAC_2_PI.sqrt()))
         }
         Activation::Relu => activation::relu(x),
+        Activation::ReluSquared => activation::relu(x).square(),
     }
 }
 
@@ -222,11 +225,12 @@ mod tests {
     use super::super::testing::{assert_rejected, check, random, seed};
     use super::*;
 
-    const KINDS: [Activation; 4] = [
+    const KINDS: [Activation; 5] = [
         Activation::Silu,
         Activation::Gelu,
         Activation::GeluTanh,
         Activation::Relu,
+        Activation::ReluSquared,
     ];
 
     #[test]
