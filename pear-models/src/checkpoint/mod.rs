@@ -8,6 +8,7 @@ mod gguf;
 mod load;
 mod origin;
 mod parameter;
+mod quantized;
 mod safetensors;
 mod save;
 mod tensor_source;
@@ -21,12 +22,13 @@ use pear_core::ModelShape;
 
 use crate::config::DecoderConfig;
 use crate::error::Error;
-use crate::family::{IgnoredKeys, ModelConfig, TensorNames, read_config};
+use crate::family::{IgnoredKeys, ModelConfig, TensorNames, config_of, read_json};
 use crate::param::{ModuleId, ParamId};
 use crate::tensor_part::TensorPart;
 use fold::Fold;
 pub use gguf::GgufCheckpoint;
 use origin::Origin;
+use quantized::{QuantizedCheckpoint, Settings};
 pub use safetensors::SafetensorsCheckpoint;
 pub use tensor_source::{FloatsMut, StoredDtype, TensorInfo, TensorSource};
 
@@ -75,15 +77,21 @@ impl ModelDirectory {
             let origin = Origin::Gguf(metadata);
             return Self::of(origin, names, config, ignored, Box::new(tensors));
         }
+        let config_path = path.join("config.json");
+        let mut contents = read_json(&config_path)?;
+        let settings = Settings::take(path, &mut contents)?;
         let ModelConfig {
             family,
             config,
             ignored,
-        } = read_config(&path.join("config.json"))?;
+        } = config_of(&config_path, contents)?;
         let names = (family.names)(&config);
-        let tensors = SafetensorsCheckpoint::open(path)?;
+        let tensors: Box<dyn Fold> = match settings {
+            Some(settings) => Box::new(QuantizedCheckpoint::open(path, settings)?),
+            None => Box::new(SafetensorsCheckpoint::open(path)?),
+        };
         let origin = Origin::Directory(path.into());
-        Self::of(origin, names, config, ignored, Box::new(tensors))
+        Self::of(origin, names, config, ignored, tensors)
     }
 
     /// The model of these tensors, which are checked.

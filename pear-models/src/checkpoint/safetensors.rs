@@ -14,7 +14,7 @@ use crate::mapped_file::MappedFile;
 use crate::regular_file;
 
 const SINGLE: &str = "model.safetensors";
-const INDEX: &str = "model.safetensors.index.json";
+pub(super) const INDEX: &str = "model.safetensors.index.json";
 
 /// The weights of a Hugging Face directory: `model.safetensors`, or the shards that `model.safetensors.index.json` names.
 ///
@@ -145,7 +145,7 @@ impl SafetensorsCheckpoint {
         &self.shards[entry.shard].bytes()[entry.range.clone()]
     }
 
-    fn error(&self, name: &str, problem: impl Into<String>) -> Error {
+    pub(super) fn error(&self, name: &str, problem: impl Into<String>) -> Error {
         let path = match self.tensors.get(name) {
             Some(entry) => &self.shards[entry.shard].path,
             None => &self.directory,

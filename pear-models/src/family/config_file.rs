@@ -73,12 +73,14 @@ pub(crate) struct ModelConfig {
 
 /// Reads `config.json`.
 pub(crate) fn read_config(path: &Path) -> Result<ModelConfig, Error> {
+    config_of(path, read_json(path)?)
+}
+
+/// Reads the contents of `config.json`.
+pub(crate) fn read_json(path: &Path) -> Result<Value, Error> {
     let text = regular_file::read(path)?;
-    config_of(
-        path,
-        python_json::from_slice(&text)
-            .map_err(|e| Error::malformed(path, format!("not valid JSON: {e}")))?,
-    )
+    python_json::from_slice(&text)
+        .map_err(|e| Error::malformed(path, format!("not valid JSON: {e}")))
 }
 
 /// What the contents of a `config.json` say; `path` is named in errors.
@@ -126,8 +128,13 @@ fn refuse_quantized(reader: &ConfigReader) -> Result<(), Error> {
         };
         if !format.is_empty() {
             let method = format.get("quant_method").and_then(Value::as_str);
+            let advice = if key == "quantization" {
+                "take the original model in f32, bf16 or f16"
+            } else {
+                "open the model's directory"
+            };
             let problem = format!(
-                "the weights are quantised ({}): a config alone cannot say how to read them; take the original model in f32, bf16 or f16",
+                "the weights are quantised ({}): a config alone cannot say how to read them; {advice}",
                 method.map_or_else(|| "in an unnamed format".into(), escape)
             );
             return Err(reader.error(key, problem));

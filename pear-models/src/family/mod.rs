@@ -41,7 +41,7 @@ use pear_core::{AttentionConfig, NormConfig};
 use crate::config::DecoderConfig;
 use crate::error::Error;
 use crate::layer_config::{DenseMlpConfig, LayerConfig, MlpConfig, Residual};
-pub(crate) use config_file::{ModelConfig, config_of, read_config};
+pub(crate) use config_file::{ModelConfig, config_of, read_json};
 pub use ignored::IgnoredKeys;
 pub(crate) use reader::ConfigReader;
 use rotary::RotaryKeys;
