@@ -231,7 +231,7 @@ mod tests {
     use std::path::Path;
 
     use super::*;
-    use crate::family::{config_of, read_json};
+    use crate::family::config_file::read_config;
 
     /// The channels and shapes of every tensor's parts, by name.
     fn parts(directory: &Path) -> BTreeMap<String, Vec<(TensorPart, Vec<usize>)>> {

@@ -45,17 +45,14 @@ impl QuantizedCheckpoint {
     /// Opens the files of a directory whose settings have been read, and checks the tensors of every quantised weight.
     ///
     /// # Errors
-    /// Those of [`SafetensorsCheckpoint::open`]; [`Error::Config`] for settings of a variant that cannot be read; [`Error::Tensor`] for
-    /// tensors that are missing, or whose shapes, types or indices do not fit; [`Error::Malformed`] where no weight is quantised.
+    /// Those of [`SafetensorsCheckpoint::open`]; [`Error::Config`] for settings of a variant that cannot be read, and for
+    /// those in `config.json` where no weight is quantised; [`Error::Tensor`] for
+    /// tensors that are missing, or whose shapes, types or indices do not fit.
     pub(crate) fn open(directory: &Path, settings: Settings) -> Result<Self, Error> {
         let files = SafetensorsCheckpoint::open(directory)?;
         let weights = find(&files, &settings)?;
-        if weights.is_empty() {
-            let problem = format!(
-                "says that weights are quantised, but {} holds none: remove these settings if the weights are plain numbers",
-                directory.display()
-            );
-            return Err(Error::malformed(&settings.path, problem));
+        if weights.is_empty() && !settings.is_in_old_file() {
+            return Err(settings.contradicted(directory));
         }
         let hidden: BTreeSet<&String> = weights.values().flat_map(|w| &w.matrix.parts).collect();
         let is_cache_scale = |name: &str| CACHE_SCALES.iter().any(|end| name.ends_with(end));
@@ -88,12 +85,15 @@ impl QuantizedCheckpoint {
     }
 }
 
+/// Reads the matrix of a module.
+type ReadMatrix<'a> = Box<dyn Fn(Module) -> Result<Matrix, Error> + 'a>;
+
 /// The quantised weights, by name.
 fn find(
     files: &SafetensorsCheckpoint,
     settings: &Settings,
 ) -> Result<BTreeMap<String, Weight>, Error> {
-    let read: Box<dyn Fn(Module) -> Result<Matrix, Error> + '_> = match settings.method {
+    let read: ReadMatrix = match settings.method {
         Method::Gptq => {
             let gptq = gptq::Gptq::new(settings)?;
             Box::new(move |module| gptq.matrix(module))

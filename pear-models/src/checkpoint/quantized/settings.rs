@@ -34,7 +34,7 @@ pub(super) enum Method {
 pub(crate) struct Settings {
     pub(super) method: Method,
     /// The file that they were read from.
-    pub(super) path: PathBuf,
+    path: PathBuf,
     /// What precedes the keys in messages: `quantization_config.`, or nothing in a file of their own.
     within: String,
     map: Map<String, Value>,
@@ -97,7 +97,7 @@ impl Settings {
                      use the original checkpoint, or one in one of these formats"
                 ),
             )),
-            None => Err(self.error("quant_method", "is missing")),
+            None => Err(self.error_about_all("names no `quant_method`")),
         }
     }
 
@@ -108,6 +108,27 @@ impl Settings {
             key: format!("{}{key}", self.within),
             problem: problem.into(),
         }
+    }
+
+    fn error_about_all(&self, problem: impl Into<String>) -> Error {
+        Error::Config {
+            path: self.path.clone(),
+            key: self.within.trim_end_matches('.').into(),
+            problem: problem.into(),
+        }
+    }
+
+    /// Whether the settings are not those of `config.json`: a file of its own may be left over from weights that were quantised once.
+    pub(super) fn is_in_old_file(&self) -> bool {
+        self.within.is_empty()
+    }
+
+    /// The error of a directory none of whose weights is quantised.
+    pub(super) fn contradicted(&self, directory: &Path) -> Error {
+        self.error_about_all(format!(
+            "says that weights are quantised, but no tensor in {} is: remove this key if the weights are plain numbers",
+            directory.display()
+        ))
     }
 
     /// A value, `null` counting as absent.
