@@ -60,3 +60,48 @@ fn files_that_are_no_models_get_one_line() {
         &["weights.bin: is not a GGUF file"],
     );
 }
+
+#[test]
+fn a_gguf_file_is_folded_into_one_after_a_dry_run_that_writes_nothing() {
+    let bench = Bench::new();
+    bench.write(
+        "profile.json",
+        r#"{"format": "pear-profile", "version": 1, "model": {"architecture": "llama", "num_layers": 2, "num_heads": 4},
+            "coefficients": [{"layer": 0, "head": 1, "value": 0.6}, {"layer": 1, "head": 2, "value": 1.4}]}"#,
+    );
+    let sequence: Vec<u32> = (0..20).map(|i| 3 + (7 * i) % 90).collect();
+    bench.write_lines("tokens.jsonl", &[sequence]);
+    let export = "export --model {gguf/quantized.gguf} --profile profile.json";
+    let table = bench.ok(&format!("{export} --dry-run"));
+    let rows: Vec<Vec<&str>> = table
+        .lines()
+        .map(|line| line.split_whitespace().collect())
+        .collect();
+    assert_eq!(rows.len(), 3, "{table}");
+    assert_eq!(
+        rows[1][..6],
+        ["0", "blk.0.attn_output.weight", "1", "Q5_1", "→", "F16"]
+    );
+    assert_eq!(
+        rows[2][..5],
+        ["1", "blk.1.attn_output.weight", "2", "F16", "values"]
+    );
+    assert!(!bench.path("folded.gguf").exists());
+
+    let printed = bench.ok(&format!("{export} --out folded.gguf --verify tokens.jsonl"));
+    assert!(printed.starts_with(&table), "{printed}");
+    let kl = printed.split("the exact result: ").nth(1).unwrap();
+    let kl: f64 = kl.split(' ').next().unwrap().parse().unwrap();
+    assert!(kl.abs() < 1e-6, "{printed}");
+    assert!(printed.contains("over 20 positions"), "{printed}");
+
+    bench.refused(
+        &format!("{export} --out folded.gguf"),
+        &["folded.gguf: exists already: expected the name of a new file"],
+    );
+    bench.refused(
+        "export --model folded.gguf --profile profile.json --dry-run",
+        &["`pear.version`: coefficients were folded into this file before (heads 0.1, 1.2)"],
+    );
+    bench.refused(export, &["--out"]);
+}

@@ -55,6 +55,8 @@
 
 #[doc = include_str!("../docs/adding-a-family.md")]
 pub mod adding_a_family {}
+#[doc = include_str!("../docs/gguf-folding.md")]
+pub mod gguf_folding {}
 #[doc = include_str!("../docs/half-precision.md")]
 pub mod half_precision {}
 #[cfg(feature = "chat")]
