@@ -4,7 +4,6 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 
 use crate::evaluation::EvaluationError;
-use crate::family::IgnoredKeys;
 
 /// Everything in this crate that can fail on input.
 #[derive(Debug, thiserror::Error)]
@@ -39,9 +38,15 @@ pub enum Error {
         /// What was found and what was expected.
         problem: String,
     },
-    /// Keys of `config.json` that nothing read, for a reader who wants none ([`IgnoredKeys::refuse`]).
-    #[error("{path}: no code of this model_type reads these keys: {0}", path = .0.path().display())]
-    IgnoredKeys(IgnoredKeys),
+    /// Keys of `config.json` that nothing read, for a reader who wants none
+    /// ([`IgnoredKeys::refuse`](crate::IgnoredKeys::refuse)).
+    #[error("{path}: no code of this model_type reads these keys: {keys}", path = path.display())]
+    IgnoredKeys {
+        /// The file.
+        path: PathBuf,
+        /// The keys with their values.
+        keys: String,
+    },
     /// Tensors that are missing, superfluous, or of another shape or dtype than the config says; all of them at once.
     #[error("{path}: the weights do not fit the config: {}", list(problems), path = path.display())]
     Tensors {

@@ -64,7 +64,10 @@ impl IgnoredKeys {
         if self.is_empty() {
             return Ok(());
         }
-        Err(Error::IgnoredKeys(self.clone()))
+        Err(Error::IgnoredKeys {
+            path: self.path.clone(),
+            keys: self.to_string(),
+        })
     }
 }
 
