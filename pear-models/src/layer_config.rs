@@ -4,6 +4,8 @@ use pear_core::kernels::Activation;
 use pear_core::{AttentionConfig, Error, NormConfig, Result};
 use serde::{Deserialize, Serialize};
 
+use crate::experts_config::ExpertsConfig;
+
 /// How a layer adds attention and MLP to the residual stream `x`, and which norms it has for that.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -32,6 +34,8 @@ pub enum Residual {
 pub enum MlpConfig {
     /// The same for every token.
     Dense(DenseMlpConfig),
+    /// Some of several for each token.
+    Experts(ExpertsConfig),
 }
 
 /// `down(act(gate(x)) · up(x))`, or `down(act(up(x)))` without a gate.
@@ -49,10 +53,20 @@ pub struct DenseMlpConfig {
 
 impl MlpConfig {
     /// # Errors
+    /// As [`DenseMlpConfig::validate`] and [`ExpertsConfig::validate`].
+    pub fn validate(&self) -> Result<()> {
+        match self {
+            Self::Dense(dense) => dense.validate(),
+            Self::Experts(experts) => experts.validate(),
+        }
+    }
+}
+
+impl DenseMlpConfig {
+    /// # Errors
     /// [`Error::Config`] for a width of zero.
     pub fn validate(&self) -> Result<()> {
-        let Self::Dense(dense) = self;
-        if dense.intermediate_size == 0 {
+        if self.intermediate_size == 0 {
             return Err(invalid("intermediate_size", 0, "expected at least 1"));
         }
         Ok(())

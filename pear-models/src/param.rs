@@ -28,6 +28,16 @@ pub(crate) enum ModuleId {
     GateProj,
     UpProj,
     DownProj,
+    /// Chooses experts: one channel for each.
+    Router,
+    ExpertGateProj,
+    ExpertUpProj,
+    ExpertDownProj,
+    /// How much of the shared expert a token takes: one channel.
+    SharedExpertGate,
+    SharedGateProj,
+    SharedUpProj,
+    SharedDownProj,
 }
 
 /// One of the two parameters that a module may have.
@@ -44,6 +54,8 @@ pub(crate) enum ParamKind {
 pub(crate) struct ParamId {
     /// The layer, for the modules that every layer has.
     pub layer: Option<usize>,
+    /// The expert, for the modules that every expert of a layer has.
+    pub expert: Option<usize>,
     pub module: ModuleId,
     pub kind: ParamKind,
 }
@@ -55,10 +67,15 @@ enum Path<'a> {
     Model(&'a str),
     /// Within each layer.
     Layer(&'a str),
+    /// Within each expert of a layer.
+    Expert(&'a str),
 }
 
+/// Where the experts of a layer are within it.
+const EXPERTS: &str = "moe.experts.";
+
 impl ModuleId {
-    const ALL: [Self; 20] = [
+    const ALL: [Self; 28] = [
         Self::EmbedTokens,
         Self::ProjectIn,
         Self::Positions,
@@ -79,6 +96,14 @@ impl ModuleId {
         Self::GateProj,
         Self::UpProj,
         Self::DownProj,
+        Self::Router,
+        Self::ExpertGateProj,
+        Self::ExpertUpProj,
+        Self::ExpertDownProj,
+        Self::SharedExpertGate,
+        Self::SharedGateProj,
+        Self::SharedUpProj,
+        Self::SharedDownProj,
     ];
 
     const fn path(self) -> Path<'static> {
@@ -103,6 +128,14 @@ impl ModuleId {
             Self::GateProj => Path::Layer("mlp.gate_proj"),
             Self::UpProj => Path::Layer("mlp.up_proj"),
             Self::DownProj => Path::Layer("mlp.down_proj"),
+            Self::Router => Path::Layer("moe.router"),
+            Self::ExpertGateProj => Path::Expert("gate_proj"),
+            Self::ExpertUpProj => Path::Expert("up_proj"),
+            Self::ExpertDownProj => Path::Expert("down_proj"),
+            Self::SharedExpertGate => Path::Layer("moe.shared_expert_gate"),
+            Self::SharedGateProj => Path::Layer("moe.shared_expert.gate_proj"),
+            Self::SharedUpProj => Path::Layer("moe.shared_expert.up_proj"),
+            Self::SharedDownProj => Path::Layer("moe.shared_expert.down_proj"),
         }
     }
 }
@@ -131,6 +164,7 @@ impl ParamId {
     pub const fn model_weight(module: ModuleId) -> Self {
         Self {
             layer: None,
+            expert: None,
             module,
             kind: ParamKind::Weight,
         }
@@ -140,6 +174,7 @@ impl ParamId {
     pub const fn layer_weight(layer: usize, module: ModuleId) -> Self {
         Self {
             layer: Some(layer),
+            expert: None,
             module,
             kind: ParamKind::Weight,
         }
@@ -150,6 +185,7 @@ impl ParamId {
         if let Some(&(module, kind, _)) = BARE.iter().find(|(.., name)| *name == path) {
             return Some(Self {
                 layer: None,
+                expert: None,
                 module,
                 kind,
             });
@@ -163,9 +199,18 @@ impl ParamId {
             Some((number, name)) => (Some(number.parse().ok()?), Path::Layer(name)),
             None => (None, Path::Model(module)),
         };
+        let of_expert = match module {
+            Path::Layer(name) => name.strip_prefix(EXPERTS),
+            _ => None,
+        };
+        let (expert, module) = match of_expert.and_then(|rest| rest.split_once('.')) {
+            Some((number, name)) => (Some(number.parse().ok()?), Path::Expert(name)),
+            None => (None, module),
+        };
         let module = ModuleId::ALL.into_iter().find(|m| m.path() == module)?;
         Some(Self {
             layer,
+            expert,
             module,
             kind,
         })
@@ -176,6 +221,7 @@ impl fmt::Display for ParamId {
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
         let Self {
             layer,
+            expert,
             module,
             kind,
         } = *self;
@@ -185,7 +231,10 @@ impl fmt::Display for ParamId {
         if let Some(layer) = layer {
             write!(f, "layers.{layer}.")?;
         }
-        let (Path::Model(name) | Path::Layer(name)) = module.path();
+        if let Some(expert) = expert {
+            write!(f, "{EXPERTS}{expert}.")?;
+        }
+        let (Path::Model(name) | Path::Layer(name) | Path::Expert(name)) = module.path();
         write!(f, "{name}.{}", kind.name())
     }
 }

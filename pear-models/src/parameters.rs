@@ -1,99 +1,31 @@
 //! Which parameters a decoder has, and their shapes, without making it.
 
+use pear_core::QkNorm;
 use pear_core::position::PositionEmbeddingConfig;
-use pear_core::{NormConfig, QkNorm};
 
 use crate::config::DecoderConfig;
-use crate::layer_config::{LayerConfig, MlpConfig, Residual};
+use crate::experts_config::ExpertsConfig;
+use crate::layer_config::{DenseMlpConfig, LayerConfig, MlpConfig, Residual};
+use crate::module_shape::ModuleShape;
 use crate::param::ModuleId::{self, *};
 use crate::param::{ParamId, ParamKind};
-use crate::tensor_part::MatrixLayout;
-
-/// The weight of a module.
-#[derive(Clone, Copy, Debug, PartialEq)]
-enum Weight {
-    /// `[input, output]`.
-    Linear { input: usize, output: usize },
-    /// `[rows, width]`.
-    Table { rows: usize, width: usize },
-    /// `[width]`, in files perhaps as a matrix with rows of this many numbers.
-    Vector { width: usize, row: Option<usize> },
-}
-
-/// The parameters of a module.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub(crate) struct ModuleShape {
-    weight: Weight,
-    /// Whether it has a weight of its own: a tied one is that of another module, and some norms have none.
-    has_weight: bool,
-    bias: bool,
-}
-
-impl ModuleShape {
-    fn linear(input: usize, output: usize, bias: bool) -> Self {
-        Self {
-            weight: Weight::Linear { input, output },
-            has_weight: true,
-            bias,
-        }
-    }
-
-    fn table(rows: usize, width: usize) -> Self {
-        Self {
-            weight: Weight::Table { rows, width },
-            has_weight: true,
-            bias: false,
-        }
-    }
-
-    fn norm(width: usize, norm: NormConfig) -> Self {
-        Self {
-            weight: Weight::Vector { width, row: None },
-            has_weight: norm.has_weight(),
-            bias: norm.has_bias(),
-        }
-    }
-
-    /// Output channels: columns of a linear module, rows of a table, numbers of a vector.
-    pub fn channels(&self) -> usize {
-        match self.weight {
-            Weight::Linear { output, .. } => output,
-            Weight::Table { rows, .. } => rows,
-            Weight::Vector { width, .. } => width,
-        }
-    }
-
-    /// How its weight stands in a file, where that of a linear module stands as `projections` says.
-    pub fn layout(&self, projections: MatrixLayout) -> MatrixLayout {
-        match self.weight {
-            Weight::Linear { .. } => projections,
-            Weight::Vector { row: Some(row), .. } => MatrixLayout::Rows(row),
-            Weight::Table { .. } | Weight::Vector { .. } => MatrixLayout::Table,
-        }
-    }
-
-    /// The shape of one of its parameters, if it has it.
-    fn of(&self, kind: ParamKind) -> Option<Vec<usize>> {
-        match (kind, self.weight) {
-            (ParamKind::Bias, _) => self.bias.then(|| vec![self.channels()]),
-            (ParamKind::Weight, _) if !self.has_weight => None,
-            (ParamKind::Weight, Weight::Linear { input, output }) => Some(vec![input, output]),
-            (ParamKind::Weight, Weight::Table { rows, width }) => Some(vec![rows, width]),
-            (ParamKind::Weight, Weight::Vector { width, .. }) => Some(vec![width]),
-        }
-    }
-}
 
 impl DecoderConfig {
-    /// Every parameter of the [`Decoder`](crate::Decoder) and its shape.
-    pub(crate) fn parameters(&self) -> Vec<(ParamId, Vec<usize>)> {
-        let layers = self.layers.iter().enumerate();
-        let of_layers =
-            layers.flat_map(|(layer, config)| parameters(Some(layer), config.modules()));
+    /// Every parameter of the [`Decoder`](crate::Decoder) and its shape; those of experts after all others.
+    ///
+    /// They are made one by one: a config may lie about how many experts there are.
+    pub(crate) fn parameters(&self) -> impl Iterator<Item = (ParamId, Vec<usize>)> + '_ {
+        let of_layers = |in_experts: bool| {
+            let layers = self.layers.iter().enumerate();
+            layers.flat_map(move |(layer, config)| {
+                let mut modules = config.modules();
+                modules.retain(|(_, shape)| shape.num_experts().is_some() == in_experts);
+                parameters(Some(layer), modules)
+            })
+        };
         parameters(None, self.modules())
-            .into_iter()
-            .chain(of_layers)
-            .collect()
+            .chain(of_layers(false))
+            .chain(of_layers(true))
     }
 
     /// The shape of a module, if the model has it.
@@ -110,11 +42,7 @@ impl DecoderConfig {
     fn modules(&self) -> Vec<(ModuleId, ModuleShape)> {
         let (hidden, embedding) = (self.hidden_size, self.embedding_size);
         let table = ModuleShape::table(self.vocab_size, embedding);
-        let unembedding = ModuleShape {
-            has_weight: !self.tie_word_embeddings,
-            bias: self.lm_head_bias,
-            ..table
-        };
+        let unembedding = table.of_unembedding(self.tie_word_embeddings, self.lm_head_bias);
         let mut modules = vec![(EmbedTokens, table), (LmHead, unembedding)];
         if embedding != hidden {
             modules.push((ProjectIn, ModuleShape::linear(embedding, hidden, false)));
@@ -159,28 +87,56 @@ impl LayerConfig {
                 (KNorm, attention.num_key_value_heads),
             ] {
                 let width = qk_norm.width(heads, attention.head_dim);
-                let mut norm = ModuleShape::norm(width, qk_norm.norm());
-                if let QkNorm::EachHead(_) = qk_norm {
-                    norm.weight = Weight::Vector {
-                        width,
-                        row: Some(attention.head_dim),
-                    };
-                }
+                let norm = ModuleShape::norm(width, qk_norm.norm());
+                let norm = match qk_norm {
+                    QkNorm::EachHead(_) => norm.in_rows(attention.head_dim),
+                    _ => norm,
+                };
                 modules.push((id, norm));
             }
         }
         let norm = ModuleShape::norm(hidden, self.norm);
         modules.extend(self.residual.norms().iter().map(|&id| (id, norm)));
-        let MlpConfig::Dense(mlp) = self.mlp;
-        let inner = mlp.intermediate_size;
-        let into_mlp = ModuleShape::linear(hidden, inner, mlp.bias);
-        modules.push((UpProj, into_mlp));
-        modules.push((DownProj, ModuleShape::linear(inner, hidden, mlp.bias)));
-        if mlp.gated {
-            modules.push((GateProj, into_mlp));
+        match self.mlp {
+            MlpConfig::Dense(mlp) => {
+                modules.extend(projections(&mlp, hidden, [GateProj, UpProj, DownProj]));
+            }
+            MlpConfig::Experts(experts) => modules.extend(of_experts(&experts, hidden)),
         }
         modules
     }
+}
+
+/// The projections of an MLP: gate, if it has one, up and down.
+fn projections(
+    mlp: &DenseMlpConfig,
+    hidden: usize,
+    [gate, up, down]: [ModuleId; 3],
+) -> impl Iterator<Item = (ModuleId, ModuleShape)> {
+    let inner = mlp.intermediate_size;
+    let into_mlp = ModuleShape::linear(hidden, inner, mlp.bias);
+    let gate = mlp.gated.then_some((gate, into_mlp));
+    let down = (down, ModuleShape::linear(inner, hidden, mlp.bias));
+    gate.into_iter().chain([(up, into_mlp), down])
+}
+
+/// Router, experts and shared expert.
+fn of_experts(config: &ExpertsConfig, hidden: usize) -> Vec<(ModuleId, ModuleShape)> {
+    let num_experts = config.num_experts;
+    let router = ModuleShape::linear(hidden, num_experts, config.router_bias);
+    let mut modules = vec![(Router, router)];
+    let names = [ExpertGateProj, ExpertUpProj, ExpertDownProj];
+    for (id, shape) in projections(&config.expert, hidden, names) {
+        modules.push((id, shape.of_experts(num_experts)));
+    }
+    if let Some(shared) = &config.shared {
+        let names = [SharedGateProj, SharedUpProj, SharedDownProj];
+        modules.extend(projections(&shared.mlp, hidden, names));
+        if shared.gated {
+            modules.push((SharedExpertGate, ModuleShape::linear(hidden, 1, false)));
+        }
+    }
+    modules
 }
 
 impl Residual {
@@ -206,29 +162,34 @@ impl Residual {
 fn parameters(
     layer: Option<usize>,
     modules: Vec<(ModuleId, ModuleShape)>,
-) -> Vec<(ParamId, Vec<usize>)> {
-    let of_module = |(module, shape): (ModuleId, ModuleShape)| {
-        ParamKind::ALL.into_iter().filter_map(move |kind| {
-            let id = ParamId {
-                layer,
-                module,
-                kind,
-            };
-            Some((id, shape.of(kind)?))
+) -> impl Iterator<Item = (ParamId, Vec<usize>)> {
+    modules.into_iter().flat_map(move |(module, shape)| {
+        let experts = shape.num_experts();
+        // Once, without a number, for modules outside the experts.
+        (0..experts.unwrap_or(1)).flat_map(move |number| {
+            ParamKind::ALL.into_iter().filter_map(move |kind| {
+                let id = ParamId {
+                    layer,
+                    expert: experts.map(|_| number),
+                    module,
+                    kind,
+                };
+                Some((id, shape.of(kind)?))
+            })
         })
-    };
-    modules.into_iter().flat_map(of_module).collect()
+    })
 }
 
 #[cfg(test)]
 mod tests {
     use burn::module::{Module, ModuleVisitor, Param};
     use burn::prelude::*;
+    use pear_core::NormConfig;
     use pear_core::kernels::Activation;
 
     use super::*;
     use crate::config::DecoderSizes;
-    use crate::layer_config::DenseMlpConfig;
+    use crate::experts_config::{ExpertRouting, SharedExpertConfig};
 
     /// The paths and shapes of a module's parameters.
     #[derive(Default)]
@@ -309,6 +270,29 @@ mod tests {
         config
     }
 
+    /// A layer of experts with all that they can have, and a dense one.
+    fn mixture() -> DecoderConfig {
+        let mut config = llama();
+        let MlpConfig::Dense(expert) = config.layers[0].mlp else {
+            unreachable!("Llama has dense layers");
+        };
+        config.layers[0].mlp = MlpConfig::Experts(ExpertsConfig {
+            num_experts: 3,
+            num_experts_per_token: 2,
+            expert: DenseMlpConfig {
+                bias: true,
+                ..expert
+            },
+            routing: ExpertRouting::Softmax,
+            router_bias: true,
+            shared: Some(SharedExpertConfig {
+                mlp: expert,
+                gated: true,
+            }),
+        });
+        config
+    }
+
     #[test]
     fn parameters_are_those_of_the_decoder() {
         let sandwich = changed(|layer| {
@@ -329,12 +313,11 @@ mod tests {
             layer.norm = NormConfig::LayerWithoutWeight { eps: 1e-5 };
             layer.attention.qk_norm = Some(QkNorm::EachHead(norm));
         });
-        for config in [llama(), full(), sandwich, branches, bare] {
+        for config in [llama(), full(), sandwich, branches, bare, mixture()] {
             let mut seen = Paths::default();
             config.init(&Device::flex()).unwrap().visit(&mut seen);
             let mut expected: Vec<_> = config
                 .parameters()
-                .into_iter()
                 .map(|(id, shape)| (id.to_string(), shape))
                 .collect();
             seen.found.sort();

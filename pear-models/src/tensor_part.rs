@@ -29,11 +29,36 @@ pub(crate) struct TensorPart {
     pub total: usize,
     /// Those of the parameter, in its own order.
     pub channels: Vec<Range<usize>>,
+    /// Which of the matrices, or vectors, of a tensor that holds one for each expert.
+    pub stacked: Option<Stacked>,
+}
+
+/// One of several matrices, or vectors, that a tensor holds one after the other.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Stacked {
+    pub index: usize,
+    /// How many there are: the first size of the tensor.
+    pub count: usize,
 }
 
 impl TensorPart {
     /// The shape that the tensor has in the file, for a parameter of shape `shape`.
     pub fn file_shape(&self, shape: &[usize]) -> Vec<usize> {
+        let mut file_shape = self.matrix_shape(shape);
+        if let Some(stacked) = self.stacked {
+            file_shape.insert(0, stacked.count);
+        }
+        file_shape
+    }
+
+    /// Numbers of the tensor that stand before the matrix that the parameter is in.
+    pub fn numbers_before(&self, shape: &[usize]) -> usize {
+        let numbers = self.matrix_shape(shape).iter().product::<usize>();
+        self.stacked.map_or(0, |stacked| stacked.index * numbers)
+    }
+
+    /// The shape in the file of the matrix, or vector, that the parameter is in.
+    fn matrix_shape(&self, shape: &[usize]) -> Vec<usize> {
         match (shape, self.layout) {
             ([input, _], MatrixLayout::OutIn) => vec![self.total, *input],
             ([input, _], MatrixLayout::InOut) => vec![*input, self.total],

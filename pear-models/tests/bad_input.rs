@@ -191,6 +191,29 @@ fn sizes_that_do_not_fit_the_weights_list_the_tensors() {
         "and ",
         " more",
     ]);
+    // However many experts a config claims, none is listed before the router has them.
+    for number in [4, 16_000_000] {
+        Copy::of("mixtral")
+            .config(|c| c["num_local_experts"] = number.into())
+            .refused(&[
+                "`model.layers.0.block_sparse_moe.gate.weight` is [5, 48]",
+                &format!("expected [{number}, 48]"),
+            ]);
+    }
+    for (name, tensor) in [
+        (
+            "mixtral",
+            "experts.0.w1.weight` is [20, 48], expected [21, 48]",
+        ),
+        (
+            "granite-moe",
+            "input_linear.weight` is [5, 32, 48], expected [5, 42, 48]",
+        ),
+    ] {
+        Copy::of(name)
+            .config(|c| c["intermediate_size"] = 21.into())
+            .refused(&[tensor]);
+    }
 }
 
 #[test]

@@ -9,7 +9,7 @@ use std::process::Command;
 use common::{names, open};
 use pear_core::NormConfig;
 use pear_core::position::{PositionEmbeddingConfig, RotaryConfig, RotaryScaling};
-use pear_models::{DecoderConfig, DecoderSizes, MlpConfig, Residual};
+use pear_models::{DecoderConfig, DecoderSizes, ExpertRouting, ExpertsConfig, MlpConfig, Residual};
 use serde_json::{Value, json};
 
 fn llama() -> DecoderConfig {
@@ -244,6 +244,21 @@ fn what_changes_the_computation_is_refused_with_advice() {
             "ffn_config.ffn_type",
         ),
         ("stablelm", "qk_layernorm", json!(true), "only false"),
+        ("mixtral", "num_local_experts", json!(0), "from 1 to"),
+        ("mixtral", "num_experts_per_tok", json!(9), "experts, 8"),
+        ("qwen3_moe", "mlp_only_layers", json!(1), "list of layers"),
+        (
+            "phimoe",
+            "rope_scaling",
+            json!({"type": "linear", "factor": 2.0}),
+            "default or longrope",
+        ),
+        (
+            "phimoe",
+            "rope_scaling",
+            json!({"type": "longrope", "short_mscale": 1.2, "long_mscale": 1.3}),
+            "short_mscale, 1.2",
+        ),
     ];
     for (model_type, key, value, advice) in cases {
         let config = minimal(model_type, json!({key: value}));
@@ -257,7 +272,7 @@ fn what_changes_the_computation_is_refused_with_advice() {
 fn missing_keys_have_the_values_of_transformers() {
     /// Key/value heads, channels of a head, whether embeddings are tied, epsilon, BOS, EOS.
     type Defaults = (usize, usize, bool, f64, Option<u32>, Option<u32>);
-    let rows: [(&str, Defaults); 20] = [
+    let rows: [(&str, Defaults); 26] = [
         ("llama", (32, 8, false, 1e-6, Some(1), Some(2))),
         ("mistral", (8, 8, false, 1e-6, Some(1), Some(2))),
         ("smollm3", (4, 8, true, 1e-6, Some(128_000), Some(128_001))),
@@ -278,6 +293,12 @@ fn missing_keys_have_the_values_of_transformers() {
         ("xglm", (32, 8, true, 1e-5, Some(0), Some(2))),
         ("opt", (32, 8, true, 1e-5, Some(2), Some(2))),
         ("falcon", (1, 8, true, 1e-5, Some(11), Some(11))),
+        ("mixtral", (8, 8, false, 1e-5, Some(1), Some(2))),
+        ("qwen2_moe", (16, 8, false, 1e-6, None, None)),
+        ("qwen3_moe", (4, 8, false, 1e-6, None, None)),
+        ("olmoe", (32, 8, false, 1e-5, None, Some(50_279))),
+        ("granitemoe", (32, 8, false, 1e-6, Some(1), Some(2))),
+        ("phimoe", (8, 8, false, 1e-5, Some(1), Some(2))),
     ];
     for (model_type, expected) in rows {
         let config = DecoderConfig::from_json(&minimal(model_type, json!({}))).unwrap();
@@ -346,6 +367,59 @@ fn rotary_positions_are_read_as_transformers_reads_them() {
     assert_eq!(original("starcoder2", dynamic), 4096);
 }
 
+/// The experts of each layer, the numbers being those of the configuration classes of transformers 5.23.
+#[test]
+fn experts_are_where_transformers_has_them() {
+    let experts = |model_type, changes| -> Vec<Option<ExpertsConfig>> {
+        let config = DecoderConfig::from_json(&minimal(model_type, changes)).unwrap();
+        let layers = config.layers.iter();
+        layers
+            .map(|layer| match layer.mlp {
+                MlpConfig::Experts(experts) => Some(experts),
+                _ => None,
+            })
+            .collect()
+    };
+    use ExpertRouting::{Softmax, SoftmaxOfChosen, SparseMixer};
+    let rows = [
+        ("mixtral", (8, 2, 64, SoftmaxOfChosen, None)),
+        ("qwen2_moe", (60, 4, 1408, Softmax, Some(5632))),
+        ("qwen3_moe", (128, 8, 768, Softmax, None)),
+        ("olmoe", (64, 8, 64, Softmax, None)),
+        ("granitemoe", (8, 2, 64, SoftmaxOfChosen, None)),
+        ("phimoe", (16, 2, 64, SparseMixer { jitter: 0.01 }, None)),
+    ];
+    for (model_type, expected) in rows {
+        for layer in experts(model_type, json!({})) {
+            let layer = layer.unwrap();
+            let found = (
+                layer.num_experts,
+                layer.num_experts_per_token,
+                layer.expert.intermediate_size,
+                layer.routing,
+                layer.shared.map(|shared| shared.mlp.intermediate_size),
+            );
+            assert_eq!(found, expected, "{model_type}");
+        }
+    }
+    for model_type in ["qwen2_moe", "qwen3_moe", "olmoe"] {
+        let normed = experts(model_type, json!({"norm_topk_prob": true}));
+        assert_eq!(normed[0].unwrap().routing, SoftmaxOfChosen);
+    }
+    let has_experts = |changes| {
+        experts("qwen3_moe", changes)
+            .iter()
+            .map(Option::is_some)
+            .collect()
+    };
+    let found: Vec<bool> = has_experts(json!({"decoder_sparse_step": 2}));
+    assert_eq!(found, [false, true, false]);
+    let found: Vec<bool> = has_experts(json!({"mlp_only_layers": [0, 7]}));
+    assert_eq!(found, [false, true, true]);
+    let found: Vec<bool> = has_experts(json!({"mlp_only_layers": [0, 1, 2], "num_experts": 9}));
+    assert_eq!(found, [false; 3]);
+}
+
 #[test]
 fn windows_are_where_transformers_has_them() {
     let windows = |model_type, changes| -> Vec<Option<usize>> {
@@ -355,10 +429,17 @@ fn windows_are_where_transformers_has_them() {
     };
     let types = ["full_attention", "sliding_attention", "full_attention"];
     let sliding = json!({"sliding_window": 7, "use_sliding_window": true, "layer_types": types});
-    for obeys in ["qwen2", "qwen3", "smollm3", "gemma2"] {
+    for obeys in ["qwen2", "qwen3", "smollm3", "gemma2", "qwen2_moe"] {
         assert_eq!(windows(obeys, sliding.clone()), [None, Some(7), None]);
     }
-    for ignores in ["mistral", "phi3", "starcoder2"] {
+    for ignores in [
+        "mistral",
+        "phi3",
+        "starcoder2",
+        "mixtral",
+        "qwen3_moe",
+        "phimoe",
+    ] {
         assert_eq!(windows(ignores, sliding.clone()), [Some(7); 3]);
     }
     assert_eq!(windows("llama", sliding), [None; 3]);

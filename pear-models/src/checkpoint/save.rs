@@ -142,6 +142,7 @@ impl ModuleVisitor for Gathered<'_> {
             .tensors
             .entry(part.name.clone())
             .or_insert_with(|| (file_shape, vec![0; bytes]));
+        let tensor = &mut tensor[part.numbers_before(&shape) * size..];
         match size {
             2 => place::<2>(&part, &shape, data.as_bytes(), tensor),
             _ => place::<4>(&part, &shape, data.as_bytes(), tensor),
@@ -149,7 +150,7 @@ impl ModuleVisitor for Gathered<'_> {
     }
 }
 
-/// Puts the numbers of a parameter, `BYTES` each, where they belong in its tensor.
+/// Puts the numbers of a parameter, `BYTES` each, where they belong in its tensor, which begins with the matrix that the parameter is in.
 fn place<const BYTES: usize>(part: &TensorPart, shape: &[usize], values: &[u8], tensor: &mut [u8]) {
     let (values, _) = values.as_chunks::<BYTES>();
     let (tensor, _) = tensor.as_chunks_mut::<BYTES>();

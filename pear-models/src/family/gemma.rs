@@ -30,8 +30,9 @@ pub(super) const GEMMA: Family = Family {
     },
     configure: |reader, config, layer| {
         // The `gelu` of the first configs meant the tanh approximation.
-        let MlpConfig::Dense(mlp) = &mut layer.mlp;
-        if mlp.activation == Activation::Gelu {
+        if let MlpConfig::Dense(mlp) = &mut layer.mlp
+            && mlp.activation == Activation::Gelu
+        {
             mlp.activation = Activation::GeluTanh;
         }
         reader.ignore(&["hidden_activation"]);

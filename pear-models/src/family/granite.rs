@@ -11,7 +11,8 @@ pub(super) const FAMILY: Family = Family {
     ..llama::FAMILY
 };
 
-fn configure(
+/// The factors.
+pub(super) fn configure(
     reader: &ConfigReader,
     config: &mut DecoderConfig,
     layer: &mut LayerConfig,

@@ -7,6 +7,7 @@ mod baichuan;
 mod bloom;
 mod config_file;
 mod custom_code;
+mod experts;
 mod falcon;
 mod gemma;
 mod gemma3;
@@ -14,16 +15,21 @@ mod gpt2;
 mod gpt_neox;
 mod gptj;
 mod granite;
+mod granite_moe;
 mod ignored;
 mod inert;
 mod llama;
 mod mistral;
+mod mixtral;
 mod mpt;
 mod olmo2;
+mod olmoe;
 mod opt;
 mod phi;
 mod phi3;
+mod phimoe;
 mod qwen;
+mod qwen_moe;
 mod reader;
 mod refused;
 mod rotary;
@@ -184,6 +190,12 @@ const FAMILIES: &[&Family] = &[
     &phi::FAMILY,
     &stablelm::FAMILY,
     &starcoder2::FAMILY,
+    &mixtral::FAMILY,
+    &qwen_moe::QWEN2,
+    &qwen_moe::QWEN3,
+    &olmoe::FAMILY,
+    &granite_moe::FAMILY,
+    &phimoe::FAMILY,
 ];
 
 /// The `model_type`s that can be loaded.

@@ -25,6 +25,8 @@ pub(crate) struct RotaryKeys {
     pub yarn_is_longrope: bool,
     /// Which channels are rotated together.
     pub layout: RotaryLayout,
+    /// Whether scalings say their attention factor as `short_mscale` and `long_mscale`, as in Phi-3.5-MoE: all are LongRoPE.
+    pub has_mscales: bool,
 }
 
 impl RotaryKeys {
@@ -38,6 +40,7 @@ impl RotaryKeys {
         default_original_positions: None,
         yarn_is_longrope: false,
         layout: RotaryLayout::HalfSplit,
+        has_mscales: false,
     };
 
     /// Llama's, for families that cannot.
@@ -117,6 +120,7 @@ impl ConfigReader {
                     max_positions: max_positions.unwrap_or(keys.default_max_positions),
                     original: beside.or(keys.default_original_positions).or(within),
                     yarn_is_longrope: keys.yarn_is_longrope,
+                    has_mscales: keys.has_mscales,
                 };
                 scaling.scaling()?
             }
@@ -190,6 +194,7 @@ struct ScalingReader<'a> {
     /// The context of the pre-training, wherever it is given.
     original: Option<usize>,
     yarn_is_longrope: bool,
+    has_mscales: bool,
 }
 
 impl ScalingReader<'_> {
@@ -198,6 +203,11 @@ impl ScalingReader<'_> {
         let name = self.rope.text(kind)?.unwrap_or_else(|| "default".into());
         let scaling = match name.as_str() {
             "default" => RotaryScaling::None,
+            "longrope" if self.has_mscales => self.longrope(self.mscale()?)?,
+            _ if self.has_mscales => {
+                let problem = format!("is `{name}`: expected default or longrope");
+                return Err(self.rope.error(kind, problem));
+            }
             "linear" => RotaryScaling::Linear {
                 factor: self.factor()?,
             },
@@ -214,7 +224,11 @@ impl ScalingReader<'_> {
                 original_max_position_embeddings: self.original(),
             },
             // `su` and `yarn` in older configs.
-            "longrope" | "su" | "yarn" => self.longrope()?,
+            "longrope" | "su" | "yarn" => {
+                let factor = self.factor_or_ratio(self.original())?;
+                let computed = RotaryScaling::longrope_attention_factor(factor, self.original());
+                self.longrope(self.rope.positive("attention_factor", computed)?)?
+            }
             _ => {
                 let problem = format!(
                     "is `{name}`: expected default, linear, dynamic, yarn, longrope or llama3"
@@ -242,16 +256,24 @@ impl ScalingReader<'_> {
         })
     }
 
-    fn longrope(&self) -> Result<RotaryScaling> {
-        let original = self.original();
-        let factor = self.factor_or_ratio(original)?;
-        let computed = RotaryScaling::longrope_attention_factor(factor, original);
+    fn longrope(&self, attention_factor: f64) -> Result<RotaryScaling> {
         Ok(RotaryScaling::LongRope {
             short_factor: self.rope.numbers("short_factor")?,
             long_factor: self.rope.numbers("long_factor")?,
-            original_max_position_embeddings: original,
-            attention_factor: self.rope.positive("attention_factor", computed)?,
+            original_max_position_embeddings: self.original(),
+            attention_factor,
         })
+    }
+
+    /// `short_mscale`, which `long_mscale` repeats in every published model.
+    fn mscale(&self) -> Result<f64> {
+        let short = self.required("short_mscale")?;
+        let long = self.required("long_mscale")?;
+        if short == long {
+            return Ok(short);
+        }
+        let problem = format!("is {long}: only that of short_mscale, {short}, is supported");
+        Err(self.rope.error("long_mscale", problem))
     }
 
     /// A number for which 0 stands for none.

@@ -1,11 +1,12 @@
 //! How the tensors of a family's checkpoints are named, and which parameters they hold.
 
+use std::borrow::Cow;
 use std::ops::Range;
 
 use crate::config::DecoderConfig;
 use crate::param::ModuleId::{self, *};
 use crate::param::ParamId;
-use crate::tensor_part::{MatrixLayout, TensorPart};
+use crate::tensor_part::{MatrixLayout, Stacked, TensorPart};
 
 /// How modules share the output channels of one tensor, in the order in which the row lists them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -21,7 +22,8 @@ enum Packing {
 /// A tensor, or one of each layer, and the modules that it holds.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Row {
-    /// Without prefix, number of the layer and kind of parameter.
+    /// Without prefix, number of the layer and kind of parameter. `*` stands for the number of an expert; without it the tensor holds the
+    /// modules of all experts, one matrix or vector for each.
     name: &'static str,
     modules: &'static [ModuleId],
     packing: Packing,
@@ -140,7 +142,15 @@ impl TensorNames {
         let row = self.row(id.module)?;
         let shape = config.module(id.layer, id.module)?;
         let (total, channels) = row.channels(config, id.layer, id.module)?;
-        let (name, kind) = (row.name, id.kind.name());
+        let (mut name, kind) = (Cow::from(row.name), id.kind.name());
+        let mut stacked = None;
+        if let (Some(index), Some(count)) = (id.expert, shape.num_experts()) {
+            if name.contains('*') {
+                name = name.replace('*', &index.to_string()).into();
+            } else {
+                stacked = Some(Stacked { index, count });
+            }
+        }
         Some(TensorPart {
             name: match id.layer {
                 Some(layer) => format!("{prefix}{}{layer}.{name}.{kind}", self.layers),
@@ -150,6 +160,7 @@ impl TensorNames {
             layout: shape.layout(self.projections),
             total,
             channels,
+            stacked,
         })
     }
 
@@ -256,7 +267,7 @@ mod tests {
     fn every_channel_of_every_tensor_belongs_to_one_parameter() {
         let fixtures = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures"));
         let directories = fixtures.read_dir().unwrap().map(|entry| entry.unwrap());
-        let mut packed = 0;
+        let (mut packed, mut stacks) = (0, 0);
         for directory in directories.filter(|entry| entry.path().join("config.json").exists()) {
             for (name, parts) in parts(&directory.path()) {
                 packed += usize::from(parts.len() > 1);
@@ -265,20 +276,29 @@ mod tests {
                     let same = (first.total, first.layout) == (part.total, part.layout);
                     assert!(same && shape == other, "{name}: {parts:?}");
                 }
-                let mut channels: Vec<usize> =
-                    parts.iter().flat_map(|(part, _)| part.indices()).collect();
-                channels.sort_unstable();
-                // The table of OPT's positions begins with rows that nothing uses.
-                let unused = first.total - channels.len();
-                assert!(
-                    unused == 0 || name.contains("embed_positions"),
-                    "{name}: {parts:?}"
-                );
-                let expected: Vec<usize> = (unused..first.total).collect();
-                assert_eq!(channels, expected, "{name}: {parts:?}");
+                // A tensor that holds a matrix for each expert must hold those of all.
+                let num_matrices = first.stacked.map_or(1, |stacked| stacked.count);
+                stacks += usize::from(first.stacked.is_some());
+                for matrix in 0..num_matrices {
+                    let held = parts.iter().map(|(part, _)| part);
+                    let mut channels: Vec<usize> = held
+                        .filter(|part| part.stacked.map_or(0, |stacked| stacked.index) == matrix)
+                        .flat_map(TensorPart::indices)
+                        .collect();
+                    channels.sort_unstable();
+                    // The table of OPT's positions begins with rows that nothing uses.
+                    let unused = first.total - channels.len();
+                    assert!(
+                        unused == 0 || name.contains("embed_positions"),
+                        "{name}: {parts:?}"
+                    );
+                    let expected: Vec<usize> = (unused..first.total).collect();
+                    assert_eq!(channels, expected, "{name}: {parts:?}");
+                }
             }
         }
         assert!(packed > 40, "only {packed} packed tensors");
+        assert_eq!(stacks, 4, "tensors of Granite-MoE's experts");
     }
 
     #[test]

@@ -111,8 +111,8 @@ impl PerLayer {
         if let Some(&heads) = self.key_value_heads.as_ref().and_then(|all| all.get(index)) {
             layer.attention.num_key_value_heads = heads;
         }
-        let MlpConfig::Dense(mlp) = &mut layer.mlp;
-        if let Some(&size) = self.intermediate.as_ref().and_then(|all| all.get(index)) {
+        let size = self.intermediate.as_ref().and_then(|all| all.get(index));
+        if let (MlpConfig::Dense(mlp), Some(&size)) = (&mut layer.mlp, size) {
             mlp.intermediate_size = size;
         }
     }
@@ -132,8 +132,9 @@ fn set_biases(keys: &Keys, index: usize, layer: &mut LayerConfig) {
     let has = |tensor| keys.layer_has(index, tensor);
     layer.attention.qkv_bias = has("attn_q.bias") || has("attn_qkv.bias");
     layer.attention.output_bias = has("attn_output.bias");
-    let MlpConfig::Dense(mlp) = &mut layer.mlp;
-    mlp.bias = has("ffn_up.bias") || has("ffn_down.bias");
+    if let MlpConfig::Dense(mlp) = &mut layer.mlp {
+        mlp.bias = has("ffn_up.bias") || has("ffn_down.bias");
+    }
 }
 
 /// Checks the numbers of heads and channels against the tensors: whatever is made for each channel is then no larger than these.
