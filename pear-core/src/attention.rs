@@ -169,6 +169,15 @@ impl AttentionConfig {
         if self.scores.window == Some(0) {
             return Err(Error::config("sliding_window", 0, "expected at least 1"));
         }
+        if let Some(limit) = self.clip_qkv
+            && !(limit.is_finite() && limit > 0.0)
+        {
+            return Err(Error::config(
+                "clip_qkv",
+                limit,
+                "expected a positive number",
+            ));
+        }
         if let Some(qk_norm) = self.qk_norm {
             qk_norm.norm().validate()?;
         }

@@ -8,14 +8,15 @@
 //!
 //! | family (`model_type`) | positions |
 //! | --- | --- |
-//! | Llama 2, 3, 3.1 (`llama`); Mistral (`mistral`); Qwen2, Qwen2.5 (`qwen2`); Qwen3 (`qwen3`); Gemma (`gemma`, `gemma2`); OLMo 2 (`olmo2`); Granite (`granite`); StarCoder2 (`starcoder2`) | rotary, scaled: linear, dynamic, YaRN, Llama 3 |
+//! | Llama 2, 3, 3.1 (`llama`); Mistral (`mistral`); Qwen2, Qwen2.5 (`qwen2`); Qwen3 (`qwen3`); Gemma (`gemma`, `gemma2`); OLMo, OLMo 2 (`olmo`, `olmo2`); Granite (`granite`); StarCoder2 (`starcoder2`); Seed-OSS (`seed_oss`); Arcee (`arcee`) | rotary, scaled: linear, dynamic, YaRN, Llama 3 |
 //! | Phi-3, Phi-4-mini (`phi3`) | rotary, LongRoPE |
-//! | Gemma 3 (`gemma3_text`; `gemma3`, of which the text model is read) | rotary, with another base in layers that have a window |
-//! | SmolLM3 (`smollm3`) | rotary in some layers, none in others |
-//! | GPT-NeoX, Pythia (`gpt_neox`); Phi-1, Phi-2 (`phi`); StableLM (`stablelm`) | rotary on part of each head |
-//! | GPT-J (`gptj`) | rotary on part of each head, adjacent channels paired |
+//! | Gemma 3 (`gemma3_text`; `gemma3`, of which the text model is read); OLMo 3 (`olmo3`) | rotary, with another base or scaling in layers that have a window |
+//! | SmolLM3 (`smollm3`); Command R7B, Command A (`cohere2`); EXAONE 4 (`exaone4`) | rotary in some layers, none in others |
+//! | GPT-NeoX, Pythia (`gpt_neox`); Phi-1, Phi-2 (`phi`); StableLM (`stablelm`); Nemotron (`nemotron`) | rotary on part of each head |
+//! | GPT-J (`gptj`); GLM-4 (`glm`, `glm4`) | rotary on part of each head, adjacent channels paired |
+//! | Command R (`cohere`) | rotary, adjacent channels paired |
 //! | Falcon (`falcon`, `RefinedWeb`, `RefinedWebModel`) | rotary or ALiBi |
-//! | OPT (`opt`), GPT-2 (`gpt2`) | learned |
+//! | OPT (`opt`), GPT-2 (`gpt2`), GPT-Neo (`gpt_neo`), GPT-BigCode, among them StarCoder (`gpt_bigcode`) | learned |
 //! | BLOOM (`bloom`), MPT (`mpt`), Baichuan-13B (`baichuan`) | ALiBi |
 //! | XGLM (`xglm`) | sinusoidal |
 //!

@@ -125,3 +125,96 @@ fn a_text_model_within_a_multimodal_checkpoint_is_found_under_either_name() {
         assert_eq!(log_probs(&ours), log_probs(&theirs));
     }
 }
+
+/// The layers with rotary positions.
+fn rotated(config: &DecoderConfig) -> Vec<bool> {
+    let layers = config.layers.iter();
+    layers
+        .map(|layer| layer.attention.position_embedding != PositionEmbeddingConfig::None)
+        .collect()
+}
+
+#[test]
+fn cohere2_and_exaone4_have_positions_where_transformers_has_them() {
+    let read = |model_type: &str, window: serde_json::Value| {
+        DecoderConfig::from_json(&json!({
+            "model_type": model_type, "vocab_size": 11, "hidden_size": 8, "intermediate_size": 12,
+            "num_attention_heads": 2, "num_key_value_heads": 1, "num_hidden_layers": 4, "sliding_window": window,
+        }))
+        .unwrap()
+    };
+    for model_type in ["cohere2", "exaone4"] {
+        let config = read(model_type, json!(6));
+        let expected = [Some(6), Some(6), Some(6), None];
+        assert_eq!(windows(&config), expected, "{model_type}");
+        assert_eq!(rotated(&config), [true, true, true, false], "{model_type}");
+    }
+    // Without a window the one rotates nowhere and the other everywhere.
+    for (model_type, expected) in [("cohere2", false), ("exaone4", true)] {
+        let config = read(model_type, json!(null));
+        assert_eq!(windows(&config), [None; 4], "{model_type}");
+        assert_eq!(rotated(&config), [expected; 4], "{model_type}");
+    }
+}
+
+#[test]
+fn layers_of_gpt_neo_are_listed_with_repetitions() {
+    let read = |types: serde_json::Value| {
+        DecoderConfig::from_json(&json!({
+            "model_type": "gpt_neo", "vocab_size": 11, "hidden_size": 8, "num_heads": 2, "num_layers": 3,
+            "attention_types": types,
+        }))
+    };
+    let config = read(json!([[["local"], 2], [["global"], 1]])).unwrap();
+    assert_eq!(windows(&config), [Some(256), Some(256), None]);
+    for wrong in [
+        json!([[["global", "local"], 1]]),
+        json!([[["global"], 4_000_000_000_u64]]),
+        json!([[["global"], 3], [["local"], 3]]),
+        json!([[["global", "sparse", "local"], 1]]),
+        json!([["global", "local", "global"]]),
+        json!("global"),
+    ] {
+        let error = read(wrong.clone()).unwrap_err().to_string();
+        assert!(error.contains("`attention_types`"), "{wrong}: {error}");
+    }
+}
+
+#[test]
+fn special_tokens_that_a_config_leaves_out_are_those_of_its_family() {
+    let cases: [(&str, Option<u32>, &[u32]); 12] = [
+        ("arcee", Some(128_000), &[128_001]),
+        ("cohere", Some(5), &[255_001]),
+        ("cohere2", Some(5), &[255_001]),
+        ("exaone4", Some(0), &[2]),
+        ("glm", None, &[151_329, 151_336, 151_338]),
+        ("glm4", None, &[151_329, 151_336, 151_338]),
+        ("gpt_bigcode", Some(50_256), &[50_256]),
+        ("gpt_neo", Some(50_256), &[50_256]),
+        ("nemotron", Some(2), &[3]),
+        ("olmo", None, &[50_279]),
+        ("olmo3", None, &[50_279]),
+        ("seed_oss", Some(0), &[2]),
+    ];
+    for (model_type, bos, eos) in cases {
+        let config = DecoderConfig::from_json(&json!({
+            "model_type": model_type, "vocab_size": 256_000, "hidden_size": 64, "intermediate_size": 12,
+            "num_attention_heads": 2, "num_key_value_heads": 1, "num_hidden_layers": 24,
+        }))
+        .unwrap();
+        assert_eq!(config.bos_token, bos, "{model_type}");
+        assert_eq!(config.eos_tokens, eos, "{model_type}");
+        let special = &config.special_tokens;
+        assert!(eos.iter().all(|id| special.contains(id)), "{model_type}");
+    }
+}
+
+#[test]
+fn a_clip_that_leaves_nothing_of_queries_is_refused() {
+    let config = DecoderConfig::from_json(&json!({
+        "model_type": "olmo", "vocab_size": 11, "hidden_size": 8, "intermediate_size": 12,
+        "num_attention_heads": 2, "num_hidden_layers": 1, "clip_qkv": -8.0,
+    }));
+    let error = config.unwrap_err().to_string();
+    assert!(error.contains("`clip_qkv`"), "{error}");
+}

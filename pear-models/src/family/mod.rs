@@ -3,15 +3,21 @@
 //! A family is data, one [`Family`] for each `model_type`: the keys of its `config.json` with their defaults, what the keys do not say, and a
 //! table of the tensors that hold the parameters of the [`Decoder`](crate::Decoder). No forward pass is written here.
 
+mod arcee;
 mod baichuan;
 mod bloom;
+mod cohere;
 mod config_file;
 mod custom_code;
+mod exaone4;
 mod experts;
 mod falcon;
 mod gemma;
 mod gemma3;
+mod glm;
 mod gpt2;
+mod gpt_bigcode;
+mod gpt_neo;
 mod gpt_neox;
 mod gptj;
 mod granite;
@@ -22,7 +28,10 @@ mod llama;
 mod mistral;
 mod mixtral;
 mod mpt;
+mod nemotron;
+mod olmo;
 mod olmo2;
+mod olmo3;
 mod olmoe;
 mod opt;
 mod phi;
@@ -33,6 +42,7 @@ mod qwen_moe;
 mod reader;
 mod refused;
 mod rotary;
+mod seed_oss;
 mod smollm3;
 mod stablelm;
 mod starcoder2;
@@ -172,6 +182,8 @@ const FAMILIES: &[&Family] = &[
     &qwen::QWEN3,
     &opt::FAMILY,
     &gpt2::FAMILY,
+    &gpt_neo::FAMILY,
+    &gpt_bigcode::FAMILY,
     &bloom::FAMILY,
     &mpt::FAMILY,
     &baichuan::FAMILY,
@@ -182,7 +194,17 @@ const FAMILIES: &[&Family] = &[
     &gemma::GEMMA2,
     &gemma3::TEXT,
     &gemma3::MULTIMODAL,
+    &olmo::FAMILY,
     &olmo2::FAMILY,
+    &olmo3::FAMILY,
+    &cohere::COHERE,
+    &cohere::COHERE2,
+    &glm::GLM,
+    &glm::GLM4,
+    &seed_oss::FAMILY,
+    &exaone4::FAMILY,
+    &arcee::FAMILY,
+    &nemotron::FAMILY,
     &falcon::FAMILY,
     &falcon::REFINED_WEB,
     &falcon::REFINED_WEB_MODEL,
