@@ -129,7 +129,13 @@ fn next(state: &mut u64) -> u64 {
 #[test]
 fn changed_headers_are_refused_in_one_line_or_read_whole() {
     let folder = tempfile::tempdir().unwrap();
-    for (name, every) in [("llama-3.1", 1), ("gemma-2", 7), ("phi3-longrope", 7)] {
+    for (name, every) in [
+        ("llama-3.1", 1),
+        ("gemma-2", 7),
+        ("gemma-3", 7),
+        ("phi3-longrope", 7),
+        ("qwen2-moe", 7),
+    ] {
         let mut victim = Victim::new(folder.path(), name);
         let header = victim.header_len();
         assert!((2000..8000).contains(&header), "{header}");

@@ -164,7 +164,7 @@ impl ModelDirectory {
         let Some(info) = self.tensors.info(name) else {
             return Some("is missing".into());
         };
-        if info.shape != expected {
+        if info.shape != expected && info.shape != without_leading_ones(expected) {
             return Some(format!("is {:?}, expected {expected:?}", info.shape));
         }
         if !info.dtype.is_readable() {
@@ -172,6 +172,12 @@ impl ModelDirectory {
         }
         None
     }
+}
+
+/// A shape as files may also have it whose format leaves sizes of 1 in front out, as that of GGUF does.
+fn without_leading_ones(shape: &[usize]) -> &[usize] {
+    let num_ones = shape.iter().take_while(|&&size| size == 1).count();
+    &shape[num_ones..]
 }
 
 /// Puts the numbers of a checkpoint into a decoder's parameters.

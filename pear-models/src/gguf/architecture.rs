@@ -1,10 +1,11 @@
 //! The architectures of GGUF files: which family each is, how its tensors are named, and which of its metadata no other one has.
 
-use pear_core::NormConfig;
+use pear_core::{NormConfig, QkNorm};
 use serde_json::json;
 
 use super::keys::{Json, Keys};
 use super::names::{self, Names};
+use super::{experts, rotary, windows};
 use crate::config::DecoderConfig;
 use crate::error::Error;
 use crate::family::{self, Family};
@@ -16,6 +17,8 @@ pub(super) struct Architecture {
     pub name: &'static str,
     /// `model_type` of the family.
     pub model_type: &'static str,
+    /// Which of the models of this name are meant.
+    applies: fn(&Keys) -> bool,
     pub positions: Positions,
     pub names: fn(&Keys) -> Names,
     /// Adds keys of `config.json` that only this architecture has.
@@ -36,6 +39,7 @@ pub(super) enum Positions {
 const PLAIN: Architecture = Architecture {
     name: "",
     model_type: "",
+    applies: |_| true,
     positions: Positions::Rotary,
     names: |_| names::PLAIN,
     describe: |_, _| Ok(()),
@@ -58,33 +62,65 @@ const fn llama(name: &'static str, model_type: &'static str) -> Architecture {
     }
 }
 
+/// Of several with the same name the first one that applies counts.
 const ARCHITECTURES: &[Architecture] = &[
+    Architecture {
+        applies: experts::are_there,
+        names: |keys| {
+            if keys.layer_has(0, "ffn_down.0.weight") {
+                names::LLAMA_EXPERTS_APART
+            } else {
+                names::LLAMA_EXPERTS
+            }
+        },
+        describe: experts::describe,
+        ..plain("llama", "mixtral")
+    },
     llama("llama", "llama"),
     plain("qwen2", "qwen2"),
     plain("qwen3", "qwen3"),
+    Architecture {
+        names: |_| names::EXPERTS,
+        describe: |keys, json| experts::describe_with_sum(keys, json, false),
+        ..plain("qwen2moe", "qwen2_moe")
+    },
+    Architecture {
+        names: |_| names::EXPERTS,
+        describe: |keys, json| experts::describe_with_sum(keys, json, true),
+        ..plain("qwen3moe", "qwen3_moe")
+    },
+    Architecture {
+        names: |_| names::EXPERTS,
+        describe: |keys, json| experts::describe_with_sum(keys, json, false),
+        ..plain("olmoe", "olmoe")
+    },
     llama("smollm3", "smollm3"),
     plain("starcoder2", "starcoder2"),
     Architecture {
-        describe: |keys, json| {
-            // The unscaled product where the file does not say.
-            let scale = keys.number("attention.scale")?.filter(|&x| x != 0.0);
-            let default = (head_dim(keys)? as f64).sqrt().recip();
-            set(json, "attention_multiplier", scale.unwrap_or(default));
-            for (key, name) in [
-                ("logits_scaling", "logit_scale"),
-                ("residual_multiplier", "residual_scale"),
-                ("embedding_multiplier", "embedding_scale"),
-            ] {
-                set_number(keys, json, key, name)?;
-            }
-            Ok(())
-        },
+        describe: set_multipliers,
         ..llama("granite", "granite")
     },
     Architecture {
+        names: |_| names::LLAMA_EXPERTS,
+        describe: |keys, json| {
+            set_multipliers(keys, json)?;
+            experts::describe(keys, json)
+        },
+        ..plain("granitemoe", "granitemoe")
+    },
+    Architecture {
         names: |_| names::PACKED_MLP,
-        describe: |keys, json| set_window(keys, json),
+        describe: windows::describe,
         ..plain("phi3", "phi3")
+    },
+    Architecture {
+        names: |_| names::EXPERTS,
+        describe: |keys, json| {
+            rotary::name_mscales(json);
+            windows::describe(keys, json)?;
+            experts::describe(keys, json)
+        },
+        ..plain("phimoe", "phimoe")
     },
     plain("phi2", "phi"),
     Architecture {
@@ -97,14 +133,7 @@ const ARCHITECTURES: &[Architecture] = &[
     Architecture {
         names: |_| names::BRANCH_NORMS,
         describe: |keys, json| {
-            // The scale is not in the file: the 27B model alone has another one than that of its heads.
-            let is_27b = keys.required("block_count")? == 46;
-            let scalar = if is_27b {
-                width_per_head(keys)?
-            } else {
-                head_dim(keys)?
-            };
-            set(json, "query_pre_attn_scalar", scalar as f64);
+            set_query_scale(keys, json, 46)?;
             set_number(
                 keys,
                 json,
@@ -117,13 +146,31 @@ const ARCHITECTURES: &[Architecture] = &[
                 "final_logit_softcapping",
                 "final_logit_softcapping",
             )?;
-            set_window(keys, json)
+            windows::describe(keys, json)
         },
         finish: |_, config| {
             add_one_to_norms(config);
             Ok(())
         },
         ..plain("gemma2", "gemma2")
+    },
+    Architecture {
+        names: |_| names::BRANCH_NORMS,
+        describe: |keys, json| {
+            set_query_scale(keys, json, 62)?;
+            for (key, name) in [
+                ("final_logit_softcapping", "final_logit_softcapping"),
+                ("rope_local_base_freq", "rope.freq_base_swa"),
+            ] {
+                set_number(keys, json, key, name)?;
+            }
+            windows::describe_with_pattern(keys, json)
+        },
+        finish: |_, config| {
+            add_one_to_norms(config);
+            Ok(())
+        },
+        ..plain("gemma3", "gemma3_text")
     },
     Architecture {
         names: |_| names::BRANCH_NORMS,
@@ -193,16 +240,19 @@ const ARCHITECTURES: &[Architecture] = &[
     },
 ];
 
-/// The architecture of this name.
-pub(super) fn find(name: &str) -> Option<&'static Architecture> {
+/// The architecture of a model.
+pub(super) fn find(keys: &Keys) -> Option<&'static Architecture> {
     ARCHITECTURES
         .iter()
-        .find(|architecture| architecture.name == name)
+        .find(|known| known.name == keys.architecture && (known.applies)(keys))
 }
 
 /// The architectures that can be loaded.
-pub(super) fn names() -> impl Iterator<Item = &'static str> {
-    ARCHITECTURES.iter().map(|architecture| architecture.name)
+pub(super) fn names() -> Vec<&'static str> {
+    let mut names: Vec<_> = ARCHITECTURES.iter().map(|known| known.name).collect();
+    // Those of one name stand together.
+    names.dedup();
+    names
 }
 
 /// The family that an architecture belongs to.
@@ -237,12 +287,30 @@ fn set_number(keys: &Keys, json: &mut Json, key: &str, name: &str) -> Result<(),
     Ok(())
 }
 
-/// Takes the sliding window over; 0 is none.
-fn set_window(keys: &Keys, json: &mut Json) -> Result<(), Error> {
-    if let Some(window) = keys.size("attention.sliding_window")? {
-        let window = Some(window).filter(|&window| window != 0);
-        json.insert("sliding_window".into(), json!(window));
+/// The multipliers of Granite.
+fn set_multipliers(keys: &Keys, json: &mut Json) -> Result<(), Error> {
+    // The unscaled product where the file does not say.
+    let scale = keys.number("attention.scale")?.filter(|&x| x != 0.0);
+    let default = (head_dim(keys)? as f64).sqrt().recip();
+    set(json, "attention_multiplier", scale.unwrap_or(default));
+    for (key, name) in [
+        ("logits_scaling", "logit_scale"),
+        ("residual_multiplier", "residual_scale"),
+        ("embedding_multiplier", "embedding_scale"),
+    ] {
+        set_number(keys, json, key, name)?;
     }
+    Ok(())
+}
+
+/// The scale of Gemma's scores, which is not in the file: the 27B model alone, known by its layers, has another one than that of its heads.
+fn set_query_scale(keys: &Keys, json: &mut Json, layers_of_27b: usize) -> Result<(), Error> {
+    let scalar = if keys.required("block_count")? == layers_of_27b {
+        width_per_head(keys)?
+    } else {
+        head_dim(keys)?
+    };
+    set(json, "query_pre_attn_scalar", scalar as f64);
     Ok(())
 }
 
@@ -263,10 +331,15 @@ fn add_one_to_norms(config: &mut DecoderConfig) {
             *norm = NormConfig::RmsRoundedOnce { eps };
         }
     };
-    config
-        .layers
-        .iter_mut()
-        .for_each(|LayerConfig { norm, .. }| plain(norm));
+    for LayerConfig {
+        norm, attention, ..
+    } in &mut config.layers
+    {
+        plain(norm);
+        if let Some(QkNorm::Head(norm)) = &mut attention.qk_norm {
+            plain(norm);
+        }
+    }
     config.final_norm.as_mut().map(plain);
 }
 

@@ -6,6 +6,7 @@
 use serde_json::{Value, json};
 
 use super::architecture::{self, Architecture, Positions};
+use super::experts;
 use super::keys::{Json, Keys, TensorLookup};
 use super::metadata::GgufMetadata;
 use super::rotary;
@@ -30,15 +31,15 @@ pub(crate) fn read_config(
     let Some(architecture) = metadata.text(name)? else {
         return Err(metadata.error(name, "is missing"));
     };
-    let Some(known) = architecture::find(architecture) else {
-        let names = architecture::names().collect::<Vec<_>>().join(", ");
-        let problem = format!("is {architecture:?}: supported are {names}");
-        return Err(metadata.error(name, problem));
-    };
     let keys = Keys {
         metadata,
         architecture,
         tensors,
+    };
+    let Some(known) = architecture::find(&keys) else {
+        let names = architecture::names().join(", ");
+        let problem = format!("is {architecture:?}: supported are {names}");
+        return Err(metadata.error(name, problem));
     };
     if keys.flag("attention.causal")? == Some(false) {
         let problem = "is false: expected a model that reads from left to right";
@@ -94,6 +95,7 @@ fn num_layers(keys: &Keys) -> Result<usize, Error> {
 struct PerLayer {
     key_value_heads: Option<Vec<usize>>,
     intermediate: Option<Vec<usize>>,
+    shared_expert: Option<Vec<usize>>,
 }
 
 impl PerLayer {
@@ -104,27 +106,38 @@ impl PerLayer {
                 Some(widths) => Some(widths),
                 None => keys.sizes("feed_forward_length", num_layers)?,
             },
+            shared_expert: experts::widths_of_shared(keys, num_layers),
         })
     }
 
     fn set(&self, index: usize, layer: &mut LayerConfig) {
-        if let Some(&heads) = self.key_value_heads.as_ref().and_then(|all| all.get(index)) {
-            layer.attention.num_key_value_heads = heads;
-        }
-        let size = self.intermediate.as_ref().and_then(|all| all.get(index));
-        if let (MlpConfig::Dense(mlp), Some(&size)) = (&mut layer.mlp, size) {
-            mlp.intermediate_size = size;
+        let set = |size: &mut usize, sizes: &Option<Vec<usize>>| {
+            if let Some(own) = sizes.as_ref().and_then(|sizes| sizes.get(index)) {
+                *size = *own;
+            }
+        };
+        let attention = &mut layer.attention;
+        set(&mut attention.num_key_value_heads, &self.key_value_heads);
+        match &mut layer.mlp {
+            MlpConfig::Dense(mlp) => set(&mut mlp.intermediate_size, &self.intermediate),
+            MlpConfig::Experts(experts) => {
+                set(&mut experts.expert.intermediate_size, &self.intermediate);
+                if let Some(shared) = &mut experts.shared {
+                    set(&mut shared.mlp.intermediate_size, &self.shared_expert);
+                }
+            }
         }
     }
 }
 
-/// The width of each layer's MLP, by its tensors: of some architectures the converter always writes four times the hidden size.
+/// The width of each layer's MLP, or of each of its experts, by its tensors: of some architectures the converter always writes four times
+/// the hidden size.
 fn widths_of_mlp(keys: &Keys, num_layers: usize) -> Option<Vec<usize>> {
-    let width = |layer| match keys.tensors.shape(&format!("blk.{layer}.ffn_down.weight")) {
-        Some(&[_, width]) => Some(width),
-        _ => None,
-    };
-    (0..num_layers).map(width).collect()
+    experts::widths(
+        keys,
+        num_layers,
+        &["ffn_down", "ffn_down_exps", "ffn_down.0"],
+    )
 }
 
 /// Whether projections and norms have biases is said by the tensors alone.

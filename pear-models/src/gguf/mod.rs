@@ -5,6 +5,7 @@ mod architecture;
 mod config;
 mod cursor;
 pub(crate) mod dequantize;
+mod experts;
 mod file;
 pub(crate) mod fold;
 pub(crate) mod ggml_type;
@@ -16,6 +17,7 @@ mod rotary;
 mod special_tokens;
 mod split;
 mod value;
+mod windows;
 
 pub(crate) use config::read_config;
 pub(crate) use file::GgufFile;

@@ -43,6 +43,24 @@ pub(super) const FALCON_40B: Names = Names {
     packed: &names(&[PACKED, MLP, NORMS_OF_FALCON_40B, COMMON]),
 };
 
+/// Models with experts.
+pub(super) const EXPERTS: Names = Names {
+    separate: &names(&[SEPARATE, STACKED_EXPERTS, NORMS, COMMON]),
+    packed: &names(&[PACKED, STACKED_EXPERTS, NORMS, COMMON]),
+};
+
+/// The same with the rows of queries and keys in Llama's order.
+pub(super) const LLAMA_EXPERTS: Names = Names {
+    separate: &names(&[SEPARATE_PAIRS, STACKED_EXPERTS, NORMS, COMMON]),
+    packed: &names(&[PACKED_PAIRS, STACKED_EXPERTS, NORMS, COMMON]),
+};
+
+/// The same with tensors for each expert: Mixtral in files from before April 2024.
+pub(super) const LLAMA_EXPERTS_APART: Names = Names {
+    separate: &names(&[SEPARATE_PAIRS, EXPERTS_APART, NORMS, COMMON]),
+    packed: &names(&[PACKED_PAIRS, EXPERTS_APART, NORMS, COMMON]),
+};
+
 const fn names(tables: &'static [&'static [Row]]) -> TensorNames {
     TensorNames {
         prefixes: &[""],
@@ -96,6 +114,25 @@ const MLP: &[Row] = &[
 const MLP_IN_ONE: &[Row] = &[
     row("ffn_up", &[GateProj, UpProj]),
     row("ffn_down", &[DownProj]),
+];
+
+/// A tensor for each kind of projection holds the matrices of all experts.
+const STACKED_EXPERTS: &[Row] = &[
+    row("ffn_gate_inp", &[Router]),
+    row("ffn_gate_exps", &[ExpertGateProj]),
+    row("ffn_up_exps", &[ExpertUpProj]),
+    row("ffn_down_exps", &[ExpertDownProj]),
+    row("ffn_gate_inp_shexp", &[SharedExpertGate]),
+    row("ffn_gate_shexp", &[SharedGateProj]),
+    row("ffn_up_shexp", &[SharedUpProj]),
+    row("ffn_down_shexp", &[SharedDownProj]),
+];
+
+const EXPERTS_APART: &[Row] = &[
+    row("ffn_gate_inp", &[Router]),
+    row("ffn_gate.*", &[ExpertGateProj]),
+    row("ffn_up.*", &[ExpertUpProj]),
+    row("ffn_down.*", &[ExpertDownProj]),
 ];
 
 const NORMS: &[Row] = &[

@@ -46,6 +46,17 @@ pub(super) fn describe(
     Ok(())
 }
 
+/// Names the attention factor of LongRoPE as Phi-3.5-MoE does.
+pub(super) fn name_mscales(json: &mut Json) {
+    if let Some(Value::Object(scaling)) = json.get_mut("rope_scaling") {
+        scaling.remove("factor");
+        if let Some(factor) = scaling.remove("attention_factor") {
+            scaling.insert("short_mscale".into(), factor.clone());
+            scaling.insert("long_mscale".into(), factor);
+        }
+    }
+}
+
 /// `rope_scaling`, if positions are scaled, and the context of the pre-training, if the scaling depends on it.
 fn scaling(keys: &Keys) -> Result<Option<(Value, Option<usize>)>, Error> {
     let context = keys.size("context_length")?;
