@@ -36,7 +36,7 @@ fn names() -> Vec<String> {
         .map(|entry| entry.file_name().into_string().unwrap())
         .collect();
     names.sort();
-    assert!(names.len() >= 19, "only {} fixtures", names.len());
+    assert!(names.len() >= 20, "only {} fixtures", names.len());
     names
 }
 
