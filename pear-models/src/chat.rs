@@ -10,7 +10,7 @@ use serde::Serialize;
 use serde_json::Value;
 
 use crate::error::Error;
-use crate::gguf::GgufMetadata;
+use crate::gguf::{GgufFile, GgufMetadata};
 use crate::regular_file;
 
 /// One turn of a conversation.
@@ -32,7 +32,7 @@ impl Message {
     }
 }
 
-/// The chat template of a model directory, rendered as transformers renders it.
+/// The chat template of a model, rendered as transformers renders it.
 ///
 /// ```
 /// use pear_models::{ChatTemplate, Message};
@@ -57,13 +57,17 @@ pub struct ChatTemplate {
 const NAME: &str = "chat_template";
 
 impl ChatTemplate {
-    /// The template of `chat_template.jinja`, or else of `tokenizer_config.json`: its only one, or the one called `default`.
+    /// The template of a model directory, which is that of `chat_template.jinja`, or else of `tokenizer_config.json`: its only one, or the
+    /// one called `default`; or that of a GGUF file.
     ///
     /// # Errors
-    /// [`Error::Io`] or [`Error::Malformed`] for files that cannot be read; [`Error::Malformed`] where there is no template, or one that
-    /// is none.
-    pub fn open(directory: impl AsRef<Path>) -> Result<Self, Error> {
-        let directory = directory.as_ref();
+    /// [`Error::Io`] or [`Error::Malformed`] for files that cannot be read; [`Error::Malformed`] or, of a GGUF file, [`Error::Config`] where
+    /// there is no template, or one that is none.
+    pub fn open(path: impl AsRef<Path>) -> Result<Self, Error> {
+        let directory = path.as_ref();
+        if directory.is_file() {
+            return Self::from_metadata(GgufFile::open(directory)?.metadata());
+        }
         let config_path = directory.join("tokenizer_config.json");
         let config: Value = match read(&config_path)? {
             Some(text) => serde_json::from_str(&text)
@@ -95,7 +99,7 @@ impl ChatTemplate {
     /// The template of a GGUF file.
     ///
     /// # Errors
-    /// [`Error::Malformed`] where there is no template, or one that is none.
+    /// [`Error::Config`] where there is no template, [`Error::Malformed`] where it is none.
     pub(crate) fn from_metadata(metadata: &GgufMetadata) -> Result<Self, Error> {
         const TEMPLATE: &str = "tokenizer.chat_template";
         let Some(source) = metadata.text(TEMPLATE)? else {

@@ -1,33 +1,60 @@
-//! Text to token ids and back, by the model's own `tokenizer.json`.
+//! Text to token ids and back, by the tokenizer that came with a model.
 
 use std::path::{Path, PathBuf};
 
 use crate::error::Error;
+use crate::gguf::{GgufFile, GgufMetadata, GgufTokenizer};
 use crate::regular_file;
 
-/// The tokenizer of a model directory.
+/// The tokenizer of a model.
 #[derive(Debug)]
 pub struct Tokenizer {
     path: PathBuf,
-    inner: tokenizers::Tokenizer,
+    inner: Inner,
+}
+
+#[derive(Debug)]
+enum Inner {
+    /// Of a `tokenizer.json`.
+    HuggingFace(Box<tokenizers::Tokenizer>),
+    /// Of a GGUF file's metadata.
+    Gguf(Box<GgufTokenizer>),
 }
 
 impl Tokenizer {
-    /// Reads `tokenizer.json` of a model directory. What it puts around a text is what stands around it: `add_bos_token` and `add_eos_token` of
-    /// `tokenizer_config.json` change nothing where there is a `tokenizer.json`, as in transformers 5.
+    /// Reads `tokenizer.json` of a model directory, or what the metadata of a GGUF file say of its tokenizer.
+    ///
+    /// What a `tokenizer.json` puts around a text is what stands around it: `add_bos_token` and `add_eos_token` of `tokenizer_config.json`
+    /// change nothing where there is a `tokenizer.json`, as in transformers 5. The token ids of GGUF files are those of llama.cpp, which knows
+    /// the metadata's `add_bos_token` and `add_eos_token`.
     ///
     /// # Errors
-    /// [`Error::Io`] if it is missing, [`Error::Tokenizer`] if it is none.
-    pub fn open(directory: impl AsRef<Path>) -> Result<Self, Error> {
-        let directory = directory.as_ref();
-        let path = directory.join("tokenizer.json");
+    /// [`Error::Io`] if it is missing, [`Error::Tokenizer`] if it is none; [`Error::Malformed`] or [`Error::Config`] for a GGUF file without a
+    /// usable one.
+    pub fn open(path: impl AsRef<Path>) -> Result<Self, Error> {
+        let path = path.as_ref();
+        if path.is_file() {
+            return Self::from_metadata(GgufFile::open(path)?.metadata());
+        }
+        let path = path.join("tokenizer.json");
         let inner = tokenizers::Tokenizer::from_bytes(regular_file::read(&path)?).map_err(|e| {
             Error::Tokenizer {
                 path: path.clone(),
                 problem: e.to_string(),
             }
         })?;
-        Ok(Self { path, inner })
+        Ok(Self {
+            path,
+            inner: Inner::HuggingFace(inner.into()),
+        })
+    }
+
+    pub(crate) fn from_metadata(metadata: &GgufMetadata) -> Result<Self, Error> {
+        let inner = GgufTokenizer::from_metadata(metadata)?;
+        Ok(Self {
+            path: metadata.path().into(),
+            inner: Inner::Gguf(inner.into()),
+        })
     }
 
     /// Token ids, with the special tokens that the tokenizer puts around a text (a BOS, for many models).
@@ -35,8 +62,7 @@ impl Tokenizer {
     /// # Errors
     /// [`Error::Tokenizer`].
     pub fn encode(&self, text: &str) -> Result<Vec<u32>, Error> {
-        let encoding = self.inner.encode(text, true).map_err(|e| self.error(e))?;
-        Ok(encoding.get_ids().to_vec())
+        self.encode_with(text, true)
     }
 
     /// Token ids of a text that has its special tokens in it already, as chat templates write them: none are put
@@ -45,8 +71,7 @@ impl Tokenizer {
     /// # Errors
     /// [`Error::Tokenizer`].
     pub fn encode_rendered(&self, text: &str) -> Result<Vec<u32>, Error> {
-        let encoding = self.inner.encode(text, false).map_err(|e| self.error(e))?;
-        Ok(encoding.get_ids().to_vec())
+        self.encode_with(text, false)
     }
 
     /// Text, without special tokens.
@@ -54,7 +79,20 @@ impl Tokenizer {
     /// # Errors
     /// [`Error::Tokenizer`].
     pub fn decode(&self, tokens: &[u32]) -> Result<String, Error> {
-        self.inner.decode(tokens, true).map_err(|e| self.error(e))
+        match &self.inner {
+            Inner::HuggingFace(inner) => inner.decode(tokens, true).map_err(|e| self.error(e)),
+            Inner::Gguf(inner) => Ok(inner.decode(tokens)),
+        }
+    }
+
+    fn encode_with(&self, text: &str, add_special: bool) -> Result<Vec<u32>, Error> {
+        match &self.inner {
+            Inner::HuggingFace(inner) => {
+                let encoding = inner.encode(text, add_special).map_err(|e| self.error(e))?;
+                Ok(encoding.get_ids().to_vec())
+            }
+            Inner::Gguf(inner) => Ok(inner.encode(text, add_special)),
+        }
     }
 
     fn error(&self, problem: tokenizers::Error) -> Error {

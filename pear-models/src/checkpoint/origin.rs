@@ -71,7 +71,11 @@ impl Origin {
     pub fn has_tokenizer(&self) -> bool {
         match self {
             Self::Directory(path) => path.join("tokenizer.json").exists(),
-            Self::Gguf(_) => false,
+            Self::Gguf(metadata) => {
+                let has = |list| metadata.get(&format!("tokenizer.ggml.{list}")).is_some();
+                // Tokens alone do not say how a text becomes them.
+                has("tokens") && (has("merges") || has("scores"))
+            }
         }
     }
 }

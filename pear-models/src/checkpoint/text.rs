@@ -8,15 +8,12 @@ impl ModelDirectory {
     /// The tokenizer: that of `tokenizer.json`, or that of a GGUF file's metadata.
     ///
     /// # Errors
-    /// [`Error::Io`] if there is none, [`Error::Tokenizer`] if it cannot be read.
+    /// As [`Tokenizer::open`](crate::Tokenizer::open).
     #[cfg(feature = "tokenizer")]
     pub fn tokenizer(&self) -> Result<crate::Tokenizer, Error> {
         match &self.origin {
             Origin::Directory(path) => crate::Tokenizer::open(path),
-            Origin::Gguf(metadata) => Err(Error::Tokenizer {
-                path: metadata.path().into(),
-                problem: "the tokenizer of a GGUF file cannot be read".into(),
-            }),
+            Origin::Gguf(metadata) => crate::Tokenizer::from_metadata(metadata),
         }
     }
 

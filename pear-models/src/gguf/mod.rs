@@ -16,6 +16,8 @@ mod names;
 mod rotary;
 mod special_tokens;
 mod split;
+#[cfg(feature = "tokenizer")]
+mod tokenizer;
 mod value;
 mod windows;
 
@@ -25,4 +27,6 @@ pub(crate) use header::GgufTensor;
 pub(crate) use keys::TensorLookup;
 pub use metadata::GgufMetadata;
 pub(crate) use split::open_all;
+#[cfg(feature = "tokenizer")]
+pub(crate) use tokenizer::GgufTokenizer;
 pub use value::{MetadataArray, MetadataValue};
