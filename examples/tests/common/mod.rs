@@ -117,6 +117,14 @@ impl Bench {
         names
     }
 
+    /// The largest difference between the numbers at a path of two files, one by one.
+    pub fn largest_difference(&self, files: [&str; 2], path: &str) -> f64 {
+        let [ours, theirs] = files.map(|file| numbers(self.json(file).pointer(path).unwrap()));
+        assert!(!ours.is_empty() && ours.len() == theirs.len(), "{path}");
+        let differences = ours.iter().zip(&theirs).map(|(a, b)| (a - b).abs());
+        differences.fold(0.0, f64::max)
+    }
+
     /// The numbers at a path of two files, one by one, differ by less than a tolerance.
     #[track_caller]
     pub fn assert_near(&self, files: [&str; 2], path: &str, tolerance: f64) {
