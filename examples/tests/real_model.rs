@@ -13,6 +13,7 @@ use burn::tensor::DType;
 use common::Bench;
 use pear_models::{GenerateOptions, Message, ModelDirectory, generate, log_probs};
 use serde::Deserialize;
+use serde_json::json;
 
 /// Nats between this library and transformers, both in f32: eight times what was measured. An answer is sure where its margins are larger.
 const TOLERANCE: f64 = 1e-4;
@@ -103,7 +104,7 @@ fn heads_are_found_trained_and_folded_into_a_file_that_computes_the_same() {
     // Commands are split at spaces.
     std::os::unix::fs::symlink(fs::canonicalize(file).unwrap(), bench.path("smollm2.gguf"))
         .unwrap();
-    let Table { text, .. } = table();
+    let Table { text, ids, .. } = table();
     bench.write("text.txt", text);
 
     bench.ok("locate --model smollm2.gguf --lengths 10 --samples 4 --out scores.json");
@@ -130,6 +131,27 @@ fn heads_are_found_trained_and_folded_into_a_file_that_computes_the_same() {
         bench.largest_difference(["before.json", "with.json"], "/log_probs") > 4.0 * FOLDING,
         "the profile changes nothing"
     );
+
+    // The same weights as a Hugging Face directory, in which the fold rounds to f32 alone.
+    let directory = ModelDirectory::open(bench.path("smollm2.gguf")).unwrap();
+    let model = directory.load(&Device::flex(), DType::F32).unwrap();
+    let config = json!({
+        "model_type": "llama", "vocab_size": 49152, "hidden_size": 576, "intermediate_size": 1536, "num_hidden_layers": 30,
+        "num_attention_heads": 9, "num_key_value_heads": 3, "max_position_embeddings": 8192, "rms_norm_eps": 1e-5,
+        "rope_theta": 100000.0, "tie_word_embeddings": true, "bos_token_id": 1, "eos_token_id": [0, 2], "pad_token_id": 2,
+    });
+    model
+        .save(&config, DType::F32, bench.path("directory"))
+        .unwrap();
+    drop(model);
+    bench.write_lines("tokens.jsonl", &[ids]);
+    bench.ok("export --model directory --profile profile.json --out folded");
+    for (name, model) in [("file", "folded.gguf"), ("directory", "folded")] {
+        bench.ok(&format!(
+            "score --model {model} --tokens tokens.jsonl --out {name}.json"
+        ));
+    }
+    bench.assert_near(["file.json", "directory.json"], "/log_probs", FOLDING);
 
     let answer = |model: &str| {
         bench.ok(&format!(

@@ -41,7 +41,12 @@ impl Decoder {
             config: read,
             ..
         } = config_of(&config_path, config.clone())?;
-        if read != *self.config() {
+        // Which other tokens are special, the tokenizer says.
+        let wanted = DecoderConfig {
+            special_tokens: read.special_tokens.clone(),
+            ..self.config().clone()
+        };
+        if read != wanted {
             return Err(Error::Input(
                 "a config.json of another model than the one that is to be saved".into(),
             ));
