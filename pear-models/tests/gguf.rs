@@ -37,7 +37,7 @@ fn open(name: &str) -> ModelDirectory {
 #[test]
 fn log_probabilities_are_those_of_transformers_on_the_same_model() {
     let expected = expected();
-    assert!(expected.len() >= 38, "only {} models", expected.len());
+    assert!(expected.len() >= 50, "only {} models", expected.len());
     let mut problems = Vec::new();
     for (name, expected) in expected {
         let model = match ModelDirectory::open(file(&name)) {
@@ -162,6 +162,13 @@ fn the_config_is_that_of_the_directory_that_was_converted() {
         "mixtral",
         "qwen3-moe",
         "granite-moe",
+        "olmo",
+        "olmo3",
+        "arcee",
+        "seed-oss",
+        "cohere2",
+        "glm4",
+        "gpt-bigcode",
     ] {
         let mut converted = open(name).config().clone();
         let original = common::open(name).config().clone();
@@ -170,6 +177,71 @@ fn the_config_is_that_of_the_directory_that_was_converted() {
         converted.bos_token = original.bos_token;
         assert_eq!(converted, original, "{name}");
     }
+}
+
+/// The bytes of a file with another number of four bytes under a key.
+fn with_number(name: &str, key: &str, number: [u8; 4]) -> Vec<u8> {
+    let mut bytes = fs::read(file(name)).unwrap();
+    let found = bytes.windows(key.len()).position(|w| w == key.as_bytes());
+    // The type of the number is between them.
+    let start = found.unwrap() + key.len() + 4;
+    bytes[start..start + 4].copy_from_slice(&number);
+    bytes
+}
+
+/// The bytes of a file with three numbers under one more key, whose length keeps the tensors aligned.
+fn with_three_numbers(name: &str, key: &str, numbers: [u32; 3]) -> Vec<u8> {
+    const COUNT: std::ops::Range<usize> = 16..24;
+    let mut entry = (key.len() as u64).to_le_bytes().to_vec();
+    entry.extend(key.bytes());
+    // A list of u32.
+    entry.extend([9u32, 4].map(u32::to_le_bytes).concat());
+    entry.extend(3u64.to_le_bytes());
+    entry.extend(numbers.map(u32::to_le_bytes).concat());
+    assert!(entry.len().is_multiple_of(32));
+    let mut bytes = fs::read(file(name)).unwrap();
+    let count = u64::from_le_bytes(bytes[COUNT].try_into().unwrap()) + 1;
+    bytes[COUNT].copy_from_slice(&count.to_le_bytes());
+    bytes.splice(COUNT.end..COUNT.end, entry);
+    bytes
+}
+
+#[test]
+fn metadata_that_ask_for_another_model_are_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("model.gguf");
+    let open = |bytes: &[u8]| {
+        fs::write(&path, bytes).unwrap();
+        ModelDirectory::open(&path)
+    };
+    let base = with_number("olmo3", "olmo2.rope.freq_base_swa", 1e4f32.to_le_bytes());
+    // Rotated channels are counted by the hidden size divided among the heads.
+    let heads = with_number("nemotron", "nemotron.embedding_length", 24u32.to_le_bytes());
+    let window = with_number("cohere2", "cohere2.attention.sliding_window", [0; 4]);
+    let key = "glm4.rope.dimension_sections";
+    let sections = with_three_numbers("glm4", key, [1, 1, 2]);
+    for (bytes, expected) in [
+        (
+            base,
+            "`olmo2.rope.freq_base_swa`: is 10000: expected 500000",
+        ),
+        (heads, "`nemotron.attention.key_length`: is 16: expected 8"),
+        (
+            window,
+            "`cohere2.attention.sliding_window`: is 0: expected a window",
+        ),
+        (
+            sections,
+            "`glm4.rope.dimension_sections`: divides channels among positions of several kinds",
+        ),
+    ] {
+        let error = open(&bytes).unwrap_err().to_string();
+        assert!(error.contains(expected), "{error}");
+    }
+    // Without a window, the file is one of OLMo 2; sections of no channels are none.
+    let olmo2 = with_number("olmo3", "olmo2.attention.sliding_window", [0; 4]);
+    assert_eq!(open(&olmo2).unwrap().config().architecture, "olmo2");
+    assert!(open(&with_three_numbers("glm4", key, [0; 3])).is_ok());
 }
 
 #[test]

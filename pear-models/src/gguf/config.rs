@@ -5,7 +5,8 @@
 
 use serde_json::{Value, json};
 
-use super::architecture::{self, Architecture, Positions};
+use super::architecture::{Architecture, Positions};
+use super::architectures;
 use super::experts;
 use super::keys::{Json, Keys, TensorLookup};
 use super::metadata::GgufMetadata;
@@ -36,8 +37,8 @@ pub(crate) fn read_config(
         architecture,
         tensors,
     };
-    let Some(known) = architecture::find(&keys) else {
-        let names = architecture::names().join(", ");
+    let Some(known) = architectures::find(&keys) else {
+        let names = architectures::names().join(", ");
         let problem = format!("is {architecture:?}: supported are {names}");
         return Err(metadata.error(name, problem));
     };
@@ -192,7 +193,7 @@ fn json_of(
     num_layers: usize,
     per_layer: &PerLayer,
 ) -> Result<Json, Error> {
-    let family = architecture::family(known);
+    let family = architectures::family(known);
     let hidden_size = keys.required("embedding_length")?;
     let num_heads = num_heads(keys, num_layers)?;
     let mut json = Json::new();

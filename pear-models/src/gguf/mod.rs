@@ -2,9 +2,11 @@
 //! ([specification](https://github.com/ggml-org/ggml/blob/master/docs/gguf.md)).
 
 mod architecture;
+mod architectures;
 mod config;
 mod cursor;
 pub(crate) mod dequantize;
+mod describe;
 mod experts;
 mod file;
 pub(crate) mod fold;

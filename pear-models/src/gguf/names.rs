@@ -25,10 +25,22 @@ pub(super) const LLAMA: Names = Names {
     packed: &names(&[PACKED_PAIRS, MLP, NORMS, COMMON]),
 };
 
-/// Norms after attention and MLP: Gemma 2 and OLMo 2.
+/// Norms after attention and MLP: Gemma 2 and 3, OLMo 2 and 3, EXAONE 4.
 pub(super) const BRANCH_NORMS: Names = Names {
     separate: &names(&[SEPARATE, MLP, NORMS_OF_BRANCHES, COMMON]),
     packed: &names(&[PACKED, MLP, NORMS_OF_BRANCHES, COMMON]),
+};
+
+/// The same with the gate and what it multiplies in one tensor: GLM-4.
+pub(super) const BRANCH_NORMS_PACKED_MLP: Names = Names {
+    separate: &names(&[SEPARATE, MLP_IN_ONE, NORMS_OF_BRANCHES, COMMON]),
+    packed: &names(&[PACKED, MLP_IN_ONE, NORMS_OF_BRANCHES, COMMON]),
+};
+
+/// The norm before the MLP under the name of the one after attention: Seed-OSS.
+pub(super) const SEED_OSS: Names = Names {
+    separate: &names(&[SEPARATE, MLP, NORMS_OF_SEED_OSS, COMMON]),
+    packed: &names(&[PACKED, MLP, NORMS_OF_SEED_OSS, COMMON]),
 };
 
 /// The gate and what it multiplies in one tensor: Phi-3.
@@ -145,6 +157,11 @@ const NORMS_OF_BRANCHES: &[Row] = &[
     row("post_attention_norm", &[PostAttentionNorm]),
     row("ffn_norm", &[PreFeedforwardNorm]),
     row("post_ffw_norm", &[PostFeedforwardNorm]),
+];
+
+const NORMS_OF_SEED_OSS: &[Row] = &[
+    row("attn_norm", &[InputNorm]),
+    row("post_attention_norm", &[PostAttentionNorm]),
 ];
 
 const NORMS_OF_FALCON_40B: &[Row] = &[

@@ -6,6 +6,8 @@ use super::keys::{Json, Keys};
 use crate::error::Error;
 use crate::family::Family;
 
+const BASE: &str = "rope.freq_base";
+const DEFAULT_BASE: f64 = 10000.0;
 const TYPE: &str = "rope.scaling.type";
 const FACTOR: &str = "rope.scaling.factor";
 /// The same in old files.
@@ -19,23 +21,22 @@ pub(super) fn describe(
     head_dim: usize,
     json: &mut Json,
 ) -> Result<(), Error> {
-    let theta = keys.number("rope.freq_base")?.unwrap_or(10000.0);
+    let theta = keys.number(BASE)?.unwrap_or(DEFAULT_BASE);
     json.insert("rope_theta".into(), json!(theta));
     if let Some(context) = keys.size("context_length")? {
         json.insert("max_position_embeddings".into(), context.into());
     }
-    if let Some(rotated) = keys.size("rope.dimension_count")? {
-        // Half a channel more than is rotated, which is what rounding down then leaves.
-        let share = if rotated == head_dim {
-            1.0
-        } else {
-            (rotated as f64 + 0.5) / head_dim as f64
-        };
-        let spellings = family.rotary.as_ref().map(|rotary| rotary.partial);
-        let key = spellings.and_then(|spellings| spellings.first());
-        let key = key.copied().unwrap_or("partial_rotary_factor");
-        json.insert(key.into(), json!(share));
-    }
+    let rotated = keys.size("rope.dimension_count")?.unwrap_or(head_dim);
+    // Half a channel more than is rotated, which is what rounding down then leaves.
+    let share = if rotated == head_dim {
+        1.0
+    } else {
+        (rotated as f64 + 0.5) / head_dim as f64
+    };
+    let spellings = family.rotary.as_ref().map(|rotary| rotary.partial);
+    let key = spellings.and_then(|spellings| spellings.first());
+    let key = key.copied().unwrap_or("partial_rotary_factor");
+    json.insert(key.into(), json!(share));
     let Some((scaling, original)) = scaling(keys)? else {
         return Ok(());
     };
@@ -44,6 +45,31 @@ pub(super) fn describe(
         json.insert("original_max_position_embeddings".into(), original.into());
     }
     Ok(())
+}
+
+/// Refuses another base in the layers that have a window.
+pub(super) fn refuse_second_base(keys: &Keys) -> Result<(), Error> {
+    const SLIDING: &str = "rope.freq_base_swa";
+    let base = keys.number(BASE)?.unwrap_or(DEFAULT_BASE);
+    match keys.number(SLIDING)? {
+        Some(sliding) if sliding != base => {
+            let problem = format!("is {sliding}: expected {base}, the base of the other layers");
+            Err(keys.error(SLIDING, problem))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Refuses positions of more than one kind, as models of images and texts have them.
+pub(super) fn refuse_sections(keys: &Keys) -> Result<(), Error> {
+    const SECTIONS: &str = "rope.dimension_sections";
+    let key = keys.key(SECTIONS);
+    let sections = keys.metadata.integers(&key)?.unwrap_or_default();
+    if sections.iter().all(|&size| size == 0) {
+        return Ok(());
+    }
+    let problem = "divides channels among positions of several kinds: expected texts alone";
+    Err(keys.error(SECTIONS, problem))
 }
 
 /// Names the attention factor of LongRoPE as Phi-3.5-MoE does.

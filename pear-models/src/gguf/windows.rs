@@ -5,11 +5,25 @@ use serde_json::{Value, json};
 use super::keys::{Json, Keys};
 use crate::error::Error;
 
+const WINDOW: &str = "attention.sliding_window";
 const PATTERN: &str = "attention.sliding_window_pattern";
+
+/// Whether the metadata name a window, or hold something impossible there.
+pub(super) fn are_there(keys: &Keys) -> bool {
+    !matches!(keys.size(WINDOW), Ok(None | Some(0)))
+}
+
+/// Refuses a file without a window, of models whose layers have positions only in a window.
+pub(super) fn require(keys: &Keys) -> Result<(), Error> {
+    match keys.required(WINDOW)? {
+        0 => Err(keys.error(WINDOW, "is 0: expected a window")),
+        _ => Ok(()),
+    }
+}
 
 /// The sliding window, if the file has the key; 0 is none.
 pub(super) fn describe(keys: &Keys, json: &mut Json) -> Result<(), Error> {
-    if let Some(window) = keys.size("attention.sliding_window")? {
+    if let Some(window) = keys.size(WINDOW)? {
         let window = Some(window).filter(|&window| window != 0);
         json.insert("sliding_window".into(), json!(window));
     }
