@@ -6,7 +6,9 @@ use pear_core::position::{PositionEmbeddingConfig, RotaryConfig};
 use pear_core::{AttentionConfig, ModelShape, NormConfig, Result};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
-use crate::layer_config::{DenseMlpConfig, LayerConfig, MlpConfig, invalid};
+use crate::config_error::invalid;
+use crate::dense_mlp_config::DenseMlpConfig;
+use crate::layer_config::{LayerConfig, MlpConfig};
 
 /// The sizes of a decoder whose layers are alike, named as in `config.json`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

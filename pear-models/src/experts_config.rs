@@ -3,7 +3,8 @@
 use pear_core::Result;
 use serde::{Deserialize, Serialize};
 
-use crate::layer_config::{DenseMlpConfig, invalid};
+use crate::config_error::invalid;
+use crate::dense_mlp_config::DenseMlpConfig;
 
 /// Several MLPs, of which each token goes through the few that a router chooses for it
 /// ([arXiv 1701.06538](https://arxiv.org/abs/1701.06538)): their outputs are weighted and added.

@@ -1,9 +1,10 @@
 //! What varies between the layers of decoders.
 
-use pear_core::kernels::Activation;
-use pear_core::{AttentionConfig, Error, NormConfig, Result};
+use pear_core::{AttentionConfig, NormConfig, Result};
 use serde::{Deserialize, Serialize};
 
+use crate::config_error::invalid;
+use crate::dense_mlp_config::DenseMlpConfig;
 use crate::experts_config::ExpertsConfig;
 
 /// How a layer adds attention and MLP to the residual stream `x`, and which norms it has for that.
@@ -38,19 +39,6 @@ pub enum MlpConfig {
     Experts(ExpertsConfig),
 }
 
-/// `down(act(gate(x)) · up(x))`, or `down(act(up(x)))` without a gate.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
-pub struct DenseMlpConfig {
-    /// Width between the projections.
-    pub intermediate_size: usize,
-    /// The nonlinearity.
-    pub activation: Activation,
-    /// Whether there is a `gate`.
-    pub gated: bool,
-    /// Whether the projections have biases.
-    pub bias: bool,
-}
-
 impl MlpConfig {
     /// # Errors
     /// As [`DenseMlpConfig::validate`] and [`ExpertsConfig::validate`].
@@ -59,17 +47,6 @@ impl MlpConfig {
             Self::Dense(dense) => dense.validate(),
             Self::Experts(experts) => experts.validate(),
         }
-    }
-}
-
-impl DenseMlpConfig {
-    /// # Errors
-    /// [`Error::Config`] for a width of zero.
-    pub fn validate(&self) -> Result<()> {
-        if self.intermediate_size == 0 {
-            return Err(invalid("intermediate_size", 0, "expected at least 1"));
-        }
-        Ok(())
     }
 }
 
@@ -101,7 +78,7 @@ impl LayerConfig {
     }
 
     /// # Errors
-    /// [`Error::Config`] for an attention, MLP or norm that cannot be, and for positions that are added to token embeddings.
+    /// [`Error::Config`](pear_core::Error::Config) for an attention, MLP or norm that cannot be, and for positions that are added to token embeddings.
     pub fn validate(&self) -> Result<()> {
         self.attention.validate()?;
         self.mlp.validate()?;
@@ -114,18 +91,5 @@ impl LayerConfig {
             ));
         }
         Ok(())
-    }
-}
-
-/// An error about a field of a config.
-pub(crate) fn invalid(
-    field: &'static str,
-    value: impl ToString,
-    expected: impl Into<String>,
-) -> Error {
-    Error::Config {
-        field,
-        value: value.to_string(),
-        expected: expected.into(),
     }
 }

@@ -64,7 +64,9 @@ pub mod half_precision {}
 mod chat;
 mod checkpoint;
 mod config;
+mod config_error;
 mod decoder;
+mod dense_mlp_config;
 mod error;
 pub mod evaluation;
 mod experts;
@@ -102,6 +104,7 @@ pub use checkpoint::{
 };
 pub use config::{DecoderConfig, DecoderSizes};
 pub use decoder::Decoder;
+pub use dense_mlp_config::DenseMlpConfig;
 pub use error::Error;
 pub use experts_config::{ExpertRouting, ExpertsConfig, SharedExpertConfig};
 pub use family::{IgnoredKeys, supported_model_types};
@@ -110,7 +113,7 @@ pub use generate::{Generator, generate, generate_batch};
 pub use generate_options::GenerateOptions;
 pub use gguf::{GgufMetadata, MetadataArray, MetadataValue};
 pub use layer::Layer;
-pub use layer_config::{DenseMlpConfig, LayerConfig, MlpConfig, Residual};
+pub use layer_config::{LayerConfig, MlpConfig, Residual};
 pub use pear_core::kernels::Activation;
 pub use score::{log_probs, perplexity};
 #[cfg(feature = "tokenizer")]

@@ -5,7 +5,7 @@ use burn::nn::{Linear, LinearConfig};
 use burn::prelude::*;
 use pear_core::kernels::{Activation, activate, activate_gated, linear_forward};
 
-use crate::layer_config::DenseMlpConfig;
+use crate::dense_mlp_config::DenseMlpConfig;
 
 /// `down(act(gate(x)) · up(x))`, or `down(act(up(x)))` without a gate.
 #[derive(Module, Debug)]

@@ -4,8 +4,9 @@ use pear_core::QkNorm;
 use pear_core::position::PositionEmbeddingConfig;
 
 use crate::config::DecoderConfig;
+use crate::dense_mlp_config::DenseMlpConfig;
 use crate::experts_config::ExpertsConfig;
-use crate::layer_config::{DenseMlpConfig, LayerConfig, MlpConfig, Residual};
+use crate::layer_config::{LayerConfig, MlpConfig, Residual};
 use crate::module_shape::ModuleShape;
 use crate::param::ModuleId::{self, *};
 use crate::param::{ParamId, ParamKind};

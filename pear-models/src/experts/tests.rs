@@ -2,8 +2,8 @@ use burn::tensor::Distribution;
 use pear_core::kernels::Activation;
 
 use super::*;
+use crate::dense_mlp_config::DenseMlpConfig;
 use crate::experts_config::SharedExpertConfig;
-use crate::layer_config::DenseMlpConfig;
 
 const HIDDEN: usize = 6;
 

@@ -1,9 +1,9 @@
 //! Mixtures of experts, as `config.json` has them.
 
 use super::{ConfigReader, Spellings};
+use crate::dense_mlp_config::DenseMlpConfig;
 use crate::error::Error;
 use crate::experts_config::{ExpertRouting, ExpertsConfig};
-use crate::layer_config::DenseMlpConfig;
 
 /// How a family spells its experts, and what holds where the config does not say.
 pub(super) struct ExpertKeys {

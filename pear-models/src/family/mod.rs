@@ -55,8 +55,9 @@ use pear_core::position::PositionEmbeddingConfig;
 use pear_core::{AttentionConfig, NormConfig};
 
 use crate::config::DecoderConfig;
+use crate::dense_mlp_config::DenseMlpConfig;
 use crate::error::Error;
-use crate::layer_config::{DenseMlpConfig, LayerConfig, MlpConfig, Residual};
+use crate::layer_config::{LayerConfig, MlpConfig, Residual};
 pub(crate) use config_file::{ModelConfig, config_of, read_json};
 pub use ignored::IgnoredKeys;
 pub(crate) use reader::ConfigReader;

@@ -8,9 +8,10 @@ use super::rotary::RotaryKeys;
 use super::tensors::{self, LLAMA_ROWS, Row, TensorNames, row};
 use super::windows::{DEFAULT_WINDOW, slide, slide_all, window_if_used};
 use super::{ConfigReader, DefaultTokens, Family, Flag, llama};
+use crate::dense_mlp_config::DenseMlpConfig;
 use crate::error::Error;
 use crate::experts_config::{ExpertsConfig, SharedExpertConfig};
-use crate::layer_config::{DenseMlpConfig, LayerConfig, MlpConfig};
+use crate::layer_config::{LayerConfig, MlpConfig};
 use crate::param::ModuleId::*;
 
 pub(super) const QWEN2: Family = Family {
