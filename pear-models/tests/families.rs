@@ -218,3 +218,21 @@ fn a_clip_that_leaves_nothing_of_queries_is_refused() {
     let error = config.unwrap_err().to_string();
     assert!(error.contains("`clip_qkv`"), "{error}");
 }
+
+#[test]
+fn the_trained_length_of_a_multimodal_model_is_that_of_its_text_model() {
+    let source = common::fixtures().join("gemma-3-multimodal");
+    let folder = tempfile::tempdir().unwrap();
+    for file in fs::read_dir(&source).unwrap() {
+        let file = file.unwrap();
+        fs::copy(file.path(), folder.path().join(file.file_name())).unwrap();
+    }
+    let path = folder.path().join("config.json");
+    let config = fs::read_to_string(&path).unwrap();
+    let text_config = r#""text_config": {"max_position_embeddings": 77, "unread": NaN,"#;
+    let changed = config.replacen(r#""text_config": {"#, text_config, 1);
+    assert_ne!(config, changed);
+    fs::write(&path, changed).unwrap();
+    let directory = ModelDirectory::open(folder.path()).unwrap();
+    assert_eq!(directory.trained_length().unwrap(), Some(77));
+}

@@ -8,7 +8,7 @@ use serde_json::Value;
 use crate::config::DecoderConfig;
 use crate::error::Error;
 use crate::gguf::GgufMetadata;
-use crate::{regular_file, special_tokens};
+use crate::{python_json, regular_file, special_tokens};
 
 /// Where a model came from.
 #[derive(Debug)]
@@ -91,9 +91,14 @@ fn trained_length(path: &Path) -> Result<Option<usize>, Error> {
     ];
     let text = regular_file::read(path)?;
     let config: Value =
-        serde_json::from_slice(&text).map_err(|e| Error::malformed(path, e.to_string()))?;
-    Ok(KEYS
-        .iter()
-        .find_map(|key| config[key].as_u64())
+        python_json::from_slice(&text).map_err(|e| Error::malformed(path, e.to_string()))?;
+    // A multimodal model says it of its text model.
+    let configs = [&config["text_config"], &config];
+    let values = configs
+        .into_iter()
+        .flat_map(|config| KEYS.iter().map(move |key| &config[key]));
+    Ok(values
+        .filter_map(Value::as_u64)
+        .next()
         .map(|length| length as usize))
 }
