@@ -1,4 +1,8 @@
 //! The tokenizer that the metadata of a GGUF file describe: the token ids are those of llama.cpp.
+//!
+//! It is written anew because nothing else gave the same ids. On the 2,100 awkward strings of the tests with SmolLM2's vocabulary shimmytok
+//! 0.8.4 differs in one, of control characters; a conversion for the `tokenizers` crate, as transformers makes it, has no place for what
+//! llama.cpp does with equal scores, with special tokens that overlap, and with the rule for words that the file names.
 
 mod bpe;
 mod byte_level;
