@@ -1,5 +1,8 @@
 //! GGUF files: the container of llama.cpp, with a model's tensors, config and tokenizer in one file
 //! ([specification](https://github.com/ggml-org/ggml/blob/master/docs/gguf.md)).
+//!
+//! The container is read here, too: candle-core 0.11 refuses a file that holds a single tensor of an IQ or MXFP4 type, and folding needs where
+//! every byte lies.
 
 mod architecture;
 mod architectures;
