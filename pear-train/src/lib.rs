@@ -52,21 +52,29 @@
 #![deny(missing_docs)]
 
 mod checkpoint;
+mod divergence;
 mod error;
+mod gradient_scores;
 mod gradients;
 mod held_out;
 mod objective;
 mod optimizer;
 mod options;
+mod rows;
 mod schedule;
+mod sequence_edit;
 mod sequences;
+mod text;
 mod trainer;
 
+pub use divergence::{divergence_and_gradients, text_divergence};
 pub use error::Error;
+pub use gradient_scores::{GradientScore, gradient_scores};
 pub use objective::{ProxyMetrics, evaluate, loss_and_gradients, proxy_loss};
 pub use options::TrainOptions;
 pub use schedule::Schedule;
 pub use sequences::{Sequences, StepReport};
+pub use text::PlainText;
 pub use trainer::Trainer;
 
 /// The result of everything here that can fail.
