@@ -425,7 +425,7 @@ fn chosen_heads(
 ) -> Result<(Vec<HeadId>, Option<Scores>)> {
     let top_k = match &input.heads {
         HeadChoice::Listed(heads) => return Ok((heads.clone(), None)),
-        HeadChoice::Scored(heads, scores) => return Ok((heads.clone(), Some(scores.clone()))),
+        HeadChoice::Scored(heads, scores) => return Ok((heads.clone(), Some((**scores).clone()))),
         HeadChoice::ByGradient(top_k) => *top_k,
     };
     let batch = input.for_gradient.as_ref().unwrap_or(&input.held_out);
@@ -559,7 +559,9 @@ impl<'a> Observer<'a> {
         step: &StepReport,
     ) -> Result<ControlFlow<()>> {
         let done = step.step + 1;
-        let kl = step.kl.map_or_else(String::new, |kl| format!(", KL {kl:.4}"));
+        let kl = step
+            .kl
+            .map_or_else(String::new, |kl| format!(", KL {kl:.4}"));
         self.bar
             .set(done as u64, format!("loss {:.4}{kl}", step.loss));
         self.remember(&step.coefficients);

@@ -49,7 +49,9 @@ impl Cholesky {
         }
         for row in (0..size).rev() {
             let below = row + 1..size;
-            let dot: f64 = below.map(|other| lower[other * size + row] * x[other]).sum();
+            let dot: f64 = below
+                .map(|other| lower[other * size + row] * x[other])
+                .sum();
             x[row] = (x[row] - dot) / lower[row * size + row];
         }
         x
@@ -71,7 +73,9 @@ mod tests {
             let products = (0..size).map(|k| b[row * size + k] * b[column * size + k]);
             products.sum::<f64>() + f64::from(u8::from(row == column))
         };
-        let matrix: Vec<f64> = (0..size * size).map(|i| entry(i / size, i % size)).collect();
+        let matrix: Vec<f64> = (0..size * size)
+            .map(|i| entry(i / size, i % size))
+            .collect();
         let expected: Vec<f64> = (0..size).map(|i| (i as f64).sin()).collect();
         let right: Vec<f64> = matrix
             .chunks(size)

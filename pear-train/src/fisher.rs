@@ -30,9 +30,10 @@ pub struct Fisher {
 /// sum of their log-probabilities; `F` is the mean of `g gᵀ`, by the number of positions. The tokens of the text itself would give
 /// something else ([arXiv 1905.12558](https://arxiv.org/abs/1905.12558)). Draws depend on the seed, the piece and the position alone.
 ///
-/// One pass up and down gives one `g` for each of `at_once` pieces or draws. The rank of the estimate is at most the number of pieces times
-/// `draws`; with a tenth of as many heads, a quadratic form of it is within about 5 % (`√(2 / samples)` for one that does not depend
-/// on the draws).
+/// One pass up and down gives the `g` of `at_once` pieces or draws. There are `pieces · draws` of them, which is also the highest rank
+/// that the estimate can have. In a direction that does not depend on the draws, the relative standard error of a quadratic form is
+/// about `√(2 / samples)`; in one that was chosen by it, as a [natural step](crate::natural_step) is, it is too low, the more so the more
+/// heads there are for each sample.
 ///
 /// # Errors
 /// As [`text_divergence`](crate::text_divergence); heads that the model does not have or that are listed twice; no draws.

@@ -206,9 +206,15 @@ fn a_step_follows_the_gradient_of_proxy_loss_and_weighted_divergence() {
     assert!((report.loss - loss).abs() < 1e-6);
     assert!((report.kl.unwrap() - kl).abs() < 1e-7 && kl > 1e-5);
     let both = of_loss.iter().zip(&of_kl);
-    let norm = both.map(|(a, b)| (f64::from(*a) + 2.0 * b).powi(2)).sum::<f64>().sqrt();
+    let norm = both
+        .map(|(a, b)| (f64::from(*a) + 2.0 * b).powi(2))
+        .sum::<f64>()
+        .sqrt();
     assert!((report.gradient_norm - norm).abs() < 1e-5 * norm);
-    let distance = before.values().into_iter().map(|v| f64::from(v - 1.0).abs());
+    let distance = before
+        .values()
+        .into_iter()
+        .map(|v| f64::from(v - 1.0).abs());
     assert!((report.distance_from_one - distance.sum::<f64>()).abs() < 1e-6);
     assert_eq!(trainer.kl().len(), 4);
 }
@@ -246,7 +252,10 @@ fn a_run_with_text_and_prices_goes_on_bit_for_bit_after_any_step() {
         ..options()
     };
     let error = trainer(&model, &text, cheaper).restore(&path).unwrap_err();
-    assert!(error.to_string().contains("`kl_weight` was 2.0 and is 1.0"), "{error}");
+    assert!(
+        error.to_string().contains("`kl_weight` was 2.0 and is 1.0"),
+        "{error}"
+    );
 }
 
 #[test]
@@ -315,7 +324,10 @@ fn a_higher_price_of_divergence_leaves_less_of_it() {
         free.0 > 2.0 * some.0 && some.0 > 2.0 * much.0,
         "{free:?} {some:?} {much:?}"
     );
-    assert!(free.1 < some.1 && some.1 < much.1, "{free:?} {some:?} {much:?}");
+    assert!(
+        free.1 < some.1 && some.1 < much.1,
+        "{free:?} {some:?} {much:?}"
+    );
 }
 
 #[test]
@@ -344,7 +356,10 @@ fn a_price_of_distance_leaves_coefficients_on_exactly_one_and_out_of_the_profile
     };
     let counts = [0.0, 0.05, 0.2, 1e3].map(trained);
     assert_eq!((counts[0], counts[3]), (0, 18), "{counts:?}");
-    assert!(0 < counts[1] && counts[1] < counts[2] && counts[2] < 18, "{counts:?}");
+    assert!(
+        0 < counts[1] && counts[1] < counts[2] && counts[2] < 18,
+        "{counts:?}"
+    );
 }
 
 #[test]

@@ -20,7 +20,9 @@ pub fn rank_by_gradient<M: DecoderModel>(
     let heads: Vec<HeadId> = shape.heads().collect();
     let of_heads = gradient_scores(model, &heads, batch, at_once)?;
     let rows = of_heads.chunks(shape.num_heads);
-    let scores = rows.clone().map(|row| row.iter().map(|score| score.gradient).collect());
+    let scores = rows
+        .clone()
+        .map(|row| row.iter().map(|score| score.gradient).collect());
     let errors = rows.map(|row| row.iter().map(|score| score.standard_error).collect());
     let length = LengthScores {
         n: batch.n(),

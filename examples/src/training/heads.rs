@@ -15,7 +15,7 @@ pub enum HeadChoice {
     /// A list, or all heads.
     Listed(Vec<HeadId>),
     /// The top heads of a scores file.
-    Scored(Vec<HeadId>, Scores),
+    Scored(Vec<HeadId>, Box<Scores>),
     /// The top heads by the gradient of the proxy loss.
     ByGradient(TopK),
 }
@@ -72,7 +72,7 @@ impl HeadChoice {
         cli::warn_of_mismatches(path, &scores.provenance, directory)?;
         let top_k = TopK::checked(top_k, TOP_K, scores.heads().len())?;
         let heads = top(&scores, top_k, &path.display().to_string())?;
-        Ok(Self::Scored(heads, scores))
+        Ok(Self::Scored(heads, Box::new(scores)))
     }
 }
 

@@ -117,10 +117,7 @@ impl TrainingLog {
         let heads = header.map_or(0, |header| header.split(',').count().saturating_sub(others));
         let mut columns = vec![Vec::new(); heads];
         for line in text.lines().skip(1) {
-            for (column, value) in columns
-                .iter_mut()
-                .zip(line.split(',').skip(others))
-            {
+            for (column, value) in columns.iter_mut().zip(line.split(',').skip(others)) {
                 column.push(
                     value
                         .parse()

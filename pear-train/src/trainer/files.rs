@@ -2,8 +2,8 @@
 
 use std::path::Path;
 
-use pear_core::files::{Profile, TrainingRecord};
 use pear_core::DecoderModel;
+use pear_core::files::{Profile, TrainingRecord};
 
 use super::{Trainer, rounded};
 use crate::Result;
