@@ -20,11 +20,14 @@ pub fn template() -> PromptTemplate {
     PromptTemplate::built_in(include_str!("templates/kv.txt"), FIELDS)
 }
 
+/// A key and its value.
+pub type Pair = (String, String);
+
 /// A key and the records that its value is to be found in, as they stand in a file.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Record {
     /// Keys and values, in their order.
-    pub ordered_kv_records: Vec<(String, String)>,
+    pub ordered_kv_records: Vec<Pair>,
     /// The key that is asked for.
     pub key: String,
     /// Its value.
@@ -154,7 +157,7 @@ pub fn read(
 fn chosen_pairs(
     record: Record,
     max_pairs: Option<usize>,
-) -> Result<(usize, Vec<(String, String)>), &'static str> {
+) -> Result<(usize, Vec<Pair>), &'static str> {
     let Record {
         ordered_kv_records: mut pairs,
         key,
@@ -184,7 +187,7 @@ fn chosen_pairs(
 fn question(
     index: usize,
     place: usize,
-    pairs: &[(String, String)],
+    pairs: &[Pair],
     prompts: &PromptBuilder,
     options: &Options,
 ) -> Result<KvQuestion, Error> {
@@ -205,7 +208,7 @@ fn question(
 }
 
 /// The pairs as they stand in the published prompt, one a line.
-fn json_object(pairs: &[(String, String)]) -> String {
+fn json_object(pairs: &[Pair]) -> String {
     let lines: Vec<String> = pairs
         .iter()
         .map(|(key, value)| format!("\"{key}\": \"{value}\""))
