@@ -31,6 +31,8 @@ pub fn rank_by_gradient<M: DecoderModel>(
         accuracy: evaluate(model, batch, None)?.accuracy,
         scores: scores.collect(),
         standard_errors: errors.collect(),
+        head_samples: None,
+        available: None,
     };
     let settings = ScoreSettings {
         metric: Metric::LogProbDiff,
