@@ -11,6 +11,7 @@ pub mod head_table;
 mod log;
 pub mod memory;
 pub mod partial;
+pub mod pear;
 pub mod pretrain;
 pub mod progress;
 pub mod proxy;
