@@ -1,6 +1,7 @@
 //! The whole way in one command: from a model to a verdict.
 
 pub mod card;
+pub mod chat;
 pub mod front;
 pub mod html;
 mod number;
