@@ -131,4 +131,10 @@ fn prices_and_heads_that_make_no_sense_are_refused() {
     ] {
         bench.refused(&format!("train {FLAGS} {flags}"), parts);
     }
+    // A model with learned positions.
+    let flags = FLAGS.replace("llama-2", "gpt2");
+    bench.refused(
+        &format!("train {flags} --heads all --text-length 100000"),
+        &["--text-length 100000", "positions"],
+    );
 }
