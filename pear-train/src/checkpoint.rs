@@ -91,30 +91,8 @@ impl Run {
         if self.heads != other.heads {
             differences.push("other heads".into());
         }
-        let options = [&self.options, &other.options].map(|options| serde_json::json!(options));
-        for (option, value) in options[0]
-            .as_object()
-            .into_iter()
-            .flatten()
-            .filter(|(name, value)| options[1][*name] != **value)
-        {
-            differences.push(format!(
-                "`{option}` was {value} and is {}",
-                options[1][option]
-            ));
-        }
-        let (weights, tokenizer) = (
-            other.provenance.weights.as_deref(),
-            other.provenance.tokenizer.as_deref(),
-        );
-        let files = self.provenance.mismatches(weights, tokenizer);
-        differences.extend(files.into_iter().map(|name| format!("other {name}")));
-        if self.provenance.dtype != other.provenance.dtype {
-            let name = |dtype: &Option<String>| dtype.clone().unwrap_or_else(|| "not known".into());
-            let [was, is] =
-                [&self.provenance, &other.provenance].map(|provenance| name(&provenance.dtype));
-            differences.push(format!("the dtype was {was} and is {is}"));
-        }
+        differences.extend(option_differences(&self.options, &other.options));
+        differences.extend(provenance_differences(&self.provenance, &other.provenance));
         if self.provenance.sequences != other.provenance.sequences {
             differences.push("other proxy sequences".into());
         }
@@ -123,6 +101,31 @@ impl Run {
         }
         differences
     }
+}
+
+/// Which options differ, for people to read.
+pub(crate) fn option_differences(saved: &impl Serialize, here: &impl Serialize) -> Vec<String> {
+    let [saved, here] = [serde_json::json!(saved), serde_json::json!(here)];
+    let options = saved.as_object().into_iter().flatten();
+    options
+        .filter(|(name, value)| here[*name] != **value)
+        .map(|(option, value)| format!("`{option}` was {value} and is {}", here[option]))
+        .collect()
+}
+
+/// Which weights, tokenizer or dtype differ, for people to read.
+pub(crate) fn provenance_differences(saved: &Provenance, here: &Provenance) -> Vec<String> {
+    let files = saved.mismatches(here.weights.as_deref(), here.tokenizer.as_deref());
+    let mut differences: Vec<String> = files
+        .into_iter()
+        .map(|name| format!("other {name}"))
+        .collect();
+    if saved.dtype != here.dtype {
+        let name = |dtype: &Option<String>| dtype.clone().unwrap_or_else(|| "not known".into());
+        let [was, is] = [saved, here].map(|provenance| name(&provenance.dtype));
+        differences.push(format!("the dtype was {was} and is {is}"));
+    }
+    differences
 }
 
 impl Checkpoint {

@@ -40,6 +40,11 @@ impl Cholesky {
 
     /// The solution of `A x = b`.
     pub(crate) fn solve(&self, b: &[f64]) -> Vec<f64> {
+        self.solve_transposed(&self.solve_lower(b))
+    }
+
+    /// The solution of `L x = b`.
+    pub(crate) fn solve_lower(&self, b: &[f64]) -> Vec<f64> {
         let (lower, size) = (&self.lower, self.size);
         let mut x = b.to_vec();
         for row in 0..size {
@@ -47,6 +52,13 @@ impl Cholesky {
             let dot: f64 = line[..row].iter().zip(&x).map(|(a, b)| a * b).sum();
             x[row] = (x[row] - dot) / line[row];
         }
+        x
+    }
+
+    /// The solution of `Lᵀ x = b`.
+    pub(crate) fn solve_transposed(&self, b: &[f64]) -> Vec<f64> {
+        let (lower, size) = (&self.lower, self.size);
+        let mut x = b.to_vec();
         for row in (0..size).rev() {
             let below = row + 1..size;
             let dot: f64 = below

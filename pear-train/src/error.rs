@@ -58,6 +58,14 @@ pub enum Error {
     /// Plain text that cannot be used.
     #[error("the plain text: {0}")]
     Text(String),
+    /// Items that cannot be learned from.
+    #[error("items `{group}`: {problem}")]
+    Items {
+        /// Name of their group.
+        group: String,
+        /// What is wrong with them, and what was expected.
+        problem: String,
+    },
     /// A Fisher matrix that cannot be inverted.
     #[error(
         "the Fisher matrix of {heads} heads, a mean over {samples} samples, cannot be inverted: use a larger ridge, or more text or draws"

@@ -171,7 +171,7 @@ impl Fisher {
     }
 
     /// The same with its heads in another order.
-    fn in_order(&self, heads: &[HeadId]) -> Self {
+    pub(crate) fn in_order(&self, heads: &[HeadId]) -> Self {
         let place = |head: &HeadId| self.heads.iter().position(|other| other == head);
         let places: Vec<usize> = heads.iter().filter_map(place).collect();
         let size = self.heads.len();
@@ -219,13 +219,29 @@ impl Fisher {
         0.5 * products.zip(delta).map(|(a, b)| a * b).sum::<f64>()
     }
 
+    /// What tells it from another one.
+    pub(crate) fn fingerprint(&self) -> String {
+        let mut hasher = blake3::Hasher::new();
+        self.matrix.iter().for_each(|x| {
+            hasher.update(&x.to_le_bytes());
+        });
+        hasher.finalize().to_hex()[..32].to_owned()
+    }
+
     /// The factor of `F + ridge · mean(diagonal) · I`.
     pub(crate) fn factor(&self, ridge: f64) -> Result<Cholesky> {
+        self.shrunk_factor(0.0, ridge)
+    }
+
+    /// The factor of `(1 − shrinkage) · F + shrinkage · diag(F) + ridge · mean(diagonal) · I`.
+    pub(crate) fn shrunk_factor(&self, shrinkage: f64, ridge: f64) -> Result<Cholesky> {
         let size = self.heads.len();
-        let diagonal: f64 = (0..size).map(|i| self.matrix[i * size + i]).sum();
-        let add = ridge * diagonal / size.max(1) as f64;
-        let mut matrix = self.matrix.clone();
-        (0..size).for_each(|i| matrix[i * size + i] += add);
+        let diagonal: Vec<f64> = (0..size).map(|i| self.matrix[i * size + i]).collect();
+        let add = ridge * diagonal.iter().sum::<f64>() / size.max(1) as f64;
+        let mut matrix: Vec<f64> = self.matrix.iter().map(|x| (1.0 - shrinkage) * x).collect();
+        for (i, of_head) in diagonal.iter().enumerate() {
+            matrix[i * size + i] = of_head + add;
+        }
         Cholesky::new(matrix, size).ok_or(Error::Fisher {
             heads: size,
             samples: self.samples,

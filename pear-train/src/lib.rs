@@ -56,7 +56,9 @@ pub mod all_heads {}
 mod checkpoint;
 mod cholesky;
 mod divergence;
+mod draws;
 mod error;
+pub mod faithful;
 mod fisher;
 mod gradient_scores;
 mod gradients;

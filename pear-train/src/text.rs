@@ -6,9 +6,8 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use burn::prelude::*;
 use pear_core::forward::{check_length, check_vocabulary, residual, token_tensor};
 use pear_core::{DecoderModel, NoEdit};
-use rand_chacha::ChaCha8Rng;
-use rand_chacha::rand_core::{Rng, SeedableRng};
 
+use crate::draws::drawn;
 use crate::{Error, Result};
 
 /// Numbers of the unmodified model's residual streams that are kept for later steps: 256 MiB in f32.
@@ -69,29 +68,7 @@ impl PlainText {
 
     /// The indices of the `count` pieces that step `step`, counted from 0, reads. Where the pieces come to an end, they begin again.
     pub fn drawn(&self, step: usize, count: usize) -> Vec<usize> {
-        let mut order = (usize::MAX, Vec::new());
-        let mut draw = |place: usize| {
-            let epoch = place / self.pieces.len();
-            if order.0 != epoch {
-                order = (epoch, self.order(epoch));
-            }
-            order.1[place % self.pieces.len()]
-        };
-        let start = step * count;
-        (start..start + count).map(&mut draw).collect()
-    }
-
-    /// A permutation of the pieces.
-    fn order(&self, epoch: usize) -> Vec<usize> {
-        let mut rng = ChaCha8Rng::seed_from_u64(self.seed);
-        rng.set_stream(epoch as u64);
-        let mut order: Vec<usize> = (0..self.pieces.len()).collect();
-        for last in (1..order.len()).rev() {
-            // Multiply-shift, as for proxy sequences: no release of a library changes it.
-            let other = (u128::from(rng.next_u64()) * (last as u128 + 1)) >> 64;
-            order.swap(last, other as usize);
-        }
-        order
+        drawn(self.pieces.len(), self.seed, 0, step, count)
     }
 
     /// Whether a model can read every piece.
