@@ -22,9 +22,12 @@ use pear_examples::progress::Progress;
 use pear_examples::proxy::Draw;
 use pear_examples::text_gate::TextGate;
 use pear_examples::tokens::TokenFile;
-use pear_examples::training_log::TrainingLog;
+use pear_examples::training::gradient_ranking::rank_by_gradient;
+use pear_examples::training::heads::{self, HeadChoice};
+use pear_examples::training::log::TrainingLog;
+use pear_examples::training::text::{TextPriceArgs, TrainingText};
 use pear_locate::Scores;
-use pear_models::evaluation::TextWindows;
+use pear_models::evaluation::{TextDivergence, TextWindows};
 use pear_models::{Decoder, ModelDirectory};
 use pear_train::{
     Error, ProxyMetrics, Schedule, Sequences, StepReport, TrainOptions, Trainer, evaluate,
@@ -34,6 +37,8 @@ use pear_train::{
 const HELD_OUT: usize = 64;
 /// Index of the first of them: beyond the longest run, so that all runs are measured on the same sequences.
 const NEVER_DRAWN: usize = 1 << 40;
+/// Number of sequences for `--heads gradient`, the ones after those.
+const FOR_GRADIENT: usize = 64;
 /// Default for `--held-out-every` with `--patience`.
 const HELD_OUT_EVERY: usize = 10;
 /// Tokens that are run together: larger batches are divided.
@@ -49,11 +54,16 @@ struct Arguments {
     #[command(flatten)]
     model: ModelArgs,
 
-    /// The heads: a scores file from `locate`, or a list such as 26.28,11.6 (layer.head, both from 0)
-    #[arg(long, value_name = "SCORES|LIST")]
+    /// The heads: a scores file from `locate`, a list such as 26.28,11.6 (layer.head, both from 0), all, or gradient: those whose scaling
+    /// down would lower the loss most at first
+    #[arg(long, value_name = "SCORES|LIST|all|gradient")]
     heads: String,
 
-    /// Number of heads to take from a scores file, highest scores first; auto: those whose score is above zero at the 5 % level,
+    /// File to write the scores of --heads gradient to, as `locate` writes its own
+    #[arg(long, value_name = "FILE")]
+    gradient_scores: Option<PathBuf>,
+
+    /// Number of heads to take from a scores file or of --heads gradient, highest scores first; auto: those whose score is above zero at the 5 % level,
     /// one-sided and corrected for the number of heads, at most 40 [default: 10]
     #[arg(long, value_name = "K|all|auto")]
     top_k: Option<TopK>,
@@ -144,6 +154,9 @@ struct Arguments {
     #[arg(long, requires = "checkpoint")]
     resume: bool,
 
+    #[command(flatten)]
+    prices: TextPriceArgs,
+
     /// A plain text whose perplexity is to be preserved
     #[arg(long, value_name = "FILE")]
     text: Option<PathBuf>,
@@ -196,7 +209,9 @@ fn run(arguments: Arguments) -> Result<()> {
     let input = Input::read(&arguments)?;
 
     let model = arguments.model.load(&input.directory)?;
-    let text = match &input.text {
+    let text_price = text_price(&arguments, &input, &model, checkpoint.as_deref())?;
+    let (heads, scores) = chosen_heads(&arguments, &input, &model)?;
+    let text = match input.measured_text(text_price.as_ref()) {
         Some(text) => Some(TextGate::new(text, &model, arguments.text_limit)?),
         None => None,
     };
@@ -206,7 +221,12 @@ fn run(arguments: Arguments) -> Result<()> {
         .map(|device| arguments.model.load_on(&input.directory, device))
         .collect::<Result<Vec<Decoder>>>()?;
     let before = evaluate(&model, &input.held_out, None)?;
-    let mut trainer = trainer(&arguments, &input, &model, &copies, checkpoint.as_deref())?;
+    let setup = Setup {
+        heads,
+        text: text_price.as_ref(),
+        checkpoint: checkpoint.as_deref(),
+    };
+    let mut trainer = trainer(&arguments, &input, &model, &copies, &setup)?;
     let mut observer = Observer {
         checkpoint,
         gate: text_gate(&arguments, text.as_ref(), &trainer)?,
@@ -230,8 +250,12 @@ fn run(arguments: Arguments) -> Result<()> {
             training.text_perplexity = Some(perplexities);
         }
     }
+    if let Some(text) = &text_price {
+        let divergence = text.divergence(&model, &coefficients)?;
+        summary += &divergence_rows(&divergence);
+    }
     if let Some(out) = &arguments.out {
-        if let Some(scores) = &input.scores {
+        if let Some(scores) = &scores {
             let of_heads = scores.heads().iter();
             profile = profile.with_scores(of_heads.map(|scored| (scored.head, scored.score)));
         }
@@ -252,6 +276,7 @@ fn check(arguments: &Arguments) -> Result<()> {
         ("--out", &arguments.out),
         ("--curve", &arguments.curve),
         ("--log", &arguments.log),
+        ("--gradient-scores", &arguments.gradient_scores),
     ] {
         if let Some(path) = path {
             cli::check_out(flag, path)?;
@@ -294,21 +319,23 @@ fn checkpoint_file(arguments: &Arguments) -> Result<Option<PathBuf>> {
 struct Input {
     directory: ModelDirectory,
     options: TrainOptions,
-    heads: Vec<HeadId>,
-    /// The file that the heads come from, if they do.
-    scores: Option<Scores>,
+    heads: HeadChoice,
     sequences: Sequences,
     /// Where the sequences come from.
     record: SequenceRecord,
     held_out: ProxyBatch,
+    /// Sequences for `--heads gradient`, if they are needed.
+    for_gradient: Option<ProxyBatch>,
     text: Option<TextWindows>,
+    /// The text of the objective, where it comes from a file.
+    text_price: Option<TrainingText>,
 }
 
 impl Input {
     fn read(arguments: &Arguments) -> Result<Self> {
         let mut options = options(arguments)?;
         let directory = arguments.model.open()?;
-        let (heads, scores) = heads(arguments, &directory)?;
+        let heads = HeadChoice::read(&arguments.heads, arguments.top_k, &directory)?;
         let draw = Draw {
             seed: arguments.seed,
             bos: arguments.bos,
@@ -322,28 +349,102 @@ impl Input {
                 None
             }
         };
-        bound(&mut options)?;
-        let held_out = task.batch(options.length, NEVER_DRAWN..NEVER_DRAWN + HELD_OUT)?;
+        let text_length = arguments.prices.length(&directory)?;
+        bound(&mut options, text_length)?;
+        let others = NEVER_DRAWN + HELD_OUT;
+        let held_out = task.batch(options.length, NEVER_DRAWN..others)?;
+        let for_gradient = match heads {
+            HeadChoice::ByGradient(_) => {
+                Some(task.batch(options.length, others..others + FOR_GRADIENT)?)
+            }
+            _ => None,
+        };
         let (sequences, record) = match given {
             Some((batch, record)) => (Sequences::Given(batch), record),
             None => (Sequences::Drawn(task), draw.record(&directory)),
         };
-        let text = arguments
-            .text
-            .as_ref()
-            .map(|path| TextWindows::read(path, &directory, arguments.window))
-            .transpose()?;
+        let (mut text, mut text_price) = (None, None);
+        if let Some(path) = &arguments.text {
+            let window = arguments.window;
+            if arguments.prices.has_price() {
+                let seed = arguments.seed;
+                let read = TrainingText::read(path, &directory, seed, text_length, window)?;
+                text_price = Some(read);
+            } else {
+                text = Some(TextWindows::read(path, &directory, window)?);
+            }
+        }
         Ok(Self {
             directory,
             options,
             heads,
-            scores,
             sequences,
             record,
             held_out,
+            for_gradient,
             text,
+            text_price,
         })
     }
+
+    /// The text of `--text` whose perplexity is measured: what is not learned from.
+    fn measured_text<'a>(&'a self, price: Option<&'a TrainingText>) -> Option<&'a TextWindows> {
+        let of_file = price.filter(|_| self.text_price.is_some());
+        self.text.as_ref().or(of_file.map(|text| &text.measured))
+    }
+}
+
+/// The text of the objective, if it has one: that of `--text`, or written by the model.
+fn text_price(
+    arguments: &Arguments,
+    input: &Input,
+    model: &Decoder,
+    checkpoint: Option<&Path>,
+) -> Result<Option<TrainingText>> {
+    let prices = &arguments.prices;
+    if !prices.has_price() || input.text_price.is_some() {
+        return Ok(input.text_price.clone());
+    }
+    let file = checkpoint.map(|path| path.with_file_name("text.jsonl"));
+    let text = TrainingText::sampled(
+        model,
+        &input.directory,
+        arguments.seed,
+        prices.length(&input.directory)?,
+        prices.text_samples,
+        file.as_deref().map(|path| (path, arguments.resume)),
+    )?;
+    Ok(Some(text))
+}
+
+/// The heads, and the scores that they were chosen by, if they were.
+fn chosen_heads(
+    arguments: &Arguments,
+    input: &Input,
+    model: &Decoder,
+) -> Result<(Vec<HeadId>, Option<Scores>)> {
+    let top_k = match &input.heads {
+        HeadChoice::Listed(heads) => return Ok((heads.clone(), None)),
+        HeadChoice::Scored(heads, scores) => return Ok((heads.clone(), Some((**scores).clone()))),
+        HeadChoice::ByGradient(top_k) => *top_k,
+    };
+    let batch = input.for_gradient.as_ref().unwrap_or(&input.held_out);
+    let at_once = input.options.micro_batch_size.unwrap_or(batch.len());
+    let mut scores = rank_by_gradient(model, batch, at_once)?;
+    if let Some(path) = &arguments.gradient_scores {
+        let record = input.record.clone();
+        scores.provenance = arguments.model.provenance(&input.directory, record)?;
+        scores.write(path)?;
+    }
+    let heads = heads::top(&scores, top_k, "--heads gradient")?;
+    Ok((heads, Some(scores)))
+}
+
+/// What a trainer is made of, beside what was read.
+struct Setup<'a> {
+    heads: Vec<HeadId>,
+    text: Option<&'a TrainingText>,
+    checkpoint: Option<&'a Path>,
 }
 
 /// The trainer, in the state of the checkpoint with `--resume`.
@@ -352,11 +453,15 @@ fn trainer<'a>(
     input: &Input,
     model: &'a Decoder,
     copies: &'a [Decoder],
-    checkpoint: Option<&Path>,
+    setup: &Setup<'_>,
 ) -> Result<Trainer<&'a Decoder>> {
-    let mut trainer = Trainer::new(model, &input.heads, input.options.clone())?
+    let checkpoint = setup.checkpoint;
+    let mut trainer = Trainer::new(model, &setup.heads, input.options.clone())?
         .with_copies(copies)
         .with_held_out(input.held_out.clone());
+    if let Some(text) = setup.text {
+        trainer = trainer.with_text(text.learned.clone())?;
+    }
     // Fingerprints take a while: only where they are written or compared.
     if checkpoint.is_some() || arguments.out.is_some() {
         let record = input.record.clone();
@@ -415,7 +520,11 @@ impl<'a> Observer<'a> {
         let done = trainer.steps_done();
         let heads = trainer.coefficients().heads();
         let log = match &arguments.log {
-            Some(path) => Some(TrainingLog::open(path, &heads, done)?),
+            Some(path) => {
+                let options = &input.options;
+                let has_prices = options.kl_weight > 0.0 || options.sparsity > 0.0;
+                Some(TrainingLog::open(path, &heads, done, has_prices)?)
+            }
             None => None,
         };
         let steps = input.options.steps;
@@ -450,7 +559,11 @@ impl<'a> Observer<'a> {
         step: &StepReport,
     ) -> Result<ControlFlow<()>> {
         let done = step.step + 1;
-        self.bar.set(done as u64, format!("loss {:.4}", step.loss));
+        let kl = step
+            .kl
+            .map_or_else(String::new, |kl| format!(", KL {kl:.4}"));
+        self.bar
+            .set(done as u64, format!("loss {:.4}{kl}", step.loss));
         self.remember(&step.coefficients);
         if let Some(log) = &mut self.log {
             log.add(step)?;
@@ -519,6 +632,9 @@ fn options(arguments: &Arguments) -> Result<TrainOptions> {
             .held_out_every
             .or(arguments.patience.map(|_| HELD_OUT_EVERY)),
         patience: arguments.patience,
+        kl_weight: arguments.prices.kl_weight,
+        text_batch_size: arguments.prices.text_batch_size,
+        sparsity: arguments.prices.sparsity,
     };
     match options.validate() {
         Ok(()) => Ok(options),
@@ -532,7 +648,7 @@ fn options(arguments: &Arguments) -> Result<TrainOptions> {
 }
 
 /// Bounds steps and batches, and divides large batches into parts that are run one after the other.
-fn bound(options: &mut TrainOptions) -> Result<()> {
+fn bound(options: &mut TrainOptions, text_length: usize) -> Result<()> {
     if options.steps > MAX_STEPS {
         bail!("--steps {}: expected {MAX_STEPS} or less", options.steps);
     }
@@ -544,54 +660,20 @@ fn bound(options: &mut TrainOptions) -> Result<()> {
             2 * options.length
         );
     }
-    let at_once = (TOKENS_AT_ONCE / (2 * options.length)).max(1);
+    let pieces = MAX_TOKENS / text_length;
+    if options.text_batch_size > pieces {
+        bail!(
+            "--text-batch-size {}: expected {pieces} or less for pieces of {text_length} tokens",
+            options.text_batch_size
+        );
+    }
+    let mut longest = 2 * options.length;
+    if options.kl_weight > 0.0 {
+        longest = longest.max(text_length);
+    }
+    let at_once = (TOKENS_AT_ONCE / longest).max(1);
     options.micro_batch_size.get_or_insert(at_once);
     Ok(())
-}
-
-/// The heads of a list; or the top heads of a scores file, and the scores.
-fn heads(
-    arguments: &Arguments,
-    directory: &ModelDirectory,
-) -> Result<(Vec<HeadId>, Option<Scores>)> {
-    let shape = directory.shape();
-    let text = &arguments.heads;
-    let path = Path::new(text);
-    let list: Result<Vec<HeadId>, _> = text.split(',').map(str::parse).collect();
-    if let Ok(list) = list
-        && !path.is_file()
-    {
-        shape.check_heads(list.iter().copied()).context("--heads")?;
-        if arguments.top_k.is_some() {
-            cli::warn("--top-k has no effect on a list of heads");
-        }
-        return Ok((list, None));
-    }
-    if !path.exists() {
-        bail!("--heads {text}: neither a file that exists nor a list of heads such as 26.28,11.6");
-    }
-    let scores = Scores::read(path)?;
-    shape
-        .check_same(&scores.model)
-        .with_context(|| path.display().to_string())?;
-    if scores.is_partial() {
-        let (path, layers) = (path.display(), scores.layers());
-        bail!(
-            "--heads {path}: scores of layers {layers} alone: join them with the others by `locate --merge`"
-        );
-    }
-    cli::warn_of_mismatches(path, &scores.provenance, directory)?;
-    let heads = TopK::checked(arguments.top_k, 10, scores.heads().len())?
-        .of(&scores)
-        .with_context(|| path.display().to_string())?;
-    if heads.is_empty() {
-        bail!(
-            "--top-k auto: no score in {} stands out ({})",
-            path.display(),
-            TopK::RULE
-        );
-    }
-    Ok((heads, Some(scores)))
 }
 
 /// The sequences of a file, all of one length. Without `--steps`, their number determines the number of steps.
@@ -687,6 +769,14 @@ fn summary(
             "the coefficients are those after step {step}, when the held-out loss was lowest"
         );
     }
+    if options.sparsity > 0.0 {
+        let all = trainer.coefficients().heads().len();
+        let at_one = all - coefficients.heads().len();
+        let _ = writeln!(
+            text,
+            "{at_one} of {all} coefficients are exactly 1 and not listed"
+        );
+    }
     text += "\nhead   coefficient\n";
     for (head, value) in coefficients.heads().iter().zip(coefficients.values()) {
         let _ = writeln!(text, "{:<6} {value:>11.5}", head.to_string());
@@ -704,6 +794,17 @@ fn summary(
         100.0 * after.accuracy
     );
     text
+}
+
+/// How far predictions on plain text are from those of the unmodified model.
+fn divergence_rows(divergence: &TextDivergence) -> String {
+    table_row("KL on other plain text", (0.0, divergence.kl))
+        + &format!(
+            "{:<22} {:>9.1} % {:>9.1} %\n",
+            "same likeliest token",
+            100.0,
+            100.0 * divergence.same_top_token
+        )
 }
 
 fn table_row(name: &str, (before, after): (f64, f64)) -> String {

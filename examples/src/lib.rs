@@ -19,4 +19,4 @@ pub mod random;
 pub mod text_gate;
 pub mod tiny_world;
 pub mod tokens;
-pub mod training_log;
+pub mod training;

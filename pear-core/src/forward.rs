@@ -1,7 +1,7 @@
 //! The forward pass, written once for every model: whole sequences, cached chunks, and a self-test of a model's two halves.
 //!
 //! [`logits`], [`residual`] and [`residual_cached`] are for inference: they refuse to build an autodiff graph, which burn would
-//! keep until a backward pass. [`training_logits`] and the layer-by-layer functions keep what is tracked tracked.
+//! keep until a backward pass. [`training_logits`], [`training_residual`] and the layer-by-layer functions keep what is tracked tracked.
 
 use burn::prelude::*;
 
@@ -159,9 +159,21 @@ pub fn training_logits<M: DecoderModel>(
     tokens: Tensor<2, Int>,
     edit: &mut (impl HeadEdit + ?Sized),
 ) -> Result<Tensor<3>> {
+    Ok(model.logits(training_residual(model, tokens, edit)?))
+}
+
+/// As [`residual`], but tracked where `edit` or the model is: for losses that compute logits themselves, a part at a time.
+///
+/// # Errors
+/// As [`training_logits`].
+pub fn training_residual<M: DecoderModel>(
+    model: &M,
+    tokens: Tensor<2, Int>,
+    edit: &mut (impl HeadEdit + ?Sized),
+) -> Result<Tensor<3>> {
     check_input(model, &tokens, 0, edit)?;
     let context = TokenContext::uncached(Positions::first(tokens.dims()[1]));
-    Ok(model.logits(run(model, tokens, context, edit, Ok)?))
+    run(model, tokens, context, edit, Ok)
 }
 
 /// Reads the next tokens `[batch, seq]` after those in the cache and returns the residual stream after the last layer,

@@ -26,6 +26,9 @@ pub enum Error {
         /// The model.
         shape: ModelShape,
     },
+    /// A method that says where scores come from, but replaces no heads.
+    #[error("the method gradient scales heads and does not replace them: use exact or attribution")]
+    NotReplacing,
     /// Devices without a model, or with different ones.
     #[error("several devices need a copy of the same model each")]
     Models,

@@ -12,7 +12,7 @@ use crate::patched::PatchedLogits;
 use crate::progress::{Meter, Progress};
 use crate::report::{LengthReport, Report, length_scores};
 use crate::sweep::{LayerDone, sweep};
-use crate::{Error, LocateOptions, Result, Scores};
+use crate::{Error, LocateOptions, Method, Result, Scores};
 
 /// What a [`Locator`] tells while it runs.
 #[derive(Clone, Copy, Debug)]
@@ -304,6 +304,9 @@ pub(crate) fn check<M: DecoderModel>(
         .filter(|layers| layers.first > layers.last || layers.last >= shape.num_layers)
     {
         return Err(Error::NoSuchLayers { layers, shape });
+    }
+    if options.method == Method::Gradient {
+        return Err(Error::NotReplacing);
     }
     if model.device().is_autodiff() {
         return Err(Error::Autodiff);

@@ -9,7 +9,7 @@ use pear_core::forward::residual;
 use pear_core::proxy::ProxyBatch;
 use pear_core::{DecoderModel, HeadId, LayerRange, ProxyTask};
 use pear_locate::{
-    Ablation, LocateOptions, Method, Metric, Mode, PatchedLogits, locate, patched_logits,
+    Ablation, Error, LocateOptions, Method, Metric, Mode, PatchedLogits, locate, patched_logits,
     rank_correlation,
 };
 
@@ -214,4 +214,15 @@ fn ranks_are_compared() {
         ..options
     });
     assert_eq!(rank_correlation(&exact, &top), None);
+}
+
+#[test]
+fn scores_by_gradient_come_from_elsewhere() {
+    let (_, model) = models().swap_remove(0);
+    let options = LocateOptions {
+        method: Method::Gradient,
+        ..LocateOptions::default()
+    };
+    let error = locate(&model, &[batch(6, 2)], &options).unwrap_err();
+    assert!(matches!(error, Error::NotReplacing), "{error}");
 }

@@ -33,6 +33,9 @@ pub(crate) struct Run {
     pub options: TrainOptions,
     pub heads: Vec<HeadId>,
     pub provenance: Provenance,
+    /// Fingerprint of the plain text, where it is read.
+    #[serde(default)]
+    pub text: Option<String>,
 }
 
 /// How far it has come.
@@ -42,6 +45,9 @@ pub(crate) struct State {
     pub values: Vec<f64>,
     pub optimizer: AdamW,
     pub losses: Vec<f64>,
+    /// The divergence before each step, where it is in the objective.
+    #[serde(default)]
+    pub kl: Vec<f64>,
     pub held_out: HeldOut,
     /// Seed that the sequences of the steps so far were drawn with, if they were.
     #[serde(default)]
@@ -54,6 +60,7 @@ impl State {
             values: vec![1.0; heads],
             optimizer: AdamW::new(heads),
             losses: Vec::new(),
+            kl: Vec::new(),
             held_out: HeldOut::default(),
             seed: None,
         }
@@ -64,9 +71,15 @@ impl State {
         let (heads, steps) = (run.heads.len(), self.losses.len());
         // As f32, which is what the model sees of them.
         let finite = self.values.iter().all(|&value| (value as f32).is_finite());
+        let divergences = if run.options.kl_weight > 0.0 {
+            steps
+        } else {
+            0
+        };
         let whole = self.values.len() == heads
             && self.optimizer.fits(heads, steps)
-            && self.held_out.fits(heads, steps);
+            && self.held_out.fits(heads, steps)
+            && self.kl.len() == divergences;
         finite && whole && steps <= run.options.steps
     }
 }
@@ -104,6 +117,9 @@ impl Run {
         }
         if self.provenance.sequences != other.provenance.sequences {
             differences.push("other proxy sequences".into());
+        }
+        if self.text != other.text {
+            differences.push("other plain text".into());
         }
         differences
     }

@@ -26,7 +26,7 @@ pub enum Error {
     Diverged {
         /// The step, from 0.
         step: usize,
-        /// `loss`, `gradient`, `coefficient` or `held-out loss`.
+        /// `loss`, `divergence`, `gradient`, `coefficient` or `held-out loss`.
         what: &'static str,
         /// The number.
         value: f64,
@@ -54,6 +54,19 @@ pub enum Error {
         was: Option<u64>,
         /// Seed of the sequences at hand.
         is: Option<u64>,
+    },
+    /// Plain text that cannot be used.
+    #[error("the plain text: {0}")]
+    Text(String),
+    /// A Fisher matrix that cannot be inverted.
+    #[error(
+        "the Fisher matrix of {heads} heads, a mean over {samples} samples, cannot be inverted: use a larger ridge, or more text or draws"
+    )]
+    Fisher {
+        /// Rows and columns.
+        heads: usize,
+        /// Gradients that it is the mean of.
+        samples: usize,
     },
     /// A checkpoint that cannot be resumed.
     #[error("{path}: {problem}", path = path.display())]

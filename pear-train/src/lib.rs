@@ -51,22 +51,37 @@
 //! ```
 #![deny(missing_docs)]
 
+#[doc = include_str!("../docs/all-heads.md")]
+pub mod all_heads {}
 mod checkpoint;
+mod cholesky;
+mod divergence;
 mod error;
+mod fisher;
+mod gradient_scores;
 mod gradients;
 mod held_out;
+mod natural;
 mod objective;
 mod optimizer;
 mod options;
+mod rows;
 mod schedule;
+mod sequence_edit;
 mod sequences;
+mod text;
 mod trainer;
 
+pub use divergence::{divergence_and_gradients, text_divergence};
 pub use error::Error;
+pub use fisher::{Fisher, fisher};
+pub use gradient_scores::{GradientScore, gradient_scores};
+pub use natural::natural_step;
 pub use objective::{ProxyMetrics, evaluate, loss_and_gradients, proxy_loss};
 pub use options::TrainOptions;
 pub use schedule::Schedule;
 pub use sequences::{Sequences, StepReport};
+pub use text::PlainText;
 pub use trainer::Trainer;
 
 /// The result of everything here that can fail.

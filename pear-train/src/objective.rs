@@ -2,7 +2,6 @@
 
 use burn::module::Module;
 use burn::prelude::*;
-use burn::tensor::DType;
 use pear_core::forward::{TokenContext, check_length, check_not_reweighted, run_layer, untracked};
 use pear_core::kernels::cross_entropy;
 use pear_core::proxy::ProxyBatch;
@@ -13,9 +12,7 @@ use pear_core::{
 use serde::{Deserialize, Serialize};
 
 use crate::Result;
-
-/// Logits that may stand in memory at once.
-const LOGITS_IN_MEMORY: usize = 1 << 24;
+use crate::rows::{LOGITS_IN_MEMORY, mean_over_rows};
 
 /// The mean cross-entropy of the second half of every sequence, `n` tokens of which the first cannot be predicted: `[1]`, f32.
 ///
@@ -60,10 +57,11 @@ pub fn loss_and_gradients<M: DecoderModel>(
     Ok((value, leaves.gradients(&loss.backward())))
 }
 
-fn loss_of<M: DecoderModel>(
+/// The loss of a run with this edit: `[1]`, tracked if the edit is.
+pub(crate) fn loss_of<M: DecoderModel>(
     model: &M,
     batch: &ProxyBatch,
-    edit: &mut impl HeadEdit,
+    edit: &mut (impl HeadEdit + ?Sized),
 ) -> Result<Tensor<1>> {
     check_batch(model, batch)?;
     let residual = predicting(model, batch, edit)?;
@@ -144,7 +142,7 @@ pub fn evaluate<M: DecoderModel>(
 fn predicting<M: DecoderModel>(
     model: &M,
     batch: &ProxyBatch,
-    edit: &mut impl HeadEdit,
+    edit: &mut (impl HeadEdit + ?Sized),
 ) -> Result<Tensor<3>> {
     edit.check(&model.shape())?;
     // The last token predicts nothing and is not read; but some rotary scalings depend on how long the sequence is.
@@ -176,55 +174,11 @@ fn mean_cross_entropy<M: DecoderModel>(
     residual: Tensor<2>,
     labels: &[u32],
 ) -> Tensor<1> {
-    let rows = labels.len();
-    let rows_at_once = (LOGITS_IN_MEMORY / model.vocab_size().max(1)).max(1);
-    if rows <= rows_at_once {
-        return row_losses(model, residual, labels).mean();
-    }
-    if residual.is_tracked() {
-        return differentiated_in_parts(model, residual, labels, rows_at_once);
-    }
-    let mut total = Tensor::zeros([1], (&residual.device(), DType::F32));
-    for (index, labels) in labels.chunks(rows_at_once).enumerate() {
-        let part = residual
-            .clone()
-            .narrow(0, index * rows_at_once, labels.len());
-        total = total + row_losses(model, part, labels).sum();
-    }
-    total / rows as f64
-}
-
-/// The mean cross-entropy of a tracked residual stream `[rows, hidden]` whose logits do not fit into memory: `[1]`.
-///
-/// A graph would keep the logits of every part. So each part is differentiated at once, as far as the residual stream, and only
-/// its gradient is kept.
-fn differentiated_in_parts<M: DecoderModel>(
-    model: &M,
-    residual: Tensor<2>,
-    labels: &[u32],
-    rows_at_once: usize,
-) -> Tensor<1> {
-    let rows = labels.len() as f64;
-    let plain = residual.clone().inner();
-    let mut total = Tensor::zeros([1], (&plain.device(), DType::F32));
-    let mut gradients = Vec::new();
-    for (index, labels) in labels.chunks(rows_at_once).enumerate() {
-        let part = plain.clone().narrow(0, index * rows_at_once, labels.len());
-        let part = part.autodiff().require_grad();
-        let loss = row_losses(model, part.clone(), labels).sum();
-        total = total + loss.clone().inner();
-        let gradient = part.grad(&loss.backward());
-        gradients.push(gradient.unwrap_or_else(|| part.inner().zeros_like()));
-    }
-    let gradient = Tensor::cat(gradients, 0).cast(DType::F32) / rows;
-    // Linear in the residual stream, with this gradient; its own value is taken off again.
-    let linear = (residual.cast(DType::F32) * gradient).sum();
-    let value = linear.clone().inner();
-    linear - value + total / rows
-}
-
-/// The cross-entropy of each row: `[rows, hidden]` to `[rows]`.
-fn row_losses<M: DecoderModel>(model: &M, residual: Tensor<2>, labels: &[u32]) -> Tensor<1> {
-    let logits = model.logits(residual.unsqueeze_dim(0));
-    cross_entropy(logits.reshape([labels.len(), model.vocab_size()]), labels)
+    let vocab = model.vocab_size();
+    let rows_at_once = (LOGITS_IN_MEMORY / vocab.max(1)).max(1);
+    mean_over_rows(residual, rows_at_once, |residual, rows| {
+        let labels = &labels[rows];
+        let logits = model.logits(residual.unsqueeze_dim(0));
+        cross_entropy(logits.reshape([labels.len(), vocab]), labels)
+    })
 }

@@ -26,14 +26,29 @@ pub struct TrainOptions {
     pub clip_norm: Option<f64>,
     /// Coefficients are kept within these bounds after each step. Whether they end below 1 is an outcome: `None` by default.
     pub clamp: Option<(f64, f64)>,
-    /// Sequences that are run together, their gradients being added up to those of the whole batch; all if `None`.
+    /// Sequences, or pieces of text, that are run together, their gradients being added up to those of the whole batch; all if `None`.
     pub micro_batch_size: Option<usize>,
     /// Steps between two measurements on [held-out sequences](crate::Trainer::with_held_out), the first before any step; none if
     /// `None`.
     pub held_out_every: Option<usize>,
     /// Training ends early when so many measurements in a row were not below the lowest held-out loss, and then, as after the last
-    /// step, the coefficients are those of the lowest. If `None` it never does, and the last coefficients stay.
+    /// step, the coefficients are those of the lowest. If `None` it never does, and the last coefficients stay. The prices below are no
+    /// part of that loss.
     pub patience: Option<usize>,
+    /// λ of the objective `proxy loss + λ · divergence + μ · Σ|α − 1|`: what a nat of divergence from the unmodified model on
+    /// [plain text](crate::Trainer::with_text) costs, the mean over positions. With 0 no text is read.
+    #[serde(default)]
+    pub kl_weight: f64,
+    /// Pieces of plain text a step.
+    #[serde(default = "text_batch_size")]
+    pub text_batch_size: usize,
+    /// μ of the objective: the price of a coefficient's distance from 1. A coefficient stays on exactly 1 where moving it gains less.
+    #[serde(default)]
+    pub sparsity: f64,
+}
+
+fn text_batch_size() -> usize {
+    8
 }
 
 impl Default for TrainOptions {
@@ -51,6 +66,9 @@ impl Default for TrainOptions {
             micro_batch_size: None,
             held_out_every: None,
             patience: None,
+            kl_weight: 0.0,
+            text_batch_size: text_batch_size(),
+            sparsity: 0.0,
         }
     }
 }
@@ -65,7 +83,11 @@ impl TrainOptions {
     /// # Errors
     /// [`Error::Option`] for the first option out of range.
     pub fn validate(&self) -> Result<()> {
-        let counts = [("steps", self.steps), ("batch_size", self.batch_size)];
+        let counts = [
+            ("steps", self.steps),
+            ("batch_size", self.batch_size),
+            ("text_batch_size", self.text_batch_size),
+        ];
         if let Some(&(option, value)) = counts.iter().find(|(_, value)| *value == 0) {
             return error(option, value, "at least 1");
         }
@@ -75,8 +97,14 @@ impl TrainOptions {
         if !(self.learning_rate.is_finite() && self.learning_rate > 0.0) {
             return error("learning_rate", self.learning_rate, "a positive number");
         }
-        if !(self.weight_decay.is_finite() && self.weight_decay >= 0.0) {
-            return error("weight_decay", self.weight_decay, "a number of at least 0");
+        let prices = [
+            ("weight_decay", self.weight_decay),
+            ("kl_weight", self.kl_weight),
+            ("sparsity", self.sparsity),
+        ];
+        let is_price = |price: f64| price.is_finite() && price >= 0.0;
+        if let Some(&(option, value)) = prices.iter().find(|(_, value)| !is_price(*value)) {
+            return error(option, value, "a number of at least 0");
         }
         if let Some(norm) = self
             .clip_norm

@@ -31,11 +31,17 @@ impl Sequences {
 pub struct StepReport {
     /// The step, from 0.
     pub step: usize,
-    /// The loss before it.
+    /// The proxy loss before it.
     pub loss: f64,
+    /// The divergence on plain text before it, in nats a position, where it has a [weight](crate::TrainOptions::kl_weight).
+    pub kl: Option<f64>,
+    /// `Σ|α − 1|` before it.
+    pub distance_from_one: f64,
+    /// How many coefficients are exactly 1 after it.
+    pub at_one: usize,
     /// Its learning rate.
     pub learning_rate: f64,
-    /// The Euclidean norm of the gradient, before it was clipped.
+    /// The Euclidean norm of the gradient of the objective without its last term, before it was clipped.
     pub gradient_norm: f64,
     /// The coefficients after it, in the order of [`HeadCoefficients::heads`](pear_core::HeadCoefficients::heads).
     pub coefficients: Vec<f32>,

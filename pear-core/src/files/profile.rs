@@ -27,7 +27,7 @@ pub struct Coefficient {
 /// How coefficients were learned.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct TrainingRecord {
-    /// The loss before each step.
+    /// The proxy loss before each step.
     pub loss: Vec<f64>,
     /// Steps taken.
     pub steps: usize,
@@ -52,6 +52,21 @@ pub struct TrainingRecord {
     /// Bounds of the coefficients.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub clamp: Option<(f64, f64)>,
+    /// Weight of the divergence on plain text in the objective.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub kl_weight: f64,
+    /// Price of a coefficient's distance from 1 in the objective.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub sparsity: f64,
+    /// The divergence on plain text before each step, in nats a position, where it was in the objective.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub kl: Vec<f64>,
+    /// Pieces of plain text a step, where they were read.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub text_batch_size: Option<usize>,
+    /// Fingerprint of the token ids of these pieces and the order they were drawn in.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub text: Option<String>,
     /// Seed of the sequences, where they were drawn.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub seed: Option<u64>,
@@ -67,6 +82,10 @@ pub struct TrainingRecord {
     /// Perplexity of a plain text, before and after.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub text_perplexity: Option<(f64, f64)>,
+}
+
+fn is_zero(value: &f64) -> bool {
+    *value == 0.0
 }
 
 /// A profile file: heads that are not listed have coefficient 1.

@@ -52,6 +52,22 @@ pub(super) fn sum<T: Copy>(x: &[T], f: impl Fn(T) -> f32) -> f32 {
     lanes.iter().sum::<f32>() + rest
 }
 
+/// As [`sum`], over two rows of one length at once.
+#[inline(always)]
+pub(super) fn sum_of_pairs(a: &[f32], b: &[f32], f: impl Fn(f32, f32) -> f32) -> f32 {
+    let mut lanes = [0f32; 32];
+    let (a_blocks, b_blocks) = (a.chunks_exact(32), b.chunks_exact(32));
+    let rest = a_blocks.remainder().iter().zip(b_blocks.remainder());
+    let rest: f32 = rest.map(|(&a, &b)| f(a, b)).sum();
+    for (a, b) in a_blocks.zip(b_blocks) {
+        lanes
+            .iter_mut()
+            .zip(a.iter().zip(b))
+            .for_each(|(lane, (&a, &b))| *lane += f(a, b));
+    }
+    lanes.iter().sum::<f32>() + rest
+}
+
 #[inline(always)]
 pub(super) fn dot<T: Stored>(a: &[f32], b: &[T]) -> f32 {
     let mut lanes = [0f32; 32];

@@ -73,6 +73,9 @@ pub enum Method {
     Exact,
     /// To first order, from the gradient by its output: attribution patching.
     Attribution,
+    /// Not by replacing it at all: the gradient of the proxy loss by the factor that scales it, at 1. Mode, ablation and metric do not
+    /// apply.
+    Gradient,
 }
 
 impl Method {

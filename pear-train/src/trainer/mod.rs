@@ -1,17 +1,19 @@
-//! The training loop, and a single step of it.
+//! The training loop.
+
+mod files;
+mod step;
 
 use std::ops::ControlFlow;
-use std::path::Path;
 
-use pear_core::files::{Profile, Provenance, TrainingRecord};
+use pear_core::files::Provenance;
 use pear_core::proxy::ProxyBatch;
 use pear_core::{DecoderModel, HeadCoefficients, HeadId};
 
-use crate::checkpoint::{Checkpoint, Run, State};
-use crate::gradients::{Compute, on_each, on_one};
-use crate::objective::{ProxyMetrics, evaluate};
+use crate::checkpoint::State;
+use crate::gradients::{Compute, Replica, on_each, on_one};
 use crate::options::TrainOptions;
 use crate::sequences::{Sequences, StepReport};
+use crate::text::PlainText;
 use crate::{Error, Result};
 
 /// Learns one coefficient for each of the given heads of a frozen model.
@@ -20,12 +22,13 @@ use crate::{Error, Result};
 #[derive(Debug)]
 pub struct Trainer<M> {
     /// The model, then its copies on other devices.
-    models: Vec<M>,
+    replicas: Vec<Replica<M>>,
     compute: Compute<M>,
     options: TrainOptions,
     /// Fixed: each step tracks a copy, so that no graph outlives it.
     coefficients: HeadCoefficients,
     held_out: Option<ProxyBatch>,
+    text: Option<PlainText>,
     provenance: Provenance,
     state: State,
 }
@@ -45,11 +48,12 @@ impl<M: DecoderModel> Trainer<M> {
         }
         let coefficients = HeadCoefficients::ones(heads, &model.shape(), &model.device())?;
         Ok(Self {
-            models: vec![model],
+            replicas: vec![Replica::new(model)],
             compute: on_one,
             options,
             coefficients,
             held_out: None,
+            text: None,
             provenance: Provenance::new(),
             state: State::new(heads.len()),
         })
@@ -61,7 +65,7 @@ impl<M: DecoderModel> Trainer<M> {
     where
         M: Sync,
     {
-        self.models.extend(copies);
+        self.replicas.extend(copies.into_iter().map(Replica::new));
         self.compute = on_each;
         self
     }
@@ -72,6 +76,19 @@ impl<M: DecoderModel> Trainer<M> {
         self
     }
 
+    /// Plain text on which predictions are to stay what they are, at the price of [`kl_weight`](TrainOptions::kl_weight).
+    ///
+    /// # Errors
+    /// Pieces longer than the model can read, or with tokens that it does not know.
+    pub fn with_text(mut self, text: PlainText) -> Result<Self> {
+        text.check(self.model())?;
+        // What is known of the pieces of another text is of no use.
+        let models = self.replicas.into_iter().map(|replica| replica.model);
+        self.replicas = models.map(Replica::new).collect();
+        self.text = Some(text);
+        Ok(self)
+    }
+
     /// Says which weights and sequences these are. The profile repeats it, and the checkpoint of other ones is refused.
     pub fn with_provenance(mut self, provenance: Provenance) -> Self {
         self.provenance = provenance;
@@ -80,7 +97,7 @@ impl<M: DecoderModel> Trainer<M> {
 
     /// The model.
     pub fn model(&self) -> &M {
-        &self.models[0]
+        &self.replicas[0].model
     }
 
     /// Steps taken.
@@ -93,9 +110,14 @@ impl<M: DecoderModel> Trainer<M> {
         &self.coefficients
     }
 
-    /// The loss before each step.
+    /// The proxy loss before each step.
     pub fn losses(&self) -> &[f64] {
         &self.state.losses
+    }
+
+    /// The divergence on plain text before each step, in nats a position; empty where it has no [weight](TrainOptions::kl_weight).
+    pub fn kl(&self) -> &[f64] {
+        &self.state.kl
     }
 
     /// Steps done and loss at each measurement on held-out sequences.
@@ -108,80 +130,6 @@ impl<M: DecoderModel> Trainer<M> {
         self.options
             .patience
             .and(self.state.held_out.best().map(|(steps, _)| steps))
-    }
-
-    /// One step on these sequences.
-    ///
-    /// # Errors
-    /// [`Error::Diverged`], the trainer staying as it was; sequences of another length than the options say, or longer than the model
-    /// can read.
-    pub fn step(&mut self, batch: &ProxyBatch) -> Result<StepReport> {
-        if batch.n() != self.options.length {
-            let value = self.options.length.to_string();
-            return Err(Error::Option {
-                option: "length",
-                value,
-                expected: "the length of the sequences at hand",
-            });
-        }
-        self.check_seed(batch.seed())?;
-        let step = self.state.losses.len();
-        let finite = |what, value: f64| {
-            if value.is_finite() {
-                Ok(value)
-            } else {
-                Err(Error::Diverged { step, what, value })
-            }
-        };
-        let at_once = self.options.micro_batch_size.unwrap_or(batch.len());
-        let (loss, mut gradients) =
-            (self.compute)(&self.models, batch, &self.coefficients, at_once)?;
-        let loss = finite("loss", loss)?;
-        let norm = finite(
-            "gradient",
-            gradients.iter().map(|g| g * g).sum::<f64>().sqrt(),
-        )?;
-        if let Some(limit) = self.options.clip_norm.filter(|limit| norm > *limit) {
-            gradients
-                .iter_mut()
-                .for_each(|gradient| *gradient *= limit / norm);
-        }
-        let learning_rate = self.options.rate(step);
-        let (mut values, mut optimizer) = (self.state.values.clone(), self.state.optimizer.clone());
-        optimizer.step(
-            &mut values,
-            &gradients,
-            learning_rate,
-            self.options.weight_decay,
-        );
-        if let Some((low, high)) = self.options.clamp {
-            values
-                .iter_mut()
-                .for_each(|value| *value = value.clamp(low, high));
-        }
-        let coefficients = rounded(&values);
-        for &value in &coefficients {
-            finite("coefficient", f64::from(value))?;
-        }
-        let updated = self.coefficients.with_values(&coefficients);
-        let held_out = self.measure(step + 1, &updated)?;
-        self.coefficients = updated;
-        (self.state.values, self.state.optimizer) = (values, optimizer);
-        self.state.losses.push(loss);
-        self.state.seed = batch.seed();
-        if let Some(metrics) = held_out {
-            self.state
-                .held_out
-                .add(step + 1, metrics, &self.state.values);
-        }
-        Ok(StepReport {
-            step,
-            loss,
-            learning_rate,
-            gradient_norm: norm,
-            coefficients,
-            held_out,
-        })
     }
 
     /// # Errors
@@ -198,41 +146,6 @@ impl<M: DecoderModel> Trainer<M> {
             was: self.state.seed,
             is: seed,
         })
-    }
-
-    /// Measures on the held-out sequences, if that is due after so many steps.
-    fn measure(
-        &self,
-        steps: usize,
-        coefficients: &HeadCoefficients,
-    ) -> Result<Option<ProxyMetrics>> {
-        if !self
-            .options
-            .held_out_every
-            .is_some_and(|every| steps.is_multiple_of(every))
-        {
-            return Ok(None);
-        }
-        let Some(sequences) = &self.held_out else {
-            let (option, expected) = (
-                "held_out_every",
-                "nothing, as there are no held-out sequences",
-            );
-            return Err(Error::Option {
-                option,
-                value: "given".into(),
-                expected,
-            });
-        };
-        let metrics = evaluate(&self.models[0], sequences, Some(coefficients))?;
-        if !metrics.loss.is_finite() {
-            return Err(Error::Diverged {
-                step: steps.saturating_sub(1),
-                what: "held-out loss",
-                value: metrics.loss,
-            });
-        }
-        Ok(Some(metrics))
     }
 
     /// Whether held-out sequences have been measured as often as [`patience`](TrainOptions::patience) grants without a lower loss.
@@ -306,68 +219,6 @@ impl<M: DecoderModel> Trainer<M> {
             self.coefficients = self.coefficients.with_values(&rounded(best));
         }
         Ok(())
-    }
-
-    /// The coefficients with the record of how they came about.
-    ///
-    /// # Errors
-    /// None that a trainer's own state can cause.
-    pub fn profile(&self) -> Result<Profile> {
-        let training = TrainingRecord {
-            loss: self.state.losses.clone(),
-            steps: self.state.losses.len(),
-            batch_size: self.options.batch_size,
-            length: self.options.length,
-            learning_rate: self.options.learning_rate,
-            warmup_steps: self.options.warmup_steps,
-            schedule: Some(self.options.schedule.to_string()),
-            weight_decay: self.options.weight_decay,
-            clip_norm: self.options.clip_norm,
-            clamp: self.options.clamp,
-            seed: self.state.seed,
-            held_out: self.state.held_out.losses().to_vec(),
-            best_step: self.best_step(),
-            held_out_loss: None,
-            text_perplexity: None,
-        };
-        let mut profile = Profile::new(&self.coefficients, Some(training))?;
-        profile.provenance = self.provenance.clone();
-        Ok(profile)
-    }
-
-    /// Writes everything needed to go on to a file, which is whole at any moment.
-    ///
-    /// # Errors
-    /// A file that cannot be written.
-    pub fn save(&self, path: impl AsRef<Path>) -> Result<()> {
-        let path = path.as_ref();
-        Ok(pear_core::files::write_json(
-            path,
-            &Checkpoint::new(self.run_record(), self.state.clone()),
-        )?)
-    }
-
-    /// Goes on where [`save`](Self::save) left off: what follows is bit for bit what would have followed there.
-    ///
-    /// # Errors
-    /// [`Error::Checkpoint`] for a file that is none, or that was written with other options, heads, weights or sequences: it says
-    /// which.
-    pub fn restore(&mut self, path: impl AsRef<Path>) -> Result<()> {
-        let path = path.as_ref();
-        let state = Checkpoint::read(path, &self.run_record())?;
-        self.coefficients = self.coefficients.with_values(&rounded(&state.values));
-        self.state = state;
-        Ok(())
-    }
-
-    fn run_record(&self) -> Run {
-        let (model, options) = (self.models[0].shape(), self.options.clone());
-        Run {
-            model,
-            options,
-            heads: self.coefficients.heads(),
-            provenance: self.provenance.clone(),
-        }
     }
 }
 
