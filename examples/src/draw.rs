@@ -2,8 +2,10 @@
 //!
 //! The font (DejaVu Sans) is part of the program, so that pictures do not depend on the fonts of the machine.
 
+mod colour;
 mod curves;
 mod heat_map;
+pub(crate) mod svg;
 mod terminal;
 
 use std::io::Write;
@@ -16,6 +18,7 @@ use plotters::coord::Shift;
 use plotters::prelude::*;
 use plotters::style::{FontStyle, register_font};
 
+pub(crate) use colour::{diverging, diverging_on_dark};
 pub use curves::{Curve, curves, curves_over};
 pub use heat_map::heat_map;
 pub use terminal::terminal_heat_map;
@@ -98,39 +101,8 @@ fn render<B: DrawingBackend>(backend: B, picture: &impl Picture) -> Result<()> {
     drawn.map_err(|e| anyhow!("cannot draw the picture: {e}"))
 }
 
-/// The colour of `x` between −1 and 1: blue below zero, white at zero, red above (ColorBrewer RdBu); grey for NaN.
-fn diverging(x: f64) -> RGBColor {
-    const BLUE: [[f64; 3]; 6] = [
-        [247., 247., 247.],
-        [209., 229., 240.],
-        [146., 197., 222.],
-        [67., 147., 195.],
-        [33., 102., 172.],
-        [5., 48., 97.],
-    ];
-    const RED: [[f64; 3]; 6] = [
-        [247., 247., 247.],
-        [253., 219., 199.],
-        [244., 165., 130.],
-        [214., 96., 77.],
-        [178., 24., 43.],
-        [103., 0., 31.],
-    ];
-    if x.is_nan() {
-        return RGBColor(160, 160, 160);
-    }
-    let colours = if x < 0.0 { BLUE } else { RED };
-    let place = x.abs().min(1.0) * 5.0;
-    let (from, to) = (
-        colours[place as usize],
-        colours[(place as usize + 1).min(5)],
-    );
-    let mix = |i: usize| (from[i] + (to[i] - from[i]) * place.fract()).round() as u8;
-    RGBColor(mix(0), mix(1), mix(2))
-}
-
 /// The largest finite absolute value in a grid; 1 if all are zero.
-fn largest(grid: &[Vec<f64>]) -> f64 {
+pub(crate) fn largest(grid: &[Vec<f64>]) -> f64 {
     let largest = grid
         .iter()
         .flatten()
@@ -140,7 +112,7 @@ fn largest(grid: &[Vec<f64>]) -> f64 {
 }
 
 /// Three significant digits, with an exponent only for very small and very large numbers.
-fn short(x: f64) -> String {
+pub(crate) fn short(x: f64) -> String {
     match x.abs() {
         0.0 => "0".into(),
         a if (0.001..10000.0).contains(&a) => {
@@ -214,13 +186,7 @@ mod tests {
     }
 
     #[test]
-    fn zero_is_white_and_the_ends_are_far_apart() {
-        assert_eq!(diverging(0.0), RGBColor(247, 247, 247));
-        assert_eq!(
-            (diverging(1.0), diverging(2.0)),
-            (RGBColor(103, 0, 31), RGBColor(103, 0, 31))
-        );
-        assert_eq!(diverging(-1.0), RGBColor(5, 48, 97));
+    fn numbers_have_three_significant_digits() {
         assert_eq!(
             [0.0, 0.5, -12.3, 1234.0, 1e-5].map(short),
             ["0", "0.500", "-12.3", "1234", "1.0e-5"]
