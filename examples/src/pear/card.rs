@@ -10,7 +10,11 @@ use super::report::{Candidate, CandidateKind, GroupComparison, Outcome, Report, 
 pub fn model_card(report: &Report) -> String {
     let mut card = head(report);
     let name = text(&report.model.name);
-    let _ = write!(card, "\n# {name}, re-weighted by PEAR\n\n{}\n", introduction(report));
+    let _ = write!(
+        card,
+        "\n# {name}, re-weighted by PEAR\n\n{}\n",
+        introduction(report)
+    );
     let _ = write!(card, "\n## Effect\n\n{}", effect(report));
     if !report.verdict.controls.is_empty() {
         let _ = write!(card, "\n{}", controls(report));
@@ -48,10 +52,9 @@ fn result(report: &Report, group: &GroupComparison) -> String {
     format!(
         concat!(
             "      - task:\n          type: text-generation\n",
-            "        dataset:\n          type: {kind}\n          name: {dataset}\n",
+            "        dataset:\n          type: pear\n          name: {dataset}\n",
             "        metrics:\n          - type: accuracy\n            name: {counted}\n            value: {value:.4}\n",
         ),
-        kind = quoted(&report.questions.source),
         dataset = dataset,
         counted = quoted(&group.counted),
         value = group.after.mean,
@@ -61,7 +64,10 @@ fn result(report: &Report, group: &GroupComparison) -> String {
 fn introduction(report: &Report) -> String {
     let name = text(&report.model.name);
     let Some(chosen) = report.chosen() else {
-        return format!("PEAR found no setting for {name} that is worth its cost. {}", text(&report.verdict.summary));
+        return format!(
+            "PEAR found no setting for {name} that is worth its cost. {}",
+            text(&report.verdict.summary)
+        );
     };
     let count = chosen.coefficients.len();
     let heads = report.model.num_layers * report.model.num_heads;
@@ -87,7 +93,8 @@ fn effect(report: &Report) -> String {
          | questions | before | after | change, points | log-probability of the right answer |\n| --- | --- | --- | --- | --- |\n",
     );
     for group in &verdict.groups {
-        let (before, after, change, log_prob) = (&group.before, &group.after, &group.change, &group.log_prob);
+        let (before, after, change, log_prob) =
+            (&group.before, &group.after, &group.change, &group.log_prob);
         let _ = writeln!(
             table,
             "| {}, {} of them: {} | {} ({}) | {} ({}) | **{}** ({}), {} | {} ({} to {}) |",
@@ -154,13 +161,29 @@ fn coefficients(report: &Report) -> String {
         return "None.\n".into();
     };
     let mut by_size: Vec<_> = chosen.coefficients.iter().collect();
-    by_size.sort_by(|a, b| (b.value - 1.0).abs().total_cmp(&(a.value - 1.0).abs()).then(a.head.cmp(&b.head)));
-    let mut table = format!("{} Heads are counted from 0.\n\n| layer | head | coefficient |\n| --- | --- | --- |\n", how_chosen(chosen));
+    by_size.sort_by(|a, b| {
+        (b.value - 1.0)
+            .abs()
+            .total_cmp(&(a.value - 1.0).abs())
+            .then(a.head.cmp(&b.head))
+    });
+    let mut table = format!(
+        "{} Heads are counted from 0.\n\n| layer | head | coefficient |\n| --- | --- | --- |\n",
+        how_chosen(chosen)
+    );
     for c in by_size.iter().take(LISTED) {
-        let _ = writeln!(table, "| {} | {} | {:.3} |", c.head.layer, c.head.head, c.value);
+        let _ = writeln!(
+            table,
+            "| {} | {} | {:.3} |",
+            c.head.layer, c.head.head, c.value
+        );
     }
     if by_size.len() > LISTED {
-        let _ = write!(table, "\n{} others, nearer to 1, are in `profile.json`.\n", by_size.len() - LISTED);
+        let _ = write!(
+            table,
+            "\n{} others, nearer to 1, are in `profile.json`.\n",
+            by_size.len() - LISTED
+        );
     }
     table
 }
@@ -169,9 +192,15 @@ fn how_chosen(candidate: &Candidate) -> String {
     let kind = match candidate.kind {
         CandidateKind::Ranked => "learned for the first heads of the ranking",
         CandidateKind::Fixed => "one number for the first heads of the ranking",
-        CandidateKind::AllHeads => "learned for all heads, with a price on the divergence from the unmodified model",
+        CandidateKind::AllHeads => {
+            "learned for all heads, with a price on the divergence from the unmodified model"
+        }
     };
-    format!("Candidate {} ({}): {kind}.", text(&candidate.id), text(&candidate.description))
+    format!(
+        "Candidate {} ({}): {kind}.",
+        text(&candidate.id),
+        text(&candidate.description)
+    )
 }
 
 fn how(report: &Report) -> String {
@@ -237,9 +266,12 @@ fn is_hub_id(name: &str) -> bool {
     let is_part = |part: &str| {
         !part.is_empty()
             && !part.starts_with(['.', '-'])
-            && part.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '_'))
+            && part
+                .chars()
+                .all(|c| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '_'))
     };
-    name.split_once('/').is_some_and(|(owner, name)| is_part(owner) && is_part(name))
+    name.split_once('/')
+        .is_some_and(|(owner, name)| is_part(owner) && is_part(name))
 }
 
 #[cfg(test)]

@@ -44,9 +44,14 @@ pub(super) const DARK: &str = "@media screen and (prefers-color-scheme:dark)";
 /// A style sheet in both schemes with the colours in place of the variables, for programs that know no variables.
 pub(super) fn without_variables(rules: &str) -> String {
     let [light, dark] = [false, true].map(|dark| {
-        COLOURS.iter().fold(rules.to_owned(), |css, (name, light, dark_value)| {
-            css.replace(&format!("var(--{name})"), if dark { dark_value } else { light })
-        })
+        COLOURS
+            .iter()
+            .fold(rules.to_owned(), |css, (name, light, dark_value)| {
+                css.replace(
+                    &format!("var(--{name})"),
+                    if dark { dark_value } else { light },
+                )
+            })
     });
     format!("{light}\n{DARK}{{\n{dark}}}\n")
 }
@@ -78,10 +83,27 @@ mod tests {
             let (_, light, dark) = COLOURS.iter().find(|(n, ..)| *n == name).unwrap();
             [*light, *dark]
         };
-        let pairs = ["ink", "soft", "accent", "good", "bad", "memory", "ranked", "fixed", "all-heads"]
-            .iter()
-            .flat_map(|text| ["page", "card", "inset"].map(|behind| (*text, behind)))
-            .chain([("ink", "good-tint"), ("good", "good-tint"), ("ink", "bad-tint"), ("bad", "bad-tint"), ("soft", "good-tint"), ("soft", "bad-tint")]);
+        let pairs = [
+            "ink",
+            "soft",
+            "accent",
+            "good",
+            "bad",
+            "memory",
+            "ranked",
+            "fixed",
+            "all-heads",
+        ]
+        .iter()
+        .flat_map(|text| ["page", "card", "inset"].map(|behind| (*text, behind)))
+        .chain([
+            ("ink", "good-tint"),
+            ("good", "good-tint"),
+            ("ink", "bad-tint"),
+            ("bad", "bad-tint"),
+            ("soft", "good-tint"),
+            ("soft", "bad-tint"),
+        ]);
         for (text, behind) in pairs {
             for (text_colour, colour) in scheme(text).into_iter().zip(scheme(behind)) {
                 let contrast = contrast(text_colour, colour);
@@ -89,7 +111,11 @@ mod tests {
             }
         }
         for (axis, card) in scheme("axis").into_iter().zip(scheme("card")) {
-            assert!(contrast(axis, card) >= 3.0, "axis: {:.2}", contrast(axis, card));
+            assert!(
+                contrast(axis, card) >= 3.0,
+                "axis: {:.2}",
+                contrast(axis, card)
+            );
         }
     }
 

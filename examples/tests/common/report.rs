@@ -13,7 +13,12 @@ fn estimate(hits: usize, count: usize) -> Estimate {
 }
 
 /// Of `count` questions, `kept` are right before and after, `gained` only after, `lost` only before.
-fn paired(count: usize, kept: usize, gained: usize, lost: usize) -> (Estimate, Estimate, PairedDifference) {
+fn paired(
+    count: usize,
+    kept: usize,
+    gained: usize,
+    lost: usize,
+) -> (Estimate, Estimate, PairedDifference) {
     let before: Vec<bool> = (0..count).map(|i| i < kept + lost).collect();
     let after: Vec<bool> = (0..count)
         .map(|i| i < kept || (kept + lost..kept + lost + gained).contains(&i))
@@ -30,7 +35,10 @@ struct Draws(u64);
 
 impl Draws {
     fn next(&mut self) -> f64 {
-        self.0 = self.0.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
+        self.0 = self
+            .0
+            .wrapping_mul(6364136223846793005)
+            .wrapping_add(1442695040888963407);
         (self.0 >> 11) as f64 / (1u64 << 53) as f64
     }
 }
@@ -42,7 +50,11 @@ fn grid(layers: usize, heads: usize) -> HeadGrid {
             (0..heads)
                 .map(|_| {
                     let x = draws.next() - 0.5;
-                    let tail = if draws.next() > 0.95 { 0.12 * draws.next() } else { 0.0 };
+                    let tail = if draws.next() > 0.95 {
+                        0.12 * draws.next()
+                    } else {
+                        0.0
+                    };
                     0.03 * x * x.abs() + tail
                 })
                 .collect()
@@ -65,7 +77,13 @@ fn grid(layers: usize, heads: usize) -> HeadGrid {
     }
 }
 
-fn candidate(id: &str, kind: CandidateKind, heads: &[HeadId], kl: f64, hits: Option<usize>) -> Candidate {
+fn candidate(
+    id: &str,
+    kind: CandidateKind,
+    heads: &[HeadId],
+    kl: f64,
+    hits: Option<usize>,
+) -> Candidate {
     let mut draws = Draws(heads.len() as u64);
     let coefficients = heads.iter().map(|&head| Coefficient {
         head,
@@ -99,7 +117,12 @@ fn candidate(id: &str, kind: CandidateKind, heads: &[HeadId], kl: f64, hits: Opt
     }
 }
 
-fn group(name: &str, counted: &str, (before, after, change): (Estimate, Estimate, PairedDifference), difference: f64) -> GroupComparison {
+fn group(
+    name: &str,
+    counted: &str,
+    (before, after, change): (Estimate, Estimate, PairedDifference),
+    difference: f64,
+) -> GroupComparison {
     GroupComparison {
         group: name.into(),
         counted: counted.into(),
@@ -138,16 +161,70 @@ pub fn ship() -> Report {
     let ranked = heads.ranked.clone();
     let all: Vec<HeadId> = ranked.iter().step_by(2).copied().collect();
     let candidates = vec![
-        candidate("rank-5", CandidateKind::Ranked, &ranked[..5], 0.0031, Some(73)),
-        candidate("rank-10", CandidateKind::Ranked, &ranked[..10], 0.0093, Some(84)),
-        candidate("rank-20", CandidateKind::Ranked, &ranked[..20], 0.0321, Some(86)),
-        candidate("half-5", CandidateKind::Fixed, &ranked[..5], 0.0252, Some(76)),
-        candidate("half-10", CandidateKind::Fixed, &ranked[..10], 0.0764, Some(59)),
+        candidate(
+            "rank-5",
+            CandidateKind::Ranked,
+            &ranked[..5],
+            0.0031,
+            Some(73),
+        ),
+        candidate(
+            "rank-10",
+            CandidateKind::Ranked,
+            &ranked[..10],
+            0.0093,
+            Some(84),
+        ),
+        candidate(
+            "rank-20",
+            CandidateKind::Ranked,
+            &ranked[..20],
+            0.0321,
+            Some(86),
+        ),
+        candidate(
+            "half-5",
+            CandidateKind::Fixed,
+            &ranked[..5],
+            0.0252,
+            Some(76),
+        ),
+        candidate(
+            "half-10",
+            CandidateKind::Fixed,
+            &ranked[..10],
+            0.0764,
+            Some(59),
+        ),
         candidate("half-20", CandidateKind::Fixed, &ranked[..20], 0.3312, None),
-        candidate("all-kl-160", CandidateKind::AllHeads, &all, 0.0172, Some(99)),
-        candidate("all-kl-80", CandidateKind::AllHeads, &all, 0.0288, Some(110)),
-        candidate("all-kl-40", CandidateKind::AllHeads, &all, 0.0611, Some(121)),
-        candidate("all-kl-10", CandidateKind::AllHeads, &all, 0.1093, Some(142)),
+        candidate(
+            "all-kl-160",
+            CandidateKind::AllHeads,
+            &all,
+            0.0172,
+            Some(99),
+        ),
+        candidate(
+            "all-kl-80",
+            CandidateKind::AllHeads,
+            &all,
+            0.0288,
+            Some(110),
+        ),
+        candidate(
+            "all-kl-40",
+            CandidateKind::AllHeads,
+            &all,
+            0.0611,
+            Some(121),
+        ),
+        candidate(
+            "all-kl-10",
+            CandidateKind::AllHeads,
+            &all,
+            0.1093,
+            Some(142),
+        ),
     ];
     Report {
         format: FORMAT.into(),

@@ -64,7 +64,11 @@ pub(super) fn width(text: &str) -> f64 {
 }
 
 /// Places for the names of points, in the order given: each where it covers least of what is there already, near its point first.
-pub(super) fn place(points: &[((f64, f64), String)], taken: &[Rectangle], area: Rectangle) -> Vec<Label> {
+pub(super) fn place(
+    points: &[((f64, f64), String)],
+    taken: &[Rectangle],
+    area: Rectangle,
+) -> Vec<Label> {
     let mut taken = taken.to_vec();
     let mut labels = Vec::new();
     for (point, name) in points {
@@ -136,9 +140,17 @@ mod tests {
     #[test]
     fn names_of_near_points_do_not_cover_each_other_and_stay_inside() {
         let points: Vec<_> = (0..8)
-            .map(|i| ((240.0 + f64::from(i % 3) * 12.0, 100.0 + f64::from(i) * 4.0), "all-kl-40".to_owned()))
+            .map(|i| {
+                (
+                    (240.0 + f64::from(i % 3) * 12.0, 100.0 + f64::from(i) * 4.0),
+                    "all-kl-40".to_owned(),
+                )
+            })
             .collect();
-        let marks: Vec<_> = points.iter().map(|(at, _)| Rectangle::around(*at, 5.0)).collect();
+        let marks: Vec<_> = points
+            .iter()
+            .map(|(at, _)| Rectangle::around(*at, 5.0))
+            .collect();
         let labels = place(&points, &marks, AREA);
         assert_eq!(labels.len(), points.len());
         for (i, a) in labels.iter().enumerate() {
@@ -151,7 +163,11 @@ mod tests {
 
     #[test]
     fn a_name_alone_stands_to_the_right_of_its_point() {
-        let label = place(&[((50.0, 50.0), "a".into())], &[Rectangle::around((50.0, 50.0), 5.0)], AREA)[0];
+        let label = place(
+            &[((50.0, 50.0), "a".into())],
+            &[Rectangle::around((50.0, 50.0), 5.0)],
+            AREA,
+        )[0];
         assert!(label.covers.left > 55.0 && !label.far);
     }
 }

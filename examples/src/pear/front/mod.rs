@@ -12,7 +12,8 @@ pub(super) use picture::{NARROW, WIDE, inline_svg};
 pub use terminal::terminal_front;
 
 /// What the horizontal axis measures.
-const COST: &str = "KL divergence from the unmodified model on plain text (nats a token, root scale)";
+const COST: &str =
+    "KL divergence from the unmodified model on plain text (nats a token, root scale)";
 /// What the vertical axis measures.
 const GAIN: &str = "conflict questions answered from the context (%)";
 /// The name of the model without coefficients.
@@ -65,9 +66,8 @@ impl<'a> Plot<'a> {
             .chain(candidates)
             .filter(|point| point.cost.is_finite() && point.gain.is_finite())
             .collect();
-        let on_front = |point: &&Point| {
-            point.kind.is_none() || report.front.iter().any(|id| id == point.name)
-        };
+        let on_front =
+            |point: &&Point| point.kind.is_none() || report.front.iter().any(|id| id == point.name);
         let mut front: Vec<(f64, f64)> = points
             .iter()
             .filter(on_front)
@@ -81,7 +81,10 @@ impl<'a> Plot<'a> {
     }
 
     fn largest_cost(&self) -> f64 {
-        self.points.iter().map(|point| point.cost).fold(0.0, f64::max)
+        self.points
+            .iter()
+            .map(|point| point.cost)
+            .fold(0.0, f64::max)
     }
 
     /// The smallest and the largest gain, intervals included.

@@ -25,7 +25,10 @@ const MARK: f64 = 5.5;
 pub fn front_svg(report: &Report) -> String {
     let (width, height) = WIDE;
     let style = theme::without_variables(include_str!("plot.css"));
-    let title = format!("Following the context against its cost: {}", report.model.name);
+    let title = format!(
+        "Following the context against its cost: {}",
+        report.model.name
+    );
     format!(
         concat!(
             r#"<svg xmlns="http://www.w3.org/2000/svg" class="plot" viewBox="0 0 {width} {height}" width="{width}" height="{height}" "#,
@@ -59,10 +62,18 @@ fn description(report: &Report) -> String {
         .iter()
         .map(|point| {
             let choice = if point.chosen { ", the choice" } else { "" };
-            format!("{}: KL {:.4}, {:.1} %{choice}", point.name, point.cost, 100.0 * point.gain)
+            format!(
+                "{}: KL {:.4}, {:.1} %{choice}",
+                point.name,
+                point.cost,
+                100.0 * point.gain
+            )
         })
         .collect();
-    format!("Scatter plot. Across: {COST}. Upwards: {GAIN}. {}.", points.join("; "))
+    format!(
+        "Scatter plot. Across: {COST}. Upwards: {GAIN}. {}.",
+        points.join("; ")
+    )
 }
 
 struct Canvas<'a> {
@@ -88,7 +99,10 @@ impl<'a> Canvas<'a> {
         self.axes();
         self.front();
         for point in &self.plot.points {
-            let (from, to) = (self.at(point.cost, point.low), self.at(point.cost, point.high));
+            let (from, to) = (
+                self.at(point.cost, point.low),
+                self.at(point.cost, point.high),
+            );
             self.elements.line("interval", from, to);
         }
         self.names();
@@ -116,26 +130,46 @@ impl<'a> Canvas<'a> {
 
     fn axes(&mut self) {
         let (right, bottom) = (self.right(), self.bottom());
-        self.elements.text("start", (4.0, 16.0), self.fitting(&["↑ conflict questions answered from the context, %", "↑ answered from the context, %"]));
+        self.elements.text(
+            "start",
+            (4.0, 16.0),
+            self.fitting(&[
+                "↑ conflict questions answered from the context, %",
+                "↑ answered from the context, %",
+            ]),
+        );
         for tick in self.up.ticks() {
             let (_, y) = self.at(0.0, tick);
             self.elements.line("grid", (LEFT, y), (right, y));
-            self.elements.text("end", (LEFT - 6.0, y + 4.0), &format!("{:.0}", 100.0 * tick));
+            self.elements.text(
+                "end",
+                (LEFT - 6.0, y + 4.0),
+                &format!("{:.0}", 100.0 * tick),
+            );
         }
         for tick in self.across.ticks(38.0 / (right - LEFT)) {
             let (x, _) = self.at(tick, 0.0);
             self.elements.line("grid", (x, TOP), (x, bottom));
-            self.elements.text("middle", (x, bottom + 17.0), &cost_label(tick));
+            self.elements
+                .text("middle", (x, bottom + 17.0), &cost_label(tick));
         }
         self.elements.line("axis", (LEFT, bottom), (right, bottom));
-        let cost = self.fitting(&["KL divergence from the unmodified model on plain text, nats a token (root scale) →", "KL on plain text, nats a token (root scale) →"]);
+        let cost = self.fitting(&[
+            "KL divergence from the unmodified model on plain text, nats a token (root scale) →",
+            "KL on plain text, nats a token (root scale) →",
+        ]);
         self.elements.text("end", (right, bottom + 38.0), cost);
     }
 
     /// The first of some texts that is not wider than the plot; the last, if none is.
     fn fitting<'t>(&self, texts: &[&'t str]) -> &'t str {
         let fits = |text: &&&str| labels::width(text) < self.size.0 - 8.0;
-        texts.iter().find(fits).or(texts.last()).copied().unwrap_or_default()
+        texts
+            .iter()
+            .find(fits)
+            .or(texts.last())
+            .copied()
+            .unwrap_or_default()
     }
 
     fn front(&mut self) {
@@ -174,15 +208,21 @@ impl<'a> Canvas<'a> {
             .collect();
         let marks = places.iter().map(|at| Rectangle::around(*at, MARK + 2.0));
         let corners = self.corners();
-        let front = corners.windows(2).map(|ends| Rectangle::between(ends[0], ends[1], 2.0));
+        let front = corners
+            .windows(2)
+            .map(|ends| Rectangle::between(ends[0], ends[1], 2.0));
         let taken: Vec<_> = marks.chain(front).collect();
         // The choice has the best place.
         let mut order: Vec<usize> = (0..places.len()).collect();
         order.sort_by_key(|&i| !self.plot.points[i].chosen);
-        let named: Vec<_> = order.iter().map(|&i| (places[i], shortened(self.plot.points[i].name))).collect();
+        let named: Vec<_> = order
+            .iter()
+            .map(|&i| (places[i], shortened(self.plot.points[i].name)))
+            .collect();
         for (&i, label) in order.iter().zip(labels::place(&named, &taken, area)) {
             if label.far {
-                self.elements.line("leader", places[i], nearest(&label, places[i]));
+                self.elements
+                    .line("leader", places[i], nearest(&label, places[i]));
             }
             let point = &self.plot.points[i];
             let class = if point.chosen { "name choice" } else { "name" };
@@ -202,7 +242,12 @@ fn shortened(name: &str) -> String {
 
 /// The point of a label that is nearest to a place.
 fn nearest(label: &Label, (x, y): (f64, f64)) -> (f64, f64) {
-    let Rectangle { left, top, right, bottom } = label.covers;
+    let Rectangle {
+        left,
+        top,
+        right,
+        bottom,
+    } = label.covers;
     (x.clamp(left, right), y.clamp(top + 3.0, bottom - 3.0))
 }
 
@@ -214,11 +259,15 @@ fn mark(point: &Point, (x, y): (f64, f64)) -> String {
     let attributes = format!(r#"class="mark {kind}{dropped}""#);
     let box_of = |side: f64, extra: &str| {
         let [left, top, side] = [x - side / 2.0, y - side / 2.0, side].map(coordinate);
-        format!(r#"<rect {attributes} x="{left}" y="{top}" width="{side}" height="{side}"{extra}/>"#)
+        format!(
+            r#"<rect {attributes} x="{left}" y="{top}" width="{side}" height="{side}"{extra}/>"#
+        )
     };
     let shape = match point.kind {
         None => box_of(2.0 * MARK, r#" rx="2""#),
-        Some(CandidateKind::Ranked) => format!(r#"<circle {attributes} cx="{px}" cy="{py}" r="{MARK}"/>"#),
+        Some(CandidateKind::Ranked) => {
+            format!(r#"<circle {attributes} cx="{px}" cy="{py}" r="{MARK}"/>"#)
+        }
         Some(CandidateKind::Fixed) => {
             let (bottom, half) = (y + 0.8 * MARK, 1.1 * MARK);
             let corners = [(x - half, bottom), (x + half, bottom), (x, y - 1.2 * MARK)];
@@ -226,16 +275,25 @@ fn mark(point: &Point, (x, y): (f64, f64)) -> String {
         }
         Some(CandidateKind::AllHeads) => {
             let r = 1.25 * MARK;
-            polygon(&attributes, &[(x - r, y), (x, y - r), (x + r, y), (x, y + r)])
+            polygon(
+                &attributes,
+                &[(x - r, y), (x, y - r), (x + r, y), (x, y + r)],
+            )
         }
     };
     let ring = if point.chosen {
-        format!(r#"<circle class="ring" cx="{px}" cy="{py}" r="{}"/>"#, MARK + 5.0)
+        format!(
+            r#"<circle class="ring" cx="{px}" cy="{py}" r="{}"/>"#,
+            MARK + 5.0
+        )
     } else {
         String::new()
     };
     let [gain, low, high] = [point.gain, point.low, point.high].map(|share| 100.0 * share);
-    let numbers = format!("{}: KL {:.4}, {gain:.1} % (95 % interval {low:.1} to {high:.1})", point.name, point.cost);
+    let numbers = format!(
+        "{}: KL {:.4}, {gain:.1} % (95 % interval {low:.1} to {high:.1})",
+        point.name, point.cost
+    );
     format!("<g><title>{}</title>{ring}{shape}</g>", escape(&numbers))
 }
 

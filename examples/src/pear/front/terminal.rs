@@ -48,8 +48,17 @@ pub fn terminal_front(report: &Report) -> String {
 }
 
 /// Dots along the front, where there is nothing else.
-fn front(grid: &mut [Vec<char>], plot: &Plot, column: impl Fn(f64) -> usize, row: impl Fn(f64) -> usize) {
-    let ends = plot.steps.iter().skip(1).map(|(cost, gain)| (column(*cost), row(*gain)));
+fn front(
+    grid: &mut [Vec<char>],
+    plot: &Plot,
+    column: impl Fn(f64) -> usize,
+    row: impl Fn(f64) -> usize,
+) {
+    let ends = plot
+        .steps
+        .iter()
+        .skip(1)
+        .map(|(cost, gain)| (column(*cost), row(*gain)));
     let ends = ends.chain(std::iter::once((WIDTH - 1, 0)));
     for (&(cost, gain), (next, above)) in plot.steps.iter().zip(ends) {
         let (x, y) = (column(cost), row(gain));
@@ -79,7 +88,12 @@ fn cost_axis(axis: CostAxis, column: impl Fn(f64) -> usize) -> String {
         }
     }
     let [line, labels] = [line, labels].map(|chars| chars.into_iter().collect::<String>());
-    format!("{:LEFT$} └{line}\n{:LEFT$}  {}\n", "", "", labels.trim_end())
+    format!(
+        "{:LEFT$} └{line}\n{:LEFT$}  {}\n",
+        "",
+        "",
+        labels.trim_end()
+    )
 }
 
 /// The sign of a point: a digit, then letters.
@@ -94,7 +108,11 @@ fn legend(points: &[Point]) -> String {
     let mut text = String::new();
     for (index, point) in points.iter().enumerate() {
         let sign = sign(index);
-        let sign = if point.chosen { format!("[{sign}]") } else { format!(" {sign} ") };
+        let sign = if point.chosen {
+            format!("[{sign}]")
+        } else {
+            format!(" {sign} ")
+        };
         let note = match (point.chosen, point.dropped) {
             (true, _) => "  chosen",
             (_, true) => "  dropped",

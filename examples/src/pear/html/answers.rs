@@ -15,7 +15,10 @@ pub(super) fn marked(text: &str, context: &str, memory: &str) -> String {
             .max_by_key(|(length, _)| *length);
         let length = match found {
             Some((length, class)) => {
-                html += &format!(r#"<mark class="{class}">{}</mark>"#, escape(&rest[..length]));
+                html += &format!(
+                    r#"<mark class="{class}">{}</mark>"#,
+                    escape(&rest[..length])
+                );
                 length
             }
             None => {
@@ -42,7 +45,9 @@ fn starts_with(text: &str, answer: &str) -> Option<usize> {
         }
     }
     let length = text.len() - rest.as_str().len();
-    rest.next().is_none_or(|c| !c.is_alphanumeric()).then_some(length)
+    rest.next()
+        .is_none_or(|c| !c.is_alphanumeric())
+        .then_some(length)
 }
 
 #[cfg(test)]
@@ -58,7 +63,10 @@ mod tests {
         assert_eq!(marked("x", "", " "), "x");
         // Where both are the same, it is the context's.
         assert_eq!(marked("x", "x", "x"), "<mark class=\"context\">x</mark>");
-        assert_eq!(marked("New York", "York", "New York"), "<mark class=\"memory\">New York</mark>");
+        assert_eq!(
+            marked("New York", "York", "New York"),
+            "<mark class=\"memory\">New York</mark>"
+        );
         assert_eq!(marked("İzmir!", "izmir", "x"), "İzmir!");
     }
 

@@ -42,13 +42,19 @@ pub(super) fn section(report: &Report) -> Section {
     };
     let by_z = grid.ranked_by == "z" && has_errors(grid);
     let (values, what) = if by_z {
-        (z_scores(grid), "score divided by its standard error".to_owned())
+        (
+            z_scores(grid),
+            "score divided by its standard error".to_owned(),
+        )
     } else {
         (grid.scores.clone(), format!("score ({})", grid.metric))
     };
     let scores = HeatMap {
         id: "scores",
-        caption: &format!("Each head's {what}. Red: the model copies better without the head. Framed: {}.", frame(by_rank.is_some(), framed.len())),
+        caption: &format!(
+            "Each head's {what}. Red: the model copies better without the head. Framed: {}.",
+            frame(by_rank.is_some(), framed.len())
+        ),
         grid: &values,
         outlined: &framed,
         label: &heat_map::score,
@@ -58,7 +64,10 @@ pub(super) fn section(report: &Report) -> Section {
         let values = distances(report, candidate);
         let coefficients = HeatMap {
             id: "coefficients",
-            caption: &format!("The coefficients of {}. Blue: the head is damped; red: it is amplified.", candidate.id),
+            caption: &format!(
+                "The coefficients of {}. Blue: the head is damped; red: it is amplified.",
+                candidate.id
+            ),
             grid: &values,
             outlined: &[],
             label: &heat_map::coefficient,
@@ -96,7 +105,9 @@ fn has_errors(grid: &HeadGrid) -> bool {
 }
 
 fn z(score: f64, error: Option<&f64>) -> Option<f64> {
-    error.filter(|error| **error > 0.0).map(|error| score / error)
+    error
+        .filter(|error| **error > 0.0)
+        .map(|error| score / error)
 }
 
 fn z_scores(grid: &HeadGrid) -> Vec<Vec<f64>> {
@@ -118,7 +129,10 @@ fn error(grid: &HeadGrid, layer: usize, head: usize) -> Option<&f64> {
 fn distances(report: &Report, candidate: &Candidate) -> Vec<Vec<f64>> {
     let mut grid = vec![vec![0.0; report.model.num_heads]; report.model.num_layers];
     for Coefficient { head, value } in &candidate.coefficients {
-        if let Some(place) = grid.get_mut(head.layer).and_then(|row| row.get_mut(head.head)) {
+        if let Some(place) = grid
+            .get_mut(head.layer)
+            .and_then(|row| row.get_mut(head.head))
+        {
             *place = value - 1.0;
         }
     }
@@ -128,7 +142,9 @@ fn distances(report: &Report, candidate: &Candidate) -> Vec<Vec<f64>> {
 /// The first heads of the ranking.
 fn rows(grid: &HeadGrid, chosen: Option<&Candidate>) -> Vec<Row> {
     let coefficient = |head: HeadId| {
-        let all = chosen.map(|candidate| candidate.coefficients.as_slice()).unwrap_or_default();
+        let all = chosen
+            .map(|candidate| candidate.coefficients.as_slice())
+            .unwrap_or_default();
         all.iter().find(|c| c.head == head).map(|c| c.value)
     };
     grid.ranked
@@ -144,7 +160,8 @@ fn rows(grid: &HeadGrid, chosen: Option<&Candidate>) -> Vec<Row> {
                 score: heat_map::score(score),
                 error: error.map_or_else(dash, |error| three_digits(*error)),
                 z: z(score, error).map_or_else(dash, |z| format!("{z:.1}").replace('-', "−")),
-                coefficient: coefficient(id).map_or_else(|| "1".into(), |value| format!("{value:.3}")),
+                coefficient: coefficient(id)
+                    .map_or_else(|| "1".into(), |value| format!("{value:.3}")),
             })
         })
         .collect()

@@ -92,7 +92,9 @@ impl HeatMap<'_> {
             }
         }
         for HeadId { layer, head } in self.outlined {
-            cells.push(format_args!(r#"<rect class="outline" x="{head}" y="{layer}" width=".94" height=".94"/>"#));
+            cells.push(format_args!(
+                r#"<rect class="outline" x="{head}" y="{layer}" width=".94" height=".94"/>"#
+            ));
         }
         format!(
             r#"<svg class="defs" aria-hidden="true"><defs><g id="{}-cells">{}</g></defs></svg>"#,
@@ -137,7 +139,10 @@ impl HeatMap<'_> {
             0 => String::new(),
             count => format!("; {count} heads are framed"),
         };
-        format!("Heat map of {layers} layers and {heads} heads. {}{framed}.", self.caption.trim_end_matches('.'))
+        format!(
+            "Heat map of {layers} layers and {heads} heads. {}{framed}.",
+            self.caption.trim_end_matches('.')
+        )
     }
 
     /// The shades with the values at both ends.
@@ -147,7 +152,10 @@ impl HeatMap<'_> {
         let count = 2 * SHADES + 1;
         for (i, shade) in (-SHADES..=SHADES).enumerate() {
             let [x, width] = [i as f64, 1.02].map(|x| coordinate(100.0 * x / f64::from(count)));
-            bar.push(format_args!(r#"<rect class="{}" x="{x}%" width="{width}%" height="100%"/>"#, class(shade)));
+            bar.push(format_args!(
+                r#"<rect class="{}" x="{x}%" width="{width}%" height="100%"/>"#,
+                class(shade)
+            ));
         }
         format!(
             r#"<div class="scale"><span>{}</span><svg aria-hidden="true">{}</svg><span>{}</span></div>"#,
@@ -183,7 +191,11 @@ fn axes(way: Way, columns: usize, rows: usize, cell: f64) -> String {
     let bottom = rows as f64 * cell;
     let middle = |index: usize| (index as f64 + 0.47) * cell;
     for column in (0..columns).step_by(step(cell, 20.0)) {
-        axes.text("middle", (MARGIN + middle(column), bottom + 15.0), &column.to_string());
+        axes.text(
+            "middle",
+            (MARGIN + middle(column), bottom + 15.0),
+            &column.to_string(),
+        );
     }
     for row in (0..rows).step_by(step(cell, 13.0)) {
         axes.text("end", (MARGIN - 6.0, middle(row) + 4.0), &row.to_string());
@@ -220,7 +232,11 @@ mod tests {
     fn every_head_is_drawn_once_and_shown_both_ways() {
         for (layers, heads) in [(1, 1), (30, 9), (80, 64), (0, 0)] {
             let grid: Vec<Vec<f64>> = (0..layers)
-                .map(|l| (0..heads).map(|h| ((l * 7 + h * 3) % 11) as f64 - 5.0).collect())
+                .map(|l| {
+                    (0..heads)
+                        .map(|h| ((l * 7 + h * 3) % 11) as f64 - 5.0)
+                        .collect()
+                })
                 .collect();
             let map = HeatMap {
                 id: "scores",

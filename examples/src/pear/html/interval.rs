@@ -65,7 +65,10 @@ mod tests {
             high: 0.5,
         };
         let bar = scale.draw(0.1, 0.2, 0.3);
-        assert!(bar.contains(r#"class="interval up""#) && bar.contains(r#"cx="70%""#), "{bar}");
+        assert!(
+            bar.contains(r#"class="interval up""#) && bar.contains(r#"cx="70%""#),
+            "{bar}"
+        );
         assert!(scale.draw(-0.3, -0.2, -0.1).contains("interval down"));
         assert!(scale.draw(-0.1, 0.2, 0.3).contains(r#"class="interval""#));
     }

@@ -96,7 +96,11 @@ struct Answer<'a> {
 fn answer(pair: &AnswerPair) -> Answer<'_> {
     let marked = |text: &str| {
         let html = answers::marked(text.trim(), &pair.context_answer, &pair.memory_answer);
-        let html = if html.is_empty() { "<i class=\"soft\">nothing</i>".into() } else { html };
+        let html = if html.is_empty() {
+            "<i class=\"soft\">nothing</i>".into()
+        } else {
+            html
+        };
         Value::from_safe_string(html)
     };
     let length = pair.prompt.chars().count();
