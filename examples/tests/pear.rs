@@ -133,15 +133,14 @@ fn a_run_that_is_killed_again_and_again_ends_with_the_same_files() {
 }
 
 #[test]
-fn a_model_that_was_helped_already_is_left_alone() {
+fn a_model_that_is_not_helped_is_left_alone() {
     let bench = bench();
-    pear(&bench, "rope --yes --out out", &[SHIP]);
-    let line = "out/folded --yes --out again";
-    let (_, printed) = pear(&bench, line, &[DO_NOT_SHIP]);
+    let (_, printed) = pear(&bench, "alibi --yes --out out", &[DO_NOT_SHIP]);
     assert!(printed.contains("Leave the model alone"), "{printed}");
-    let report = Report::read(&bench.path("again/report.json")).unwrap();
+    let report = Report::read(&bench.path("out/report.json")).unwrap();
     assert_eq!(report.verdict.outcome, Outcome::DoNotShip);
-    assert!(!bench.path("again/folded").exists() && !bench.path("again/profile.json").exists());
+    assert!(bench.path("out/report.html").is_file() && bench.path("out/front.svg").is_file());
+    assert!(!bench.path("out/folded").exists() && !bench.path("out/profile.json").exists());
 }
 
 #[test]
