@@ -798,13 +798,15 @@ fn summary(
 
 /// How far predictions on plain text are from those of the unmodified model.
 fn divergence_rows(divergence: &TextDivergence) -> String {
-    table_row("KL on other plain text", (0.0, divergence.kl))
-        + &format!(
-            "{:<22} {:>9.1} % {:>9.1} %\n",
-            "same likeliest token",
-            100.0,
-            100.0 * divergence.same_top_token
-        )
+    format!(
+        "{:<22} {:>11} {:>11.6}\n{:<22} {:>9.1} % {:>9.1} %\n",
+        "KL on other plain text",
+        0,
+        divergence.kl,
+        "same likeliest token",
+        100.0,
+        100.0 * divergence.same_top_token
+    )
 }
 
 fn table_row(name: &str, (before, after): (f64, f64)) -> String {

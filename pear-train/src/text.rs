@@ -23,9 +23,9 @@ const KEPT_NUMBERS: usize = 1 << 26;
 /// use pear_train::PlainText;
 /// let text = PlainText::new(vec![vec![5, 7, 11], vec![13, 17], vec![19]], 3)?;
 /// assert_eq!(text.num_positions(), 6);
-/// let mut epoch = [text.drawn(0, 2), text.drawn(1, 1)].concat();
-/// epoch.sort();
-/// assert_ne!(text.drawn(0, 2), text.drawn(1, 2));
+/// let mut first_step = text.drawn(0, 3);
+/// first_step.sort();
+/// assert_eq!(first_step, [0, 1, 2]);
 /// assert!(PlainText::new(vec![vec![5], vec![]], 3).is_err());
 /// # Ok::<(), pear_train::Error>(())
 /// ```

@@ -204,7 +204,7 @@ fn a_step_follows_the_gradient_of_proxy_loss_and_weighted_divergence() {
     let (loss, of_loss) = loss_and_gradients(&model, &batch, &before).unwrap();
     let (kl, of_kl) = divergence_and_gradients(&model, &drawn, &before, 3).unwrap();
     assert!((report.loss - loss).abs() < 1e-6);
-    assert!((report.kl.unwrap() - kl).abs() < 1e-7 && kl > 1e-5);
+    assert!((report.kl.unwrap() - kl).abs() < 1e-6 && kl > 1e-5);
     let both = of_loss.iter().zip(&of_kl);
     let norm = both
         .map(|(a, b)| (f64::from(*a) + 2.0 * b).powi(2))
@@ -354,7 +354,7 @@ fn a_price_of_distance_leaves_coefficients_on_exactly_one_and_out_of_the_profile
         }
         at_one
     };
-    let counts = [0.0, 0.05, 0.2, 1e3].map(trained);
+    let counts = [0.0, 0.1, 0.3, 1e3].map(trained);
     assert_eq!((counts[0], counts[3]), (0, 18), "{counts:?}");
     assert!(
         0 < counts[1] && counts[1] < counts[2] && counts[2] < 18,

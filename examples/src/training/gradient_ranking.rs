@@ -1,6 +1,7 @@
 //! Heads ranked by the gradient of the proxy loss, as a scores file.
 
 use anyhow::Result;
+use burn::prelude::*;
 use pear_core::forward::residual;
 use pear_core::proxy::ProxyBatch;
 use pear_core::{DecoderModel, HeadId, NoEdit};
@@ -27,7 +28,7 @@ pub fn rank_by_gradient<M: DecoderModel>(
     let length = LengthScores {
         n: batch.n(),
         samples: batch.len(),
-        base_logit: mean_logit(model, batch)?,
+        base_logit: mean_logit(model, batch, at_once)?,
         accuracy: evaluate(model, batch, None)?.accuracy,
         scores: scores.collect(),
         standard_errors: errors.collect(),
@@ -42,16 +43,19 @@ pub fn rank_by_gradient<M: DecoderModel>(
 }
 
 /// The mean logit of the last token, where it is predicted.
-fn mean_logit<M: DecoderModel>(model: &M, batch: &ProxyBatch) -> Result<f64> {
+fn mean_logit<M: DecoderModel>(model: &M, batch: &ProxyBatch, at_once: usize) -> Result<f64> {
     let mut sum = 0.0;
-    for (index, target) in batch.targets().enumerate() {
-        let sequence = batch.slice(index..index + 1);
-        let tokens = sequence.tokens(&model.device());
+    for start in (0..batch.len()).step_by(at_once) {
+        let part = batch.slice(start..batch.len().min(start + at_once));
+        let tokens = part.tokens(&model.device());
         let residual = residual(model, tokens, &mut NoEdit)?;
-        let at_probe = residual.narrow(1, batch.patch_position(), 1);
-        let target = burn::tensor::Tensor::from_data([target as i32], &model.device());
-        let logit = model.target_logits(at_probe.squeeze_dim::<2>(1), target);
-        sum += logit.into_scalar::<f64>();
+        let probed = residual
+            .narrow(1, part.patch_position(), 1)
+            .squeeze_dim::<2>(1);
+        let targets: Vec<i32> = part.targets().map(|target| target as i32).collect();
+        let targets = Tensor::<1, Int>::from_data(&targets[..], &model.device());
+        let logits = model.target_logits(probed, targets);
+        sum += logits.into_data().iter::<f64>().sum::<f64>();
     }
     Ok(sum / batch.len() as f64)
 }

@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 use std::io::Write as _;
 use std::path::Path;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use clap::Args;
 use pear_core::files::write_atomic;
 use pear_core::{DecoderModel, HeadCoefficients};
@@ -57,15 +57,18 @@ impl TextPriceArgs {
     /// # Errors
     /// Too few, or more than the model has positions.
     pub fn length(&self, directory: &ModelDirectory) -> Result<usize> {
-        let positions = directory.config().max_positions().unwrap_or(usize::MAX);
-        let length = self.text_length.unwrap_or(positions.min(128));
-        if length < 2 || length > positions {
-            anyhow::bail!(
-                "--text-length {length}: expected at least 2, and at most the {positions} positions of the model"
-            );
+        let positions = directory.config().max_positions();
+        let length = self
+            .text_length
+            .unwrap_or(positions.map_or(128, |p| p.min(128)));
+        if length < 2 {
+            bail!("--text-length {length}: expected at least 2");
+        }
+        if let Some(positions) = positions.filter(|&positions| length > positions) {
+            bail!("--text-length {length}: the model has only {positions} positions");
         }
         if self.text_samples < 4 {
-            anyhow::bail!(
+            bail!(
                 "--text-samples {}: expected at least 4, of which one is measured and not learned from",
                 self.text_samples
             );
