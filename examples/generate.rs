@@ -13,6 +13,7 @@ use clap::{ArgGroup, Parser};
 use pear_core::NoEdit;
 use pear_core::files::write_json;
 use pear_examples::cli::{self, ModelArgs};
+use pear_examples::text_stream::TextStream;
 use pear_examples::tokens::parse_list;
 use pear_models::{GenerateOptions, Generator, Message, ModelDirectory, Tokenizer};
 use serde::Serialize;
@@ -222,40 +223,30 @@ fn check_length(tokens: &[u32], arguments: &Arguments, directory: &ModelDirector
 
 /// Prints the text as it grows, or token ids if there is no tokenizer.
 struct Stream<'a> {
-    tokenizer: Option<&'a Tokenizer>,
-    tokens: Vec<u32>,
-    /// Number of tokens that are printed.
-    printed: usize,
-    /// The printed tokens from here on are decoded again with each new one, whose text depends on them.
-    context: usize,
+    text: Option<TextStream<'a>>,
+    /// Number of tokens.
+    tokens: usize,
 }
 
 impl<'a> Stream<'a> {
     fn new(tokenizer: Option<&'a Tokenizer>) -> Self {
         Self {
-            tokenizer,
-            tokens: Vec::new(),
-            printed: 0,
-            context: 0,
+            text: tokenizer.map(TextStream::new),
+            tokens: 0,
         }
     }
 
     fn add(&mut self, token: u32) -> Result<()> {
-        self.tokens.push(token);
-        let Some(tokenizer) = self.tokenizer else {
-            let comma = if self.tokens.len() > 1 { "," } else { "" };
-            return cli::print(&format!("{comma}{token}"));
-        };
-        let before = tokenizer.decode(&self.tokens[self.context..self.printed])?;
-        let text = tokenizer.decode(&self.tokens[self.context..])?;
-        // A character may be made of several tokens; it is printed when it is complete.
-        match text.strip_prefix(&before) {
-            Some(new) if !new.is_empty() && !new.ends_with('\u{fffd}') => {
-                cli::print(new)?;
-                (self.context, self.printed) = (self.printed, self.tokens.len());
-                Ok(())
+        self.tokens += 1;
+        match &mut self.text {
+            Some(text) => match text.add(token)?.as_str() {
+                "" => Ok(()),
+                new => cli::print(new),
+            },
+            None => {
+                let comma = if self.tokens > 1 { "," } else { "" };
+                cli::print(&format!("{comma}{token}"))
             }
-            _ => Ok(()),
         }
     }
 }

@@ -17,6 +17,7 @@ pub mod progress;
 pub mod proxy;
 pub mod random;
 pub mod text_gate;
+pub mod text_stream;
 pub mod tiny_world;
 pub mod tokens;
 pub mod training;

@@ -9,6 +9,7 @@ mod arguments;
 mod ask_user;
 mod candidates;
 pub mod card;
+pub mod chat;
 mod choice;
 mod copying;
 mod data_file;
