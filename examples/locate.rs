@@ -16,7 +16,7 @@ use pear_core::files::{Provenance, SequenceRecord};
 use pear_core::model::DecoderModel;
 use pear_core::proxy::ProxyBatch;
 use pear_core::{HeadId, LayerRange};
-use pear_examples::cli::{self, ModelArgs, TopK, half_of, name_of};
+use pear_examples::cli::{self, ModelArgs, RowBudget, TopK, half_of, name_of};
 use pear_examples::device::DeviceName;
 use pear_examples::draw::{check_picture, heat_map};
 use pear_examples::head_table::head_table;
@@ -26,13 +26,20 @@ use pear_examples::progress::Progress as ProgressBar;
 use pear_examples::proxy::Draw;
 use pear_examples::tokens::TokenFile;
 use pear_locate::{
-    Event, LengthReport, LocateOptions, Locator, Overlap, Report, Rounding, Scores, Stability,
-    proxy_batches, rank_correlation, stability,
+    Budget, Event, LengthReport, LocateOptions, Locator, Overlap, Progress, Report, Rounding,
+    Scores, Stability, proxy_batches, rank_correlation, stability,
 };
 use pear_models::{Decoder, ModelDirectory};
+use serde::de::DeserializeOwned;
 
 /// The most tokens that are drawn, over all sequences.
 const MAX_TOKENS: usize = 50_000_000;
+
+/// Sequences of each of the default lengths.
+const SAMPLES: [usize; 4] = [100, 80, 40, 20];
+
+/// Within a budget, times as many to choose from.
+const BUDGET_SAMPLES: usize = 4;
 
 /// Shown below the flags.
 const MERGING: &str = "A large model can be located in parts, on several machines or one after the other: run with --layers 0-15, \
@@ -55,14 +62,9 @@ struct Arguments {
     )]
     lengths: Vec<usize>,
 
-    /// Number of sequences for each of the lengths
-    #[arg(
-        long,
-        value_name = "COUNT,…",
-        value_delimiter = ',',
-        default_value = "100,80,40,20"
-    )]
-    samples: Vec<usize>,
+    /// Number of sequences for each of the lengths; with --budget, at most [default: 100,80,40,20; with --budget, four times as many]
+    #[arg(long, value_name = "COUNT,…", value_delimiter = ',')]
+    samples: Option<Vec<usize>>,
 
     /// Seed of the random sequences
     #[arg(long, default_value_t = 0)]
@@ -98,6 +100,16 @@ struct Arguments {
     #[arg(long, conflicts_with = "bos")]
     preset: Option<Preset>,
 
+    /// What heads are ranked by: z, the score divided by its standard error; lower-bound, the score less 1.645 standard errors; or score.
+    /// It changes no score [default: z; with --preset as-published: score]
+    #[arg(long)]
+    rank_by: Option<RankBy>,
+
+    /// Row passes to spend on finding the --top-k heads: sequences go where the ranking is undecided, and it ends when it is settled. A row
+    /// pass takes one position of one sequence through one layer. As per cent (50%): of those that the same command takes without --budget
+    #[arg(long, value_name = "ROWS", conflicts_with_all = ["compare_modes", "compare_dtypes"])]
+    budget: Option<RowBudget>,
+
     /// Score only the heads of these layers, counted from 0, to be joined with other parts (see below)
     #[arg(long, value_name = "FIRST-LAST")]
     layers: Option<LayerRange>,
@@ -106,12 +118,12 @@ struct Arguments {
     #[arg(long, value_name = "NAME,…", value_delimiter = ',')]
     also_device: Vec<DeviceName>,
 
-    /// Resume an interrupted run of the same command: lengths that it finished are kept
+    /// Resume an interrupted run of the same command: lengths, or with --budget rounds, that it finished are kept
     #[arg(long, requires = "out")]
     resume: bool,
 
-    /// Number of heads to list and to outline; auto: those whose score is above zero at the 5 % level, one-sided and corrected for the
-    /// number of heads, at most 40 [default: 10]
+    /// Number of heads to list and to outline, and with --budget to find; auto: those whose score is above zero with a false discovery rate of
+    /// 5 % (one-sided), at most 40 [default: 10]
     #[arg(long, value_name = "K|all|auto")]
     top_k: Option<TopK>,
 
@@ -166,6 +178,7 @@ choices! {
     Mode { Activation, Path }
     Ablation { SequenceMean, BatchMean, Zero }
     Metric { LogitRatio, LogitDiff, CentredLogitDiff, LogProbDiff }
+    RankBy { Z, LowerBound, Score }
 }
 
 /// Join scores of different layers of a model
@@ -245,8 +258,6 @@ fn run(arguments: Arguments) -> Result<()> {
     let options = options(&arguments)?;
     let directory = arguments.model.open()?;
     let job = Job::prepare(&arguments, &directory, options)?;
-    let finished = job.finished_earlier()?;
-
     let model = arguments.model.load(&directory)?;
     let copies = arguments
         .also_device
@@ -262,7 +273,10 @@ fn run(arguments: Arguments) -> Result<()> {
         job.options.ablation,
         job.options.metric
     ))?;
-    let report = job.locate(&model, &copies, finished)?;
+    let report = match &job.budget {
+        Some(budget) => job.locate_within(budget, &model, &copies)?,
+        None => job.locate(&model, &copies)?,
+    };
     let heads = job.top_k.of(&report.scores)?;
     let mut stability = stability(&report, heads.len());
     let mut scores = report.scores;
@@ -302,6 +316,8 @@ struct Job<'a> {
     /// One for each length.
     batches: Vec<ProxyBatch>,
     top_k: TopK,
+    /// With `--budget`.
+    budget: Option<Budget>,
     /// With `--out`: the file of the lengths that are finished, and what the scores come from.
     partial: Option<(PartialFile, Provenance)>,
 }
@@ -322,10 +338,21 @@ impl<'a> Job<'a> {
         };
         let top_k = TopK::checked(arguments.top_k, 10, num_layers * shape.num_heads)?;
         let (batches, sequences) = batches(arguments, directory)?;
+        let budget = match arguments.budget {
+            Some(budget) => {
+                let uniform = uniform_share(arguments, &batches);
+                Some(budget.of(top_k, &shape, &options, &uniform)?)
+            }
+            None => None,
+        };
         let partial = match &arguments.out {
             Some(out) => {
                 let provenance = arguments.model.provenance(directory, sequences)?;
                 let run = Run::new(shape, &options, &batches, provenance.clone());
+                let run = match &budget {
+                    Some(budget) => run.within(budget),
+                    None => run,
+                };
                 Some((PartialFile::beside(out, run), provenance))
             }
             None => None,
@@ -336,28 +363,24 @@ impl<'a> Job<'a> {
             options,
             batches,
             top_k,
+            budget,
             partial,
         })
     }
 
-    /// With `--resume`: the lengths that an earlier run finished.
-    fn finished_earlier(&self) -> Result<Vec<LengthReport>> {
+    /// With `--resume`: what an earlier run finished.
+    fn finished_earlier<T: DeserializeOwned + Default>(&self) -> Result<T> {
         match &self.partial {
             Some((file, _)) if self.arguments.resume => file.read(),
-            _ => Ok(Vec::new()),
+            _ => Ok(T::default()),
         }
     }
 
     /// Scores all heads. Each finished length is kept on disk, except the last, which the scores follow at once.
-    fn locate(
-        &self,
-        model: &Decoder,
-        copies: &[Decoder],
-        finished: Vec<LengthReport>,
-    ) -> Result<Report> {
+    fn locate(&self, model: &Decoder, copies: &[Decoder]) -> Result<Report> {
         let locator = Locator::new(model, self.options.clone())
             .with_copies(copies)
-            .with_finished(finished);
+            .with_finished(self.finished_earlier()?);
         run_with_progress("locating", &locator, &self.batches, |finished| {
             if let Some((file, _)) = &self.partial
                 && finished.len() < self.batches.len()
@@ -366,6 +389,33 @@ impl<'a> Job<'a> {
             }
             Ok(())
         })
+    }
+
+    /// Finds the heads asked for within a budget. Each finished round is kept on disk.
+    fn locate_within(
+        &self,
+        budget: &Budget,
+        model: &Decoder,
+        copies: &[Decoder],
+    ) -> Result<Report> {
+        let locator = Locator::new(model, self.options.clone())
+            .with_copies(copies)
+            .within(*budget)
+            .with_finished(self.finished_earlier()?);
+        let mut bar = Bar::new("locating");
+        let outcome = locator.run_with(&self.batches, |event| -> Result<ControlFlow<()>> {
+            match event {
+                Event::Layer(progress) => bar.set(progress),
+                Event::RoundFinished(rounds) => {
+                    if let Some((file, _)) = &self.partial {
+                        file.write(rounds)?;
+                    }
+                }
+                _ => {}
+            }
+            Ok(ControlFlow::Continue(()))
+        })?;
+        outcome.finished().context("locating was cancelled")
     }
 
     /// Scores all heads again with other options.
@@ -456,6 +506,24 @@ fn add_overlap(
     stability.overlaps.push(overlap);
 }
 
+/// The progress of a locator.
+struct Bar {
+    name: &'static str,
+    bar: Option<ProgressBar>,
+}
+
+impl Bar {
+    fn new(name: &'static str) -> Self {
+        Self { name, bar: None }
+    }
+
+    fn set(&mut self, progress: Progress) {
+        let new = || ProgressBar::new(self.name, progress.total);
+        let bar = self.bar.get_or_insert_with(new);
+        bar.set(progress.done, format!("n = {}", progress.n));
+    }
+}
+
 /// Runs a locator with a progress bar. `keep` gets all finished lengths whenever there is one more.
 fn run_with_progress(
     what: &'static str,
@@ -463,12 +531,10 @@ fn run_with_progress(
     batches: &[ProxyBatch],
     mut keep: impl FnMut(&[LengthReport]) -> Result<()>,
 ) -> Result<Report> {
-    let mut bar = None;
+    let mut bar = Bar::new(what);
     let outcome = locator.run_with(batches, |event| -> Result<ControlFlow<()>> {
         match event {
-            Event::Layer(progress) => bar
-                .get_or_insert_with(|| ProgressBar::new(what, progress.total))
-                .set(progress.done, format!("n = {}", progress.n)),
+            Event::Layer(progress) => bar.set(progress),
             Event::LengthFinished(finished) => keep(finished)?,
             _ => {}
         }
@@ -496,6 +562,9 @@ fn options(arguments: &Arguments) -> Result<LocateOptions> {
         Some(Preset::AsPublished) => LocateOptions::as_published(),
         None => LocateOptions::default(),
     };
+    if arguments.budget.is_some() && arguments.method != Method::Exact {
+        bail!("--budget: --method must be exact, for which sequences are what costs");
+    }
     if arguments.memory == 0 {
         bail!("--memory 0: expected at least 1 MiB");
     }
@@ -503,6 +572,7 @@ fn options(arguments: &Arguments) -> Result<LocateOptions> {
         mode: arguments.mode.map_or(preset.mode, Into::into),
         ablation: arguments.ablation.map_or(preset.ablation, Into::into),
         metric: arguments.metric.map_or(preset.metric, Into::into),
+        rank_by: arguments.rank_by.map_or(preset.rank_by, Into::into),
         method: match arguments.method {
             Method::Attribution => pear_locate::Method::Attribution,
             Method::Exact | Method::Both => pear_locate::Method::Exact,
@@ -510,6 +580,26 @@ fn options(arguments: &Arguments) -> Result<LocateOptions> {
         layers: arguments.layers,
         memory_budget: (arguments.memory as usize) << 20,
     })
+}
+
+/// The number of sequences of each length.
+fn samples(arguments: &Arguments) -> Vec<usize> {
+    let times = if arguments.budget.is_some() {
+        BUDGET_SAMPLES
+    } else {
+        1
+    };
+    let default = || SAMPLES.map(|count| count * times).to_vec();
+    arguments.samples.clone().unwrap_or_else(default)
+}
+
+/// The sequences that the sweep without a budget would run.
+fn uniform_share(arguments: &Arguments, batches: &[ProxyBatch]) -> Vec<ProxyBatch> {
+    if arguments.samples.is_some() || arguments.proxy_tokens.is_some() {
+        return batches.to_vec();
+    }
+    let share = |batch: &ProxyBatch| batch.slice(0..batch.len() / BUDGET_SAMPLES);
+    batches.iter().map(share).collect()
 }
 
 /// The sequences, one batch for each length, and where they come from.
@@ -546,9 +636,7 @@ fn drawn_batches(
     arguments: &Arguments,
     directory: &ModelDirectory,
 ) -> Result<(Vec<ProxyBatch>, SequenceRecord)> {
-    let Arguments {
-        lengths, samples, ..
-    } = arguments;
+    let (lengths, samples) = (&arguments.lengths, samples(arguments));
     if lengths.len() != samples.len() {
         bail!(
             "--samples: {} counts for the {} values of --lengths: expected one for each",

@@ -196,8 +196,8 @@ impl<'a> Demonstration<'a> {
             &top,
         )?;
         let best = scores
-            .heads()
-            .iter()
+            .ranked()
+            .into_iter()
             .take(5.max(self.top_k))
             .map(|h| format!("{} {:+.2} %", h.head, 100.0 * h.score));
         say(&format!(
@@ -301,7 +301,7 @@ impl<'a> Demonstration<'a> {
         let mut random = Random::new(self.seed, 0);
         let mut controls = Vec::new();
         for draw in 1..=RANDOM_DRAWS {
-            let others = scores.heads().iter().skip(self.top_k);
+            let others = scores.ranked().into_iter().skip(self.top_k);
             let heads = random.sample(others.map(|scored| scored.head), self.top_k);
             let (profile, _) = self.train(&heads, &format!("control {draw} of {RANDOM_DRAWS}"))?;
             let coefficients = profile.for_model(&self.model.shape(), &self.model.device())?;

@@ -20,7 +20,7 @@ use pear_examples::evaluate::p_value_text;
 use pear_examples::progress::Progress;
 use pear_examples::random::Random;
 use pear_examples::tiny_world::{Exam, Kind, Marks, Place, World, share};
-use pear_locate::{Ablation, LocateOptions, Mode, Scores, locate, proxy_batches};
+use pear_locate::{Ablation, LocateOptions, Mode, RankBy, Scores, locate, proxy_batches};
 use pear_models::evaluation::PairedDifference;
 use pear_models::{Decoder, ModelDirectory};
 use pear_train::{ProxyMetrics, Sequences, TrainOptions, Trainer, evaluate};
@@ -331,7 +331,12 @@ impl<'a> Study<'a> {
         self.outcome(&coefficients)
     }
 
+    /// Ranked by score, as in the paper.
     fn scores(&self, options: LocateOptions) -> Result<Scores> {
+        let options = LocateOptions {
+            rank_by: RankBy::Score,
+            ..options
+        };
         Ok(locate(&self.model, &proxy_batches(&self.task, &LENGTHS)?, &options)?.scores)
     }
 

@@ -63,8 +63,8 @@ struct Arguments {
     #[arg(long, value_name = "FILE")]
     gradient_scores: Option<PathBuf>,
 
-    /// Number of heads to take from a scores file or of --heads gradient, highest scores first; auto: those whose score is above zero at the 5 % level,
-    /// one-sided and corrected for the number of heads, at most 40 [default: 10]
+    /// Number of heads to take from a scores file, in the order that its `rank_by` gives, or of --heads gradient; auto: those whose score is
+    /// above zero with a false discovery rate of 5 % (one-sided), at most 40 [default: 10]
     #[arg(long, value_name = "K|all|auto")]
     top_k: Option<TopK>,
 

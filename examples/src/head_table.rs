@@ -3,7 +3,7 @@
 use std::fmt::Write;
 
 use pear_core::HeadId;
-use pear_locate::{Overlap, Rounding, Scores, Stability};
+use pear_locate::{AnytimeRecord, Overlap, Rounding, Scores, Stability};
 
 use crate::draw::terminal_heat_map;
 
@@ -21,8 +21,12 @@ pub fn head_table(scores: &Scores, heads: &[HeadId]) -> String {
             length.base_logit
         );
     }
-    text += "\nrank  head     score  std. error\n";
-    for (rank, scored) in (1..).zip(scores.heads()) {
+    let _ = writeln!(
+        text,
+        "\nby {}\nrank  head     score  std. error      z",
+        scores.settings.rank_by
+    );
+    for (rank, scored) in (1..).zip(scores.ranked()) {
         if !heads.contains(&scored.head) {
             continue;
         }
@@ -32,16 +36,47 @@ pub fn head_table(scores: &Scores, heads: &[HeadId]) -> String {
             scored.score
         );
         if let Some(error) = scored.standard_error {
-            let _ = write!(row, " {error:>11.5}");
+            let _ = write!(row, " {error:>11.5} {:>6.1}", scored.score / error);
         }
         text += &row;
         text.push('\n');
+    }
+    if let Some(record) = &scores.anytime {
+        text += &anytime_text(record);
     }
     if let Some(stability) = &scores.stability {
         text += &stability_text(stability);
     }
     text.push('\n');
     text += &terminal_heat_map(&scores.grid(), heads);
+    text
+}
+
+/// What was spent, and which heads are settled.
+fn anytime_text(record: &AnytimeRecord) -> String {
+    let AnytimeRecord {
+        top_k,
+        budget,
+        row_passes,
+        rounds,
+        confidence,
+        undecided,
+    } = record;
+    let mut text = format!("\n{row_passes} of {budget} row passes in {rounds} rounds; ");
+    let confidence = 100.0 * confidence;
+    if record.is_settled() {
+        let _ = writeln!(
+            text,
+            "the top {top_k} are settled ({confidence} % confidence)"
+        );
+    } else {
+        let undecided: Vec<String> = undecided.iter().map(ToString::to_string).collect();
+        let _ = writeln!(
+            text,
+            "in the top {top_k} or not, undecided ({confidence} % confidence): {}",
+            undecided.join(" ")
+        );
+    }
     text
 }
 

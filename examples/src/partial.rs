@@ -1,4 +1,4 @@
-//! The lengths that a run of `locate` has finished, kept beside its output file until it is complete.
+//! What a run of `locate` has finished, kept beside its output file until it is complete: lengths, or rounds within a budget.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -7,7 +7,8 @@ use anyhow::{Context, Result, bail};
 use pear_core::files::{Provenance, read_json, write_json};
 use pear_core::proxy::ProxyBatch;
 use pear_core::{LayerRange, ModelShape};
-use pear_locate::{LengthReport, LocateOptions, ScoreSettings};
+use pear_locate::{Budget, LocateOptions, ScoreSettings};
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 const FORMAT: &str = "pear-scores-partial";
@@ -20,6 +21,9 @@ pub struct Run {
     layers: Option<LayerRange>,
     /// For each length n: n and the number of sequences.
     lengths: Vec<(usize, usize)>,
+    /// Heads to be found, and row passes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    budget: Option<(usize, u64)>,
     provenance: Provenance,
 }
 
@@ -40,17 +44,24 @@ impl Run {
             settings: options.settings(batches.first().and_then(ProxyBatch::seed)),
             layers: options.layers,
             lengths,
+            budget: None,
             provenance,
         }
+    }
+
+    /// The same within a budget.
+    pub fn within(mut self, budget: &Budget) -> Self {
+        self.budget = Some((budget.top_k, budget.row_passes));
+        self
     }
 }
 
 #[derive(Serialize, Deserialize)]
-struct Finished {
+struct Finished<T> {
     format: String,
     version: u32,
     run: Run,
-    finished: Vec<LengthReport>,
+    finished: T,
 }
 
 /// The partial file: the name of `--out` followed by `.partial`.
@@ -71,44 +82,48 @@ impl PartialFile {
         }
     }
 
-    /// Reads the finished lengths.
+    /// Reads what is finished.
     ///
     /// # Errors
     /// A file that is missing, malformed or from another run; what differs is named.
-    pub fn read(&self) -> Result<Vec<LengthReport>> {
+    pub fn read<T: DeserializeOwned>(&self) -> Result<T> {
         let path = self.path.display();
         if !self.path.exists() {
             bail!("--resume: there is no {path} to resume from");
         }
-        let Finished { run, finished, .. } = read_json(&self.path, FORMAT)?;
+        // What is finished has the shape that the run says, which is compared first.
+        let Finished { run, finished, .. } =
+            read_json::<Finished<serde_json::Value>>(&self.path, FORMAT)?;
         let here = &self.run;
         let differences = [
             ("model", run.model != here.model),
             ("settings", run.settings != here.settings),
             ("layers", run.layers != here.layers),
             ("lengths", run.lengths != here.lengths),
+            ("budget", run.budget != here.budget),
             ("provenance", run.provenance != here.provenance),
         ];
         match differences.iter().find(|(_, differs)| *differs) {
             Some((field, _)) => {
                 bail!("--resume: {path} is from another run: `{field}` is different")
             }
-            None => Ok(finished),
+            None => serde_json::from_value(finished)
+                .with_context(|| format!("{path}: `finished` is malformed")),
         }
     }
 
-    /// Writes the finished lengths atomically.
+    /// Writes what is finished atomically.
     ///
     /// # Errors
     /// A file that cannot be written.
-    pub fn write(&self, finished: &[LengthReport]) -> pear_core::Result<()> {
+    pub fn write(&self, finished: &(impl Serialize + ?Sized)) -> pear_core::Result<()> {
         write_json(
             &self.path,
             &Finished {
                 format: FORMAT.into(),
                 version: 1,
                 run: self.run.clone(),
-                finished: finished.to_vec(),
+                finished,
             },
         )
     }

@@ -19,15 +19,24 @@ use crate::readings::{Reading, to_f32};
 pub(crate) struct Estimate {
     /// `[1, samples, hidden]`.
     rows: Option<Tensor<3>>,
-    /// For each layer: zeros added to its head outputs, and how replacing changes these; `[samples, heads, head_dim]`.
-    layers: Vec<[Tensor<3>; 2]>,
+    layers: Vec<Estimated>,
+}
+
+/// A layer some of whose heads would be replaced.
+struct Estimated {
+    heads: Vec<usize>,
+    /// Added to the head outputs, `[samples, heads, head_dim]`.
+    zeros: Tensor<3>,
+    /// How replacing changes the head outputs, `[samples, heads, head_dim]`.
+    change: Tensor<3>,
 }
 
 impl Estimate {
-    /// Goes through the layer of `site`; its heads would be replaced by `vectors`, `[samples or 1, heads, head_dim]`.
+    /// Goes through the layer of `site`; the heads `replaced` would be by `vectors`, `[samples or 1, heads, head_dim]`, if there are any.
     pub(crate) fn through<L: DecoderLayer>(
         &mut self,
         site: &PatchSite<'_, L>,
+        replaced: &[usize],
         vectors: Option<&Tensor<3>>,
         mode: Mode,
     ) {
@@ -45,13 +54,16 @@ impl Estimate {
                 .autodiff()
                 .require_grad();
             heads = heads + zeros.clone();
-            self.layers
-                .push([zeros, vectors.clone().expand(clean.dims()) - clean]);
+            self.layers.push(Estimated {
+                heads: replaced.to_vec(),
+                zeros,
+                change: vectors.clone().expand(clean.dims()) - clean,
+            });
         }
         self.rows = Some(site.continued(rows, heads));
     }
 
-    /// What every head replaced would be read as. `compared` gives the sum of the compared numbers of rows `[1, samples, hidden]`.
+    /// What every one of the heads replaced would be read as. `compared` gives the sum of the compared numbers of rows `[1, samples, hidden]`.
     pub(crate) fn finish(
         self,
         base: &Reading,
@@ -62,7 +74,12 @@ impl Estimate {
         };
         let gradients = compared(rows).backward();
         let mut readings = Vec::new();
-        for [zeros, change] in self.layers {
+        for Estimated {
+            heads,
+            zeros,
+            change,
+        } in self.layers
+        {
             let [samples, num_heads, _] = change.dims();
             // No gradient: nothing above looks at this layer's heads.
             let effects = match zeros.grad(&gradients) {
@@ -71,7 +88,7 @@ impl Estimate {
                 }
                 None => vec![0.0; samples * num_heads],
             };
-            readings.extend((0..num_heads).map(|head| {
+            readings.extend(heads.into_iter().map(|head| {
                 let effects = effects.iter().skip(head).step_by(num_heads);
                 let logits = base
                     .logits

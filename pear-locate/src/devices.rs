@@ -12,6 +12,7 @@ use pear_core::proxy::ProxyBatch;
 
 use crate::budget::Plan;
 use crate::clean::batch_means;
+use crate::selection::Selection;
 use crate::sweep::{LayerDone, sweep};
 use crate::{Ablation, LocateOptions, PatchedLogits, Result};
 
@@ -19,6 +20,7 @@ use crate::{Ablation, LocateOptions, PatchedLogits, Result};
 pub(crate) fn sweep_on_each<M: DecoderModel + Sync>(
     models: &[M],
     batch: &ProxyBatch,
+    selected: &Selection,
     options: &LocateOptions,
     layer_done: &mut LayerDone<'_>,
 ) -> Result<Option<PatchedLogits>> {
@@ -28,7 +30,7 @@ pub(crate) fn sweep_on_each<M: DecoderModel + Sync>(
         .map(|(model, range)| (model, batch.slice(range)))
         .collect();
     if let [(model, batch)] = &shares[..] {
-        return sweep(*model, batch, options, None, layer_done);
+        return sweep(*model, batch, selected, options, None, layer_done);
     }
     let means = match options.ablation {
         Ablation::BatchMean => Some(means_over_all(&shares, options)?),
@@ -50,7 +52,9 @@ pub(crate) fn sweep_on_each<M: DecoderModel + Sync>(
                 }
                 ControlFlow::Continue(())
             };
-            threads.push(scope.spawn(move || sweep(model, share, options, means, &mut layer_done)));
+            threads.push(
+                scope.spawn(move || sweep(model, share, selected, options, means, &mut layer_done)),
+            );
         }
         drop(sender);
         for (index, layer) in receiver {

@@ -38,6 +38,33 @@ pub enum Error {
         /// Tokens that are repeated.
         n: usize,
     },
+    /// A budget that does not pay for the first round.
+    #[error(
+        "a budget of {row_passes} row passes: expected at least {needed}, two sequences of each length with every head replaced"
+    )]
+    BudgetTooSmall {
+        /// The budget.
+        row_passes: u64,
+        /// The smallest there can be.
+        needed: u64,
+    },
+    /// Options that have no rounds to be spread over.
+    #[error("a budget: {0}")]
+    NotWithinBudget(&'static str),
+    /// A length with a single sequence, whose scores have no standard errors.
+    #[error("n = {0}: a budget needs at least 2 sequences of each length")]
+    SingleSequence(usize),
+    /// A number of heads to be found that leaves nothing to be told apart.
+    #[error("{top_k} heads to be found among {heads}: expected 1 to {most}", most = heads.saturating_sub(1))]
+    TopK {
+        /// Heads to be found.
+        top_k: usize,
+        /// Heads there are.
+        heads: usize,
+    },
+    /// A confidence that is no probability.
+    #[error("a confidence of {0}: expected a number between 0 and 1")]
+    Confidence(f64),
     /// A model whose weights or coefficients are on the autodiff side of their device.
     #[error(
         "the model is on an autodiff device, where every run would be kept for a backward pass: call `valid()` on it first"

@@ -11,6 +11,7 @@
 //! one pass over the layers. [`naive`] is the definition run literally, for comparison.
 #![deny(missing_docs)]
 
+mod anytime;
 mod attribution;
 mod budget;
 mod clean;
@@ -26,19 +27,22 @@ mod progress;
 mod readings;
 mod report;
 mod scores;
+mod selection;
+mod separation;
 mod stability;
 mod sweep;
 mod warning;
 
+pub use anytime::{AnytimeLocator, Budget, Rounds};
 pub use error::Error;
-pub use locator::{Event, Locator, Outcome, locate, patched_logits};
+pub use locator::{Event, Locator, Outcome, locate, patched_logits, patched_logits_of};
 pub use options::LocateOptions;
 pub use patched::{Normalizers, PatchedLogits};
 pub use progress::Progress;
 pub use report::{LengthReport, Report};
 pub use scores::{
-    Ablation, Gap, HeadScore, LengthScores, Method, Metric, Mode, Overlap, Rounding, ScoreSettings,
-    Scores, Stability,
+    Ablation, AnytimeRecord, Gap, HeadScore, LengthScores, Method, Metric, Mode, Overlap, RankBy,
+    Rounding, ScoreSettings, Scores, Stability,
 };
 pub use stability::{rank_correlation, stability};
 pub use warning::Warning;

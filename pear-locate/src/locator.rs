@@ -3,16 +3,17 @@
 use std::collections::BTreeSet;
 use std::ops::ControlFlow;
 
-use pear_core::DecoderModel;
 use pear_core::forward::check_length;
 use pear_core::proxy::ProxyBatch;
+use pear_core::{DecoderModel, HeadId};
 
 use crate::devices::sweep_on_each;
 use crate::patched::PatchedLogits;
 use crate::progress::{Meter, Progress};
 use crate::report::{LengthReport, Report, length_scores};
+use crate::selection::Selection;
 use crate::sweep::{LayerDone, sweep};
-use crate::{Error, LocateOptions, Method, Result, Scores};
+use crate::{Error, LocateOptions, Method, Result, Rounds, Scores};
 
 /// What a [`Locator`] tells while it runs.
 #[derive(Clone, Copy, Debug)]
@@ -22,19 +23,22 @@ pub enum Event<'a> {
     Layer(Progress),
     /// All sequences of a length are done: what [`Locator::with_finished`] takes, this length included.
     LengthFinished(&'a [LengthReport]),
+    /// Within a budget, a round is done: what [`AnytimeLocator::with_finished`](crate::AnytimeLocator::with_finished) takes, this round
+    /// included.
+    RoundFinished(&'a Rounds),
 }
 
-/// How a run of a [`Locator`] ended.
+/// How a run of a [`Locator`] ended; within a budget, `T` is [`Rounds`].
 #[derive(Clone, Debug, PartialEq)]
 #[allow(clippy::large_enum_variant, reason = "one is made for a whole run")]
-pub enum Outcome {
+pub enum Outcome<T = Vec<LengthReport>> {
     /// All heads are scored.
     Finished(Report),
-    /// The caller ended it. These lengths were finished; [`Locator::with_finished`] goes on after them.
-    Cancelled(Vec<LengthReport>),
+    /// The caller ended it. These lengths, or rounds, were finished; [`Locator::with_finished`] goes on after them.
+    Cancelled(T),
 }
 
-impl Outcome {
+impl<T> Outcome<T> {
     /// The report, if the run came to its end.
     pub fn finished(self) -> Option<Report> {
         match self {
@@ -45,8 +49,13 @@ impl Outcome {
 }
 
 /// Computes what a sweep gives over all models.
-type Sweep<M> =
-    fn(&[M], &ProxyBatch, &LocateOptions, &mut LayerDone<'_>) -> Result<Option<PatchedLogits>>;
+type Sweep<M> = fn(
+    &[M],
+    &ProxyBatch,
+    &Selection,
+    &LocateOptions,
+    &mut LayerDone<'_>,
+) -> Result<Option<PatchedLogits>>;
 
 /// Scores every head of a model: high where the model predicts the right token better without it.
 ///
@@ -112,8 +121,8 @@ pub struct Locator<M> {
 impl<M: DecoderModel> Locator<M> {
     /// A locator of this model's heads.
     pub fn new(model: M, options: LocateOptions) -> Self {
-        let sweep_on_first: Sweep<M> = |models, batch, options, layer_done| {
-            sweep(&models[0], batch, options, None, layer_done)
+        let sweep_on_first: Sweep<M> = |models, batch, selected, options, layer_done| {
+            sweep(&models[0], batch, selected, options, None, layer_done)
         };
         Self {
             models: vec![model],
@@ -178,7 +187,9 @@ impl<M: DecoderModel> Locator<M> {
         mut observe: impl FnMut(Event<'_>) -> Result<ControlFlow<()>, E>,
     ) -> Result<Outcome, E> {
         let mut reports = self.start(batches)?;
-        let mut meter = Meter::new(self.model().shape(), &self.options, batches);
+        let selected = self.selected();
+        let num_layers = self.model().shape().num_layers;
+        let mut meter = Meter::new(num_layers, selected.clone(), batches);
         for batch in &batches[..reports.len()] {
             let progress = meter.batch_done(batch);
             if observe(Event::Layer(progress))?.is_break() {
@@ -186,18 +197,10 @@ impl<M: DecoderModel> Locator<M> {
             }
         }
         for batch in &batches[reports.len()..] {
-            let mut failed = None;
-            let mut layer_done = |sequences: &ProxyBatch, layer| {
-                observe(Event::Layer(meter.layer_done(sequences, layer))).unwrap_or_else(|error| {
-                    failed = Some(error);
-                    ControlFlow::Break(())
-                })
+            let layer_done = |sequences: &ProxyBatch, layer| {
+                observe(Event::Layer(meter.layer_done(sequences, layer)))
             };
-            let logits = (self.sweep)(&self.models, batch, &self.options, &mut layer_done)?;
-            if let Some(error) = failed {
-                return Err(error);
-            }
-            let Some(logits) = logits else {
+            let Some(logits) = self.sweep(batch, &selected, layer_done)? else {
                 return Ok(Outcome::Cancelled(reports));
             };
             reports.push(LengthReport::new(self.options.metric, logits)?);
@@ -209,8 +212,44 @@ impl<M: DecoderModel> Locator<M> {
         Ok(Outcome::Finished(self.report(batches, reports)?))
     }
 
-    /// The lengths that are finished already, once everything is found to belong together.
-    fn start(&self, batches: &[ProxyBatch]) -> Result<Vec<LengthReport>> {
+    /// All heads that the options ask for.
+    pub(crate) fn selected(&self) -> Selection {
+        Selection::all(&self.model().shape(), &self.options)
+    }
+
+    pub(crate) fn options(&self) -> &LocateOptions {
+        &self.options
+    }
+
+    /// Replaces the `selected` heads; `None` if `layer_done` ended it.
+    pub(crate) fn sweep<E: From<Error>>(
+        &self,
+        batch: &ProxyBatch,
+        selected: &Selection,
+        mut layer_done: impl FnMut(&ProxyBatch, usize) -> Result<ControlFlow<()>, E>,
+    ) -> Result<Option<PatchedLogits>, E> {
+        let mut failed = None;
+        let mut layer_done = |sequences: &ProxyBatch, layer| {
+            layer_done(sequences, layer).unwrap_or_else(|error| {
+                failed = Some(error);
+                ControlFlow::Break(())
+            })
+        };
+        let logits = (self.sweep)(
+            &self.models,
+            batch,
+            selected,
+            &self.options,
+            &mut layer_done,
+        )?;
+        match failed {
+            Some(error) => Err(error),
+            None => Ok(logits),
+        }
+    }
+
+    /// Whether models, batches and options belong together.
+    pub(crate) fn check(&self, batches: &[ProxyBatch]) -> Result<()> {
         let (first, others) = (&self.models[0], &self.models[1..]);
         if others
             .iter()
@@ -221,16 +260,22 @@ impl<M: DecoderModel> Locator<M> {
         if others.iter().any(|other| other.device().is_autodiff()) {
             return Err(Error::Autodiff);
         }
-        check(first, batches, &self.options)?;
+        check(first, batches, &self.options)
+    }
+
+    /// The lengths that are finished already, once everything is found to belong together.
+    fn start(&self, batches: &[ProxyBatch]) -> Result<Vec<LengthReport>> {
+        self.check(batches)?;
         if self.finished.len() > batches.len() {
             return Err(Error::Unresumable {
                 n: self.finished[batches.len()].logits.n,
             });
         }
+        let selected = self.selected();
         for (report, batch) in self.finished.iter().zip(batches) {
             report
                 .logits
-                .check_belongs(batch, &first.shape(), &self.options)?;
+                .check_belongs(batch, &selected, self.options.metric)?;
         }
         Ok(self.finished.clone())
     }
@@ -272,7 +317,33 @@ pub fn patched_logits<M: DecoderModel>(
     options: &LocateOptions,
 ) -> Result<PatchedLogits> {
     check(model, std::slice::from_ref(batch), options)?;
-    match sweep(model, batch, options, None, &mut |_, _| {
+    let selected = Selection::all(&model.shape(), options);
+    uninterrupted(model, batch, &selected, options)
+}
+
+/// As [`patched_logits`], with these heads replaced alone, whatever layers the options name. A layer of which no head is replaced costs the
+/// clean run alone.
+///
+/// # Errors
+/// As [`patched_logits`], and for a head that the model does not have or that is listed twice.
+pub fn patched_logits_of<M: DecoderModel>(
+    model: &M,
+    heads: &[HeadId],
+    batch: &ProxyBatch,
+    options: &LocateOptions,
+) -> Result<PatchedLogits> {
+    check(model, std::slice::from_ref(batch), options)?;
+    let selected = Selection::of(&model.shape(), heads)?;
+    uninterrupted(model, batch, &selected, options)
+}
+
+fn uninterrupted<M: DecoderModel>(
+    model: &M,
+    batch: &ProxyBatch,
+    selected: &Selection,
+    options: &LocateOptions,
+) -> Result<PatchedLogits> {
+    match sweep(model, batch, selected, options, None, &mut |_, _| {
         ControlFlow::Continue(())
     })? {
         Some(logits) => Ok(logits),
@@ -281,7 +352,7 @@ pub fn patched_logits<M: DecoderModel>(
 }
 
 /// The seed that all batches were drawn with, if they were drawn with one.
-fn common_seed(batches: &[ProxyBatch]) -> Option<u64> {
+pub(crate) fn common_seed(batches: &[ProxyBatch]) -> Option<u64> {
     let seed = batches.first()?.seed()?;
     batches
         .iter()

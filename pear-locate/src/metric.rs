@@ -9,7 +9,7 @@ const VANISHING: f64 = 1e-6;
 /// `[layer][head]`.
 type Grid<T> = Vec<Vec<T>>;
 
-/// `scores[layer][head]` of one length.
+/// `scores[layer][head]` of one length; NaN for heads that were never replaced.
 ///
 /// # Errors
 /// [`Error::RatioUndefined`] if the metric is [`Metric::LogitRatio`] and the mean logit vanishes.
@@ -17,10 +17,11 @@ type Grid<T> = Vec<Vec<T>>;
 /// # Panics
 /// If `metric` compares logits with [normalizers](PatchedLogits::normalizers) that `logits` were computed without.
 pub fn scores(metric: Metric, logits: &PatchedLogits) -> Result<Grid<f64>> {
-    let scale = scale(metric, logits)?;
-    Ok(for_each_head(logits, |layer, head| {
-        mean(differences(metric, logits, layer, head).into_iter()) / scale
-    }))
+    for_each_head(logits, |layer, head| {
+        let differences = differences(metric, logits, layer, head);
+        let scale = scale(metric, logits, differences.len())?;
+        Ok(mean(differences.into_iter()) / scale)
+    })
 }
 
 /// How far each sequence's part in a score is from the mean, `[layer][head][sample]`, in units of the score: the variance of a score is
@@ -36,9 +37,9 @@ pub fn scores(metric: Metric, logits: &PatchedLogits) -> Result<Grid<f64>> {
 /// # Panics
 /// As [`scores`].
 pub fn deviations(metric: Metric, logits: &PatchedLogits) -> Result<Grid<Vec<f64>>> {
-    let scale = scale(metric, logits)?;
-    Ok(for_each_head(logits, |layer, head| {
+    for_each_head(logits, |layer, head| {
         let differences = differences(metric, logits, layer, head);
+        let scale = scale(metric, logits, differences.len())?;
         let score = mean(differences.iter().copied()) / scale;
         let expected = |base: f32| {
             if metric == Metric::LogitRatio {
@@ -47,12 +48,12 @@ pub fn deviations(metric: Metric, logits: &PatchedLogits) -> Result<Grid<Vec<f64
                 score
             }
         };
-        differences
+        Ok(differences
             .iter()
             .zip(&logits.base_logits)
             .map(|(d, &base)| (d - expected(base)) / scale)
-            .collect()
-    }))
+            .collect())
+    })
 }
 
 /// The standard error of a mean from the deviations of its parts; `None` for a single one.
@@ -62,16 +63,16 @@ pub fn standard_error(deviations: &[f64]) -> Option<f64> {
         .then(|| (deviations.iter().map(|d| d * d).sum::<f64>() / (count * (count - 1.0))).sqrt())
 }
 
-/// What differences are divided by.
-fn scale(metric: Metric, logits: &PatchedLogits) -> Result<f64> {
-    if metric != Metric::LogitRatio {
+/// What differences over the first `samples` sequences are divided by.
+fn scale(metric: Metric, logits: &PatchedLogits, samples: usize) -> Result<f64> {
+    if metric != Metric::LogitRatio || samples == 0 {
         return Ok(1.0);
     }
-    let base_logit = logits.base_logit();
-    let largest = logits
-        .base_logits
+    let base_logits = logits.base_logits[..samples]
         .iter()
-        .fold(0.0, |largest, &logit| f64::from(logit).abs().max(largest));
+        .map(|&logit| f64::from(logit));
+    let base_logit = mean(base_logits.clone());
+    let largest = base_logits.fold(0.0, |largest, logit| logit.abs().max(largest));
     if base_logit.abs() <= VANISHING * largest {
         return Err(Error::RatioUndefined {
             n: logits.n,
@@ -105,7 +106,10 @@ fn differences(metric: Metric, logits: &PatchedLogits, layer: usize, head: usize
         .collect()
 }
 
-fn for_each_head<T>(logits: &PatchedLogits, of: impl Fn(usize, usize) -> T) -> Grid<T> {
+fn for_each_head<T>(
+    logits: &PatchedLogits,
+    of: impl Fn(usize, usize) -> Result<T>,
+) -> Result<Grid<T>> {
     let grid = logits.patched_logits.iter().enumerate();
     grid.map(|(layer, heads)| (0..heads.len()).map(|head| of(layer, head)).collect())
         .collect()

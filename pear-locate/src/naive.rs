@@ -13,6 +13,7 @@ use pear_core::{CaptureHeads, DecoderModel, HeadEdit, HeadId};
 use crate::locator::check;
 use crate::patched::{Part, PatchedLogits};
 use crate::readings::{Performance, Reading, all_logits, at, normalizer, to_f32};
+use crate::selection::Selection;
 use crate::{Ablation, LocateOptions, Metric, Mode, Result};
 
 /// As [`patched_logits`](crate::patched_logits), head by head and all sequences at once, whatever the memory budget.
@@ -25,7 +26,39 @@ pub fn patched_logits<M: DecoderModel>(
     options: &LocateOptions,
 ) -> Result<PatchedLogits> {
     check(model, std::slice::from_ref(batch), options)?;
-    let shape = model.shape();
+    replaced(
+        model,
+        batch,
+        &Selection::all(&model.shape(), options),
+        options,
+    )
+}
+
+/// As [`patched_logits_of`](crate::patched_logits_of), head by head and all sequences at once, whatever the memory budget.
+///
+/// # Errors
+/// As [`patched_logits_of`](crate::patched_logits_of).
+pub fn patched_logits_of<M: DecoderModel>(
+    model: &M,
+    heads: &[HeadId],
+    batch: &ProxyBatch,
+    options: &LocateOptions,
+) -> Result<PatchedLogits> {
+    check(model, std::slice::from_ref(batch), options)?;
+    replaced(
+        model,
+        batch,
+        &Selection::of(&model.shape(), heads)?,
+        options,
+    )
+}
+
+fn replaced<M: DecoderModel>(
+    model: &M,
+    batch: &ProxyBatch,
+    selected: &Selection,
+    options: &LocateOptions,
+) -> Result<PatchedLogits> {
     let tokens = batch.tokens(&model.device());
     let mut clean = CaptureHeads::default();
     let last = residual(model, tokens.clone(), &mut clean)?;
@@ -34,7 +67,7 @@ pub fn patched_logits<M: DecoderModel>(
     let base = read(model, last, batch, options.metric);
 
     let mut patched = Vec::new();
-    for head in shape.heads().filter(|head| options.replaces(head.layer)) {
+    for head in selected.iter() {
         let with = replacement(options.ablation, &clean.outputs[head.layer], head, batch);
         let mut replace = ReplaceHead {
             head,
@@ -56,8 +89,8 @@ pub fn patched_logits<M: DecoderModel>(
     }
     PatchedLogits::collect(
         batch.n(),
-        &shape,
-        options,
+        selected,
+        options.metric,
         &[Part { base, patched }],
         performance,
     )

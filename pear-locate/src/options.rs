@@ -3,7 +3,7 @@
 use pear_core::LayerRange;
 use serde::{Deserialize, Serialize};
 
-use crate::{Ablation, Method, Metric, Mode, ScoreSettings};
+use crate::{Ablation, Method, Metric, Mode, RankBy, ScoreSettings};
 
 /// How heads are located. The default is the paper's text; [`as_published`](Self::as_published) is the paper's code.
 ///
@@ -26,6 +26,8 @@ pub struct LocateOptions {
     /// The layers whose heads are replaced; all if `None`. What is left out saves its part of the work: the sequences themselves go
     /// through all layers.
     pub layers: Option<LayerRange>,
+    /// What heads are ranked by; it changes no score.
+    pub rank_by: RankBy,
     /// Bytes that tensors may take besides the model. Less makes the sweep slower in small steps, never different; one sequence
     /// and one chunk of it are always taken, even where they exceed it. The estimate is explained at
     /// [`DEFAULT_MEMORY_BUDGET`](Self::DEFAULT_MEMORY_BUDGET).
@@ -42,12 +44,13 @@ impl LocateOptions {
     /// `budget / (16 · vocabulary)` positions at once.
     pub const DEFAULT_MEMORY_BUDGET: usize = 1 << 30;
 
-    /// What the paper's authors compute with their code: batch means, path patching, centred logits.
+    /// What the paper's authors compute with their code: batch means, path patching, centred logits, ranked by score.
     pub fn as_published() -> Self {
         Self {
             mode: Mode::Path,
             ablation: Ablation::BatchMean,
             metric: Metric::CentredLogitDiff,
+            rank_by: RankBy::Score,
             ..Self::default()
         }
     }
@@ -65,6 +68,7 @@ impl LocateOptions {
             metric: self.metric,
             seed: seed.unwrap_or_default(),
             method: self.method,
+            rank_by: self.rank_by,
         }
     }
 }
@@ -77,6 +81,7 @@ impl Default for LocateOptions {
             metric: Metric::default(),
             method: Method::default(),
             layers: None,
+            rank_by: RankBy::default(),
             memory_budget: Self::DEFAULT_MEMORY_BUDGET,
         }
     }

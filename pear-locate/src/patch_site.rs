@@ -75,14 +75,15 @@ impl<'a, L: DecoderLayer> PatchSite<'a, L> {
         self.layer.output(rows, repeat(&self.output, variants))
     }
 
-    /// New variants above this layer: one for each head of `from .. from + count`, replaced by its own of `vectors`,
-    /// `[samples or 1, heads, head_dim]`.
-    pub(crate) fn replace(&self, from: usize, count: usize, vectors: &Tensor<3>) -> Tensor<3> {
+    /// New variants above this layer: one for each of `replaced`, by its own of `vectors`, `[samples or 1, heads, head_dim]`.
+    pub(crate) fn replace(&self, replaced: &[usize], vectors: &Tensor<3>) -> Tensor<3> {
+        let count = replaced.len();
         let [samples, num_heads, head_dim] = self.heads.dims();
         let shape = [count, samples, num_heads, head_dim];
         let device = self.heads.device();
-        let replaced = Tensor::<1, Int>::arange(from as i64..(from + count) as i64, &device)
-            .reshape([count, 1, 1, 1]);
+        let replaced: Vec<i32> = replaced.iter().map(|&head| head as i32).collect();
+        let replaced =
+            Tensor::<1, Int>::from_data(replaced.as_slice(), &device).reshape([count, 1, 1, 1]);
         let head =
             Tensor::<1, Int>::arange(0..num_heads as i64, &device).reshape([1, 1, num_heads, 1]);
         let here: Tensor<4, Bool> = (replaced - head).equal_elem(0).expand(shape);

@@ -5,7 +5,8 @@ use pear_core::{HeadId, ModelShape};
 use serde::{Deserialize, Serialize};
 
 use crate::readings::{Performance, Reading};
-use crate::{Error, LocateOptions, Result};
+use crate::selection::Selection;
+use crate::{Error, Metric, Result};
 
 /// Logits of the right token at the patched position, with each head replaced in turn and with none.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -14,7 +15,8 @@ pub struct PatchedLogits {
     pub n: usize,
     /// `base_logits[sample]`: no head replaced.
     pub base_logits: Vec<f32>,
-    /// `patched_logits[layer][head][sample]`; no heads in layers that are left out.
+    /// `patched_logits[layer][head][sample]`. Heads that were replaced in fewer sequences than others were so in the first ones; a head
+    /// that never was has none, and a layer without any that was has no heads.
     pub patched_logits: Vec<Vec<Vec<f32>>>,
     /// What the metric subtracts from each logit first, if anything.
     pub normalizers: Option<Normalizers>,
@@ -83,47 +85,29 @@ impl PatchedLogits {
     /// The sequences of all parts, one part after the other.
     pub(crate) fn collect(
         n: usize,
-        shape: &ModelShape,
-        options: &LocateOptions,
+        selected: &Selection,
+        metric: Metric,
         parts: &[Part],
         performance: Performance,
     ) -> Result<Self> {
-        let first_layer = (0..shape.num_layers)
-            .find(|&layer| options.replaces(layer))
-            .unwrap_or(0);
         let base = |numbers: fn(&Reading) -> &[f32]| -> Vec<f32> {
-            parts
-                .iter()
-                .flat_map(|part| numbers(&part.base))
-                .copied()
-                .collect()
+            let parts = parts.iter().flat_map(|part| numbers(&part.base));
+            parts.copied().collect()
         };
-        let of_head = |layer: usize, head: usize, numbers: fn(&Reading) -> &[f32]| -> Vec<f32> {
-            let index = (layer - first_layer) * shape.num_heads + head;
-            parts
-                .iter()
-                .flat_map(|part| numbers(&part.patched[index]))
-                .copied()
-                .collect()
-        };
-        let patched = |numbers: fn(&Reading) -> &[f32]| -> Vec<Vec<Vec<f32>>> {
-            let of_layer = |layer| {
-                let heads = if options.replaces(layer) {
-                    shape.num_heads
-                } else {
-                    0
-                };
-                (0..heads)
-                    .map(|head| of_head(layer, head, numbers))
-                    .collect()
-            };
-            (0..shape.num_layers).map(of_layer).collect()
+        let patched = |numbers: fn(&Reading) -> &[f32]| {
+            // Readings stand in the order of the selection.
+            let mut indices = 0..;
+            selected.grid(|_| {
+                let index = indices.next().expect("endless");
+                let parts = parts.iter().flat_map(|part| numbers(&part.patched[index]));
+                parts.copied().collect::<Vec<f32>>()
+            })
         };
         let collected = Self {
             n,
             base_logits: base(|reading| &reading.logits),
             patched_logits: patched(|reading| &reading.logits),
-            normalizers: options.metric.has_normalizers().then(|| Normalizers {
+            normalizers: metric.has_normalizers().then(|| Normalizers {
                 base: base(|reading| &reading.normalizers),
                 patched: patched(|reading| &reading.normalizers),
             }),
@@ -136,54 +120,94 @@ impl PatchedLogits {
 
     /// The sequences of all parts, one part after the other, for the same heads; there is at least one.
     pub(crate) fn join(parts: Vec<Self>) -> Self {
-        let append = |mine: &mut Vec<Vec<Vec<f32>>>, theirs: Vec<Vec<Vec<f32>>>| {
-            mine.iter_mut()
-                .flatten()
-                .zip(theirs.into_iter().flatten())
-                .for_each(|(mine, theirs)| mine.extend(theirs));
-        };
         let add = |mut all: Self, part: Self| {
-            let share = part.samples() as f64 / (all.samples() + part.samples()) as f64;
-            all.accuracy += share * (part.accuracy - all.accuracy);
-            all.cross_entropy += share * (part.cross_entropy - all.cross_entropy);
-            all.base_logits.extend(part.base_logits);
-            append(&mut all.patched_logits, part.patched_logits);
-            if let (Some(mine), Some(theirs)) = (&mut all.normalizers, part.normalizers) {
-                mine.base.extend(theirs.base);
-                append(&mut mine.patched, theirs.patched);
-            }
+            all.extend([part]);
             all
         };
         parts.into_iter().reduce(add).expect("at least one part")
     }
 
-    /// Whether these are logits of this batch, as far as their number tells.
+    /// Adds sequences; heads that are not replaced in these stay with the ones that they have.
+    pub(crate) fn extend(&mut self, parts: impl IntoIterator<Item = Self>) {
+        let append = |mine: &mut Vec<Vec<Vec<f32>>>, theirs: Vec<Vec<Vec<f32>>>| {
+            for (mine, theirs) in mine.iter_mut().zip(theirs) {
+                for (mine, theirs) in mine.iter_mut().zip(theirs) {
+                    mine.extend(theirs);
+                }
+            }
+        };
+        for part in parts {
+            let share = part.samples() as f64 / (self.samples() + part.samples()) as f64;
+            self.accuracy += share * (part.accuracy - self.accuracy);
+            self.cross_entropy += share * (part.cross_entropy - self.cross_entropy);
+            self.base_logits.extend(part.base_logits);
+            append(&mut self.patched_logits, part.patched_logits);
+            if let (Some(mine), Some(theirs)) = (&mut self.normalizers, part.normalizers) {
+                mine.base.extend(theirs.base);
+                append(&mut mine.patched, theirs.patched);
+            }
+        }
+    }
+
+    /// Whether each of `heads`, and no other, was replaced in the first ones of these sequences.
+    pub(crate) fn is_first_sequences_of(
+        &self,
+        heads: &[HeadId],
+        shape: &ModelShape,
+        metric: Metric,
+    ) -> bool {
+        let Ok(selected) = Selection::of(shape, heads) else {
+            return false;
+        };
+        let is_replaced = selected.grid(|_| true);
+        let samples = self.samples();
+        let fits = |grid: &[Vec<Vec<f32>>]| {
+            let counts = |row: &Vec<Vec<f32>>| row.iter().map(Vec::len).collect::<Vec<_>>();
+            let row_fits = |(row, replaced): (&Vec<Vec<f32>>, &Vec<bool>)| {
+                row.len() == replaced.len()
+                    && counts(row)
+                        .iter()
+                        .zip(replaced)
+                        .all(|(&count, &replaced)| (count > 0) == replaced && count <= samples)
+            };
+            grid.len() == is_replaced.len() && grid.iter().zip(&is_replaced).all(row_fits)
+        };
+        let normalizers = match &self.normalizers {
+            Some(normalizers) => {
+                let lengths = |grid: &[Vec<Vec<f32>>]| -> Vec<usize> {
+                    grid.iter().flatten().map(Vec::len).collect()
+                };
+                metric.has_normalizers()
+                    && normalizers.base.len() == samples
+                    && fits(&normalizers.patched)
+                    && lengths(&normalizers.patched) == lengths(&self.patched_logits)
+            }
+            None => !metric.has_normalizers(),
+        };
+        fits(&self.patched_logits) && normalizers
+    }
+
+    /// Whether these are logits of this batch with the `selected` heads replaced, as far as their number tells.
     pub(crate) fn check_belongs(
         &self,
         batch: &ProxyBatch,
-        shape: &ModelShape,
-        options: &LocateOptions,
+        selected: &Selection,
+        metric: Metric,
     ) -> Result<()> {
-        let heads = |layer| {
-            if options.replaces(layer) {
-                shape.num_heads
-            } else {
-                0
-            }
-        };
+        let expected = selected.grid(|_| batch.len());
         let is_grid = |grid: &[Vec<Vec<f32>>]| {
-            let is_row = |(layer, row): (usize, &Vec<Vec<f32>>)| {
-                row.len() == heads(layer) && row.iter().all(|samples| samples.len() == batch.len())
-            };
-            grid.len() == shape.num_layers && grid.iter().enumerate().all(is_row)
+            let counts = grid
+                .iter()
+                .map(|row| row.iter().map(Vec::len).collect::<Vec<_>>());
+            counts.eq(expected.iter().cloned())
         };
         let belongs =
             |base: &[f32], patched: &[Vec<Vec<f32>>]| base.len() == batch.len() && is_grid(patched);
         let normalizers = match &self.normalizers {
             Some(normalizers) => {
-                options.metric.has_normalizers() && belongs(&normalizers.base, &normalizers.patched)
+                metric.has_normalizers() && belongs(&normalizers.base, &normalizers.patched)
             }
-            None => !options.metric.has_normalizers(),
+            None => !metric.has_normalizers(),
         };
         if self.n == batch.n() && belongs(&self.base_logits, &self.patched_logits) && normalizers {
             return Ok(());

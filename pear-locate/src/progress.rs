@@ -1,10 +1,9 @@
 //! How far a sweep is.
 
 use pear_core::proxy::ProxyBatch;
-use pear_core::{LayerRange, ModelShape};
 use serde::{Deserialize, Serialize};
 
-use crate::LocateOptions;
+use crate::selection::Selection;
 
 /// Part of [`Event::Layer`](crate::Event::Layer). A first pass for batch means, where one is needed, comes before and is not
 /// counted.
@@ -18,19 +17,24 @@ pub struct Progress {
     pub total: u64,
 }
 
+/// Positions that go through `layer` with sequences of `batch`: those of the clean run, and one for each head replaced up to this layer.
+pub(crate) fn row_passes(batch: &ProxyBatch, selected: &Selection, layer: usize) -> u64 {
+    (batch.len() * (batch.seq_len() + selected.rows(layer))) as u64
+}
+
 /// Counts work.
 pub(crate) struct Meter {
-    shape: ModelShape,
-    layers: Option<LayerRange>,
+    num_layers: usize,
+    selected: Selection,
     done: u64,
     total: u64,
 }
 
 impl Meter {
-    pub(crate) fn new(shape: ModelShape, options: &LocateOptions, batches: &[ProxyBatch]) -> Self {
+    pub(crate) fn new(num_layers: usize, selected: Selection, batches: &[ProxyBatch]) -> Self {
         let mut meter = Self {
-            shape,
-            layers: options.layers,
+            num_layers,
+            selected,
             done: 0,
             total: 0,
         };
@@ -40,7 +44,7 @@ impl Meter {
 
     /// The sequences of `batch` have been through `layer`.
     pub(crate) fn layer_done(&mut self, batch: &ProxyBatch, layer: usize) -> Progress {
-        self.add(batch, self.work(batch, layer))
+        self.add(batch, row_passes(batch, &self.selected, layer))
     }
 
     /// The sequences of `batch` have been through all layers in an earlier run.
@@ -58,17 +62,8 @@ impl Meter {
     }
 
     fn all(&self, batch: &ProxyBatch) -> u64 {
-        (0..self.shape.num_layers)
-            .map(|layer| self.work(batch, layer))
+        (0..self.num_layers)
+            .map(|layer| row_passes(batch, &self.selected, layer))
             .sum()
-    }
-
-    /// Positions that go through `layer`: those of the clean run, and one for each head replaced up to this layer.
-    fn work(&self, batch: &ProxyBatch, layer: usize) -> u64 {
-        let replaced = match self.layers {
-            Some(LayerRange { first, last }) => (layer.min(last) + 1).saturating_sub(first),
-            None => layer + 1,
-        };
-        (batch.len() * (batch.seq_len() + self.shape.num_heads * replaced)) as u64
     }
 }

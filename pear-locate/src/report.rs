@@ -55,12 +55,21 @@ pub(crate) fn length_scores(metric: Metric, logits: &PatchedLogits) -> Result<Le
     let errors = errors
         .iter()
         .map(|heads| heads.iter().map(|head| standard_error(head)).collect());
+    let samples = logits.samples();
+    let of_heads: Vec<Vec<usize>> = logits
+        .patched_logits
+        .iter()
+        .map(|heads| heads.iter().map(Vec::len).collect())
+        .collect();
+    let differ = of_heads.iter().flatten().any(|&of_head| of_head != samples);
     Ok(LengthScores {
         n: logits.n,
-        samples: logits.samples(),
+        samples,
         base_logit: logits.base_logit(),
         accuracy: logits.accuracy,
         scores: scores(metric, logits)?,
         standard_errors: errors.collect(),
+        head_samples: differ.then_some(of_heads),
+        available: None,
     })
 }

@@ -2,8 +2,8 @@
 
 use pear_core::HeadId;
 
-use crate::metric::{deviations, standard_error};
-use crate::report::{LengthReport, Report, length_scores};
+use crate::report::{Report, length_scores};
+use crate::separation::{Length, candidates};
 use crate::{Gap, Metric, Overlap, PatchedLogits, Result, Scores, Stability};
 
 /// Compares the `top_k` heads of a report with those of its halves (even and odd sequences of every length), those of each length with
@@ -114,23 +114,23 @@ pub fn rank_correlation(a: &Scores, b: &Scores) -> Option<f64> {
 
 /// Heads are compared on the same sequences, so that what moves both does not count as noise.
 fn gap(report: &Report, top_k: usize) -> Option<Gap> {
-    let (last, next) = (
-        report.scores.heads().get(top_k.checked_sub(1)?)?,
-        report.scores.heads().get(top_k)?,
-    );
-    let variance = |length: &LengthReport| {
-        let deviations = deviations(report.scores.settings.metric, &length.logits).ok()?;
-        let of = |head: HeadId| deviations[head.layer][head.head].iter();
-        let differences: Vec<f64> = of(last.head)
-            .zip(of(next.head))
-            .map(|(a, b)| a - b)
-            .collect();
-        Some(standard_error(&differences)?.powi(2))
-    };
-    let variances = report.by_length.iter().map(variance).sum::<Option<f64>>()?;
-    let standard_error = variances.sqrt() / report.by_length.len() as f64;
+    let ranked = report.scores.ranked();
+    let (last, next) = (ranked.get(top_k.checked_sub(1)?)?, ranked.get(top_k)?);
+    let lengths: Vec<Length<'_>> = report
+        .by_length
+        .iter()
+        .zip(&report.scores.by_length)
+        .map(|(report, scores)| Length {
+            logits: &report.logits,
+            available: scores.available(),
+        })
+        .collect();
+    let settings = &report.scores.settings;
+    let candidates = candidates(settings.metric, settings.rank_by, &lengths).ok()?;
+    let of = |head: HeadId| candidates.iter().find(|candidate| candidate.head == head);
+    let gap = of(last.head)?.less(of(next.head)?);
     Some(Gap {
-        difference: last.score - next.score,
-        standard_error,
+        difference: gap.difference,
+        standard_error: gap.standard_error?,
     })
 }

@@ -1,4 +1,4 @@
-//! Every head replaced once, in one pass upward through the layers.
+//! Every head, or every one of a selection, replaced once, in one pass upward through the layers.
 //!
 //! Replacing a head at the patched position changes nothing at earlier positions and nothing in lower layers. So the clean run
 //! goes up the layers once, and with it go the *variants*: at each layer one more for each of its heads, a single residual stream
@@ -9,7 +9,8 @@
 //! samples · heads · layers · (layers + 1) / 2 the variants, each through the layers from its own upwards
 //! ```
 //!
-//! where the naive sweep has `samples · heads · layers² · seq`.
+//! where the naive sweep has `samples · heads · layers² · seq`. A layer of which no head is replaced costs the clean run alone, and the
+//! variants from below it.
 
 use std::ops::ControlFlow;
 
@@ -23,16 +24,18 @@ use crate::clean::{CleanLayer, batch_means, embed, intervention};
 use crate::patch_site::PatchSite;
 use crate::patched::{Part, PatchedLogits};
 use crate::readings::{Performance, Reading, compared_sum, read};
+use crate::selection::Selection;
 use crate::{Ablation, LocateOptions, Method, Mode, Result};
 
 /// Called with the sequences that have been through a layer; may end the sweep.
 pub(crate) type LayerDone<'a> = dyn FnMut(&ProxyBatch, usize) -> ControlFlow<()> + 'a;
 
-/// All heads over all sequences of a batch; `None` if `layer_done` ended it. `means` are those of a batch that this one is part of,
-/// `[1, heads, head_dim]` for each layer.
+/// The `selected` heads over all sequences of a batch; `None` if `layer_done` ended it. `means` are those of a batch that this one is part
+/// of, `[1, heads, head_dim]` for each layer.
 pub(crate) fn sweep<M: DecoderModel>(
     model: &M,
     batch: &ProxyBatch,
+    selected: &Selection,
     options: &LocateOptions,
     means: Option<Vec<Tensor<3>>>,
     layer_done: &mut LayerDone<'_>,
@@ -52,6 +55,7 @@ pub(crate) fn sweep<M: DecoderModel>(
             model,
             shape: &shape,
             batch: batch.slice(range),
+            selected,
             options,
             plan,
             means: means.as_deref(),
@@ -61,7 +65,7 @@ pub(crate) fn sweep<M: DecoderModel>(
             None => return Ok(None),
         }
     }
-    PatchedLogits::collect(batch.n(), &shape, options, &parts, performance).map(Some)
+    PatchedLogits::collect(batch.n(), selected, options.metric, &parts, performance).map(Some)
 }
 
 /// Sequences that run together.
@@ -69,6 +73,7 @@ struct Step<'a, M> {
     model: &'a M,
     shape: &'a ModelShape,
     batch: ProxyBatch,
+    selected: &'a Selection,
     options: &'a LocateOptions,
     plan: Plan,
     /// `[1, heads, head_dim]` for each layer.
@@ -91,17 +96,16 @@ impl<M: DecoderModel> Step<'_, M> {
             let vectors = intervention(self.options.ablation, &clean.heads, batch, mean);
             let site = PatchSite::new(&this, batch.patch_position(), &residual, &clean);
             residual = this.output(residual, clean.output);
-            let replaces = self.options.replaces(layer);
+            let replaced = self.selected.layer(layer);
             if self.options.method == Method::Attribution {
-                estimate.through(&site, replaces.then_some(&vectors), self.options.mode);
+                let vectors = (!replaced.is_empty()).then_some(&vectors);
+                estimate.through(&site, replaced, vectors, self.options.mode);
             } else {
                 match self.options.mode {
                     Mode::Activation => variants.map(|rows| site.react(rows)),
                     Mode::Path => variants.map(|rows| site.pass(rows)),
                 }
-                if replaces {
-                    variants.join(&site, self.shape.num_heads, &vectors);
-                }
+                variants.join(&site, replaced, &vectors);
             }
             if layer_done(batch, layer).is_break() {
                 return Ok(None);
@@ -177,18 +181,17 @@ impl Variants {
         }
     }
 
-    /// Adds a variant for each of the layer's heads, replaced by its own of `vectors`, `[samples or 1, heads, head_dim]`.
+    /// Adds a variant for each of `heads`, replaced by its own of `vectors`, `[samples or 1, heads, head_dim]`.
     fn join<L: DecoderLayer>(
         &mut self,
         site: &PatchSite<'_, L>,
-        num_heads: usize,
+        mut heads: &[usize],
         vectors: &Tensor<3>,
     ) {
-        let mut joined = 0;
-        while joined < num_heads {
-            let count = self.room().min(num_heads - joined);
-            self.push(site.replace(joined, count, vectors));
-            joined += count;
+        while !heads.is_empty() {
+            let (joining, rest) = heads.split_at(self.room().min(heads.len()));
+            self.push(site.replace(joining, vectors));
+            heads = rest;
         }
     }
 

@@ -16,6 +16,8 @@ fn length(n: usize, scores: [[f64; 3]; 2]) -> LengthScores {
         accuracy: 0.75,
         scores,
         standard_errors: None,
+        head_samples: None,
+        available: None,
     }
 }
 

@@ -93,6 +93,8 @@ fn heads_are_compared_on_the_same_sequences() {
         accuracy: 1.0,
         scores: scores.clone(),
         standard_errors: Some(vec![errors.clone()]),
+        head_samples: None,
+        available: None,
     }];
     let settings = ScoreSettings {
         metric: Metric::LogitDiff,

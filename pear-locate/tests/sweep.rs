@@ -7,8 +7,10 @@ use burn::tensor::DType;
 use common::{Copier, TestDecoder, To, VOCAB, models, plain};
 use pear_core::position::PositionEmbeddingConfig;
 use pear_core::proxy::ProxyBatch;
-use pear_core::{AttentionConfig, DecoderModel, ProxyTask};
-use pear_locate::{Ablation, LocateOptions, Metric, Mode, PatchedLogits, naive, patched_logits};
+use pear_core::{AttentionConfig, DecoderModel, HeadId, ProxyTask};
+use pear_locate::{
+    Ablation, LocateOptions, Metric, Mode, PatchedLogits, naive, patched_logits, patched_logits_of,
+};
 
 const MODES: [Mode; 2] = [Mode::Activation, Mode::Path];
 const ABLATIONS: [Ablation; 3] = [Ablation::SequenceMean, Ablation::BatchMean, Ablation::Zero];
@@ -302,4 +304,59 @@ fn a_model_in_half_precision_is_swept_as_exactly_as_its_dtype_allows() {
             }
         }
     }
+}
+
+#[test]
+fn a_selection_of_heads_is_replaced_as_if_all_were() {
+    let heads: Vec<HeadId> = [(2, 5), (0, 4), (2, 0), (0, 1)]
+        .map(|(layer, head)| HeadId::new(layer, head))
+        .to_vec();
+    for (name, model) in models() {
+        let batch = batch(6, 3, None);
+        for mode in MODES {
+            for ablation in ABLATIONS {
+                for metric in [Metric::LogitRatio, Metric::LogProbDiff] {
+                    let options = LocateOptions {
+                        mode,
+                        ablation,
+                        metric,
+                        ..LocateOptions::default()
+                    };
+                    let some = patched_logits_of(&model, &heads, &batch, &options).unwrap();
+                    let naive = naive::patched_logits_of(&model, &heads, &batch, &options).unwrap();
+                    assert!(distance(&some, &naive) < 1e-5, "{name}, {options:?}");
+                    let all = fast(&model, &batch, &options);
+                    let counts: Vec<usize> = some.patched_logits.iter().map(Vec::len).collect();
+                    assert_eq!(counts, [6, 0, 6]);
+                    for head in all_heads(&model) {
+                        let found = some.patched_logits[head.layer].get(head.head);
+                        if !heads.contains(&head) {
+                            assert!(found.is_none_or(Vec::is_empty));
+                            continue;
+                        }
+                        let expected = &all.patched_logits[head.layer][head.head];
+                        for (a, b) in found.unwrap().iter().zip(expected) {
+                            assert!((a - b).abs() < 1e-4, "{name}, {options:?}, {head}");
+                        }
+                    }
+                }
+            }
+        }
+    }
+}
+
+fn all_heads<M: DecoderModel>(model: &M) -> Vec<HeadId> {
+    model.shape().heads().collect()
+}
+
+#[test]
+fn heads_that_a_model_does_not_have_are_refused() {
+    let model = TestDecoder::new(2, plain(), false);
+    let options = LocateOptions::default();
+    let refused = |heads: &[HeadId]| {
+        let sweep = patched_logits_of(&model, heads, &batch(6, 3, None), &options);
+        sweep.unwrap_err().to_string()
+    };
+    assert!(refused(&[HeadId::new(2, 0)]).contains("2.0"));
+    assert!(refused(&[HeadId::new(1, 0), HeadId::new(1, 0)]).contains("1.0"));
 }

@@ -11,7 +11,7 @@ use super::warn;
 /// A value of `--top-k`: how many heads.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum TopK {
-    /// This many, highest scores first.
+    /// This many, highest ranks first.
     Count(usize),
     /// All heads.
     All,
@@ -36,7 +36,7 @@ impl FromStr for TopK {
 
 impl TopK {
     /// The rule for `auto` in a sentence.
-    pub const RULE: &str = "auto takes the heads whose score is above zero at the 5 % level (one-sided, corrected for the number of heads)";
+    pub const RULE: &str = "auto takes the heads whose score is above zero with a false discovery rate of 5 % (one-sided)";
 
     /// The value asked for, or `default`. If there are fewer heads, all of them, with a warning.
     ///

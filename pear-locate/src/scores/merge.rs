@@ -28,6 +28,10 @@ impl Scores {
         };
         let mut next = 0;
         for (path, part) in &parts {
+            if part.anytime.is_some() {
+                let problem = "`anytime`: heads located within a budget, which are not those of several parts";
+                return Err(malformed(path, problem.into()));
+            }
             let LayerRange { first, last } = part.layers();
             if first != next {
                 let what = if first < next {

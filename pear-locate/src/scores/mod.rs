@@ -1,6 +1,10 @@
 //! Which heads suppress, and how that was found out.
 
+mod anytime;
+mod length;
 mod merge;
+mod normal;
+mod rank;
 mod settings;
 mod stability;
 
@@ -10,8 +14,12 @@ use pear_core::files::{Provenance, read_json, write_json};
 use pear_core::{Error, HeadId, LayerRange, ModelShape, Result};
 use serde::{Deserialize, Serialize};
 
+pub use anytime::AnytimeRecord;
+pub use length::LengthScores;
+pub(crate) use normal::upper_t_quantile;
+pub use rank::RankBy;
+pub(crate) use rank::descending;
 pub use settings::{Ablation, Method, Metric, Mode, ScoreSettings};
-use stability::upper_quantile;
 pub use stability::{Gap, Overlap, Rounding, Stability};
 
 /// One head's score.
@@ -26,24 +34,9 @@ pub struct HeadScore {
     /// where a length has only one sequence.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub standard_error: Option<f64>,
-}
-
-/// The scores from sequences of one length.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct LengthScores {
-    /// Tokens that were repeated.
-    pub n: usize,
-    /// Number of sequences.
-    pub samples: usize,
-    /// Mean logit of the right token in the clean run.
-    pub base_logit: f64,
-    /// Share of second-half tokens that the model predicts.
-    pub accuracy: f64,
-    /// `scores[layer][head]`; no heads in layers that were left out.
-    pub scores: Vec<Vec<f64>>,
-    /// Of the scores, `[layer][head]`; absent for a single sequence.
+    /// Sequences that the head was replaced in, over all lengths, where heads differ in it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub standard_errors: Option<Vec<Vec<f64>>>,
+    pub samples: Option<usize>,
 }
 
 /// A scores file.
@@ -59,6 +52,8 @@ pub struct LengthScores {
 ///     accuracy: 0.93,
 ///     scores: vec![vec![0.01, 0.02], vec![0.0, 0.08]],
 ///     standard_errors: None,
+///     head_samples: None,
+///     available: None,
 /// };
 /// let scores = Scores::new(ModelShape::new("llama", 2, 2), ScoreSettings::default(), vec![length])?;
 /// assert_eq!(scores.top(2), [HeadId::new(1, 1), HeadId::new(0, 1)]);
@@ -90,13 +85,13 @@ pub struct Scores {
     /// How far they can be trusted, where it was looked into.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub stability: Option<Stability>,
+    /// What was spent and settled, where heads were located within a budget.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub anytime: Option<AnytimeRecord>,
 }
 
 impl Scores {
     const FORMAT: &str = "pear-scores";
-
-    /// The largest number of heads that the paper tries.
-    pub const MOST_SIGNIFICANT: usize = 40;
 
     /// The plain mean over lengths, ranked; heads of equal score by layer and head.
     ///
@@ -125,9 +120,11 @@ impl Scores {
         let error = |head: HeadId| {
             let squares = by_length
                 .iter()
-                .map(|l| Some(l.standard_errors.as_ref()?[head.layer][head.head].powi(2)));
+                .map(|l| Some(l.standard_error(head)?.powi(2)));
             Some(squares.sum::<Option<f64>>()?.sqrt() / count)
         };
+        let uniform = by_length.iter().all(LengthScores::is_uniform);
+        let samples = |head: HeadId| by_length.iter().map(|l| l.head_samples(head)).sum();
         let has_heads = |layer: &usize| !by_length[0].scores[*layer].is_empty();
         let mut with_heads = (0..model.num_layers).filter(has_heads);
         let Some(first) = with_heads.next() else {
@@ -143,6 +140,7 @@ impl Scores {
                 head,
                 score: score(head),
                 standard_error: error(head),
+                samples: (!uniform).then(|| samples(head)),
             })
             .collect();
         rank(&mut heads);
@@ -158,6 +156,7 @@ impl Scores {
             by_length,
             provenance,
             stability: None,
+            anytime: None,
         })
     }
 
@@ -174,32 +173,6 @@ impl Scores {
     /// Every head, highest score first.
     pub fn heads(&self) -> &[HeadScore] {
         &self.heads
-    }
-
-    /// The `k` heads with the highest scores: the suppression heads.
-    pub fn top(&self, k: usize) -> Vec<HeadId> {
-        self.heads
-            .iter()
-            .take(k)
-            .map(|scored| scored.head)
-            .collect()
-    }
-
-    /// The heads whose scores stand out of the noise, highest first: those more than z standard errors above zero, z such that with no
-    /// suppressing head at all any would be listed in 5 % of cases (one-sided, corrected for the number of heads after Bonferroni),
-    /// and never more than [`MOST_SIGNIFICANT`](Self::MOST_SIGNIFICANT). `None` without standard errors.
-    ///
-    /// Errors are taken to be normal, which a few dozen sequences altogether make true enough.
-    pub fn significant(&self) -> Option<Vec<HeadId>> {
-        let z = upper_quantile(0.05 / self.heads.len() as f64);
-        let mut significant = Vec::new();
-        for scored in &self.heads {
-            if scored.score > z * scored.standard_error? {
-                significant.push(scored.head);
-            }
-        }
-        significant.truncate(Self::MOST_SIGNIFICANT);
-        Some(significant)
     }
 
     /// The scores as a grid, `[layer][head]`; NaN where layers were left out.
@@ -231,23 +204,8 @@ impl Scores {
                 scores.model
             )));
         }
-        let is_grid = |grid: &Vec<Vec<f64>>| {
-            let heads = |layer: usize| {
-                if layers.contains(layer) {
-                    scores.model.num_heads
-                } else {
-                    0
-                }
-            };
-            grid.len() == scores.model.num_layers
-                && grid
-                    .iter()
-                    .enumerate()
-                    .all(|(layer, row)| row.len() == heads(layer))
-        };
-        let right =
-            |l: &LengthScores| is_grid(&l.scores) && l.standard_errors.as_ref().is_none_or(is_grid);
-        if let Some(wrong) = scores.by_length.iter().find(|l| !right(l)) {
+        let wrong = |l: &&LengthScores| !l.is_grid(&scores.model, layers);
+        if let Some(wrong) = scores.by_length.iter().find(wrong) {
             return Err(malformed(format!(
                 "the scores of n = {} are not a grid for {}",
                 wrong.n, scores.model

@@ -4,6 +4,8 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
+use super::RankBy;
+
 /// What is recomputed downstream of the replaced head.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -98,4 +100,7 @@ pub struct ScoreSettings {
     /// How effects were found.
     #[serde(default, skip_serializing_if = "Method::is_exact")]
     pub method: Method,
+    /// What heads are ranked by; by score in files that do not say so.
+    #[serde(default = "RankBy::score", skip_serializing_if = "RankBy::is_score")]
+    pub rank_by: RankBy,
 }

@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{HeadScore, Scores};
 
-/// How much the choice of the K heads with the highest scores depends on what it should not depend on.
+/// How much the choice of the K highest-ranked heads depends on what it should not depend on.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Stability {
     /// Number of heads compared (K).
@@ -32,7 +32,7 @@ pub struct Overlap {
     pub share: f64,
 }
 
-/// The difference between the scores of two heads.
+/// The difference between what two heads are ranked by.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Gap {
     /// The difference.
@@ -86,33 +86,9 @@ impl Gap {
     }
 }
 
-/// The number that a normal variable exceeds with probability `p`, `0 < p ≤ 0.5`, to 4.5e-4 (Abramowitz and Stegun, 26.2.23).
-pub(super) fn upper_quantile(p: f64) -> f64 {
-    let t = (-2.0 * p.ln()).sqrt();
-    t - (2.515517 + t * (0.802853 + t * 0.010328))
-        / (1.0 + t * (1.432788 + t * (0.189269 + t * 0.001308)))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn quantiles_of_the_normal_distribution() {
-        for (p, z) in [
-            (0.5, 0.0),
-            (0.05, 1.644854),
-            (0.025, 1.959964),
-            (0.001, 3.090232),
-            (0.05 / 1024.0, 3.8963),
-        ] {
-            assert!(
-                (upper_quantile(p) - z).abs() < 5e-4,
-                "{p}: {}",
-                upper_quantile(p)
-            );
-        }
-    }
 
     #[test]
     fn overlaps_are_shares_of_k() {
