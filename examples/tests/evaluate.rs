@@ -433,6 +433,13 @@ fn the_cost_on_a_plain_text_is_told_and_a_high_one_warned_of() {
         .contains("--text-limit");
     assert_eq!(warned, after > before);
     assert_eq!(result["tokens"], 1600);
+    // 13 windows, the last position of each of which predicts a token that is not there.
+    assert_eq!(result["positions"], 1613);
+    let (kl, same) = (
+        result["kl"].as_f64().unwrap(),
+        result["same_top_token"].as_f64().unwrap(),
+    );
+    assert!(kl > 0.0 && (0.0..1.0).contains(&same), "{kl} {same}");
     // Read in one piece, as `score` does it.
     bench.ok("evaluate --model model --text text.txt --window 5000 --out w.json");
     bench.write("short.txt", "It is a truth universally acknowledged.");

@@ -56,6 +56,9 @@ pub struct ChatTemplate {
 /// What the template is called within its environment.
 const NAME: &str = "chat_template";
 
+/// Where GGUF files hold it.
+const GGUF_KEY: &str = "tokenizer.chat_template";
+
 impl ChatTemplate {
     /// The template of a model directory, which is that of `chat_template.jinja`, or else of `tokenizer_config.json`: its only one, or the
     /// one called `default`; or that of a GGUF file.
@@ -64,9 +67,24 @@ impl ChatTemplate {
     /// [`Error::Io`] or [`Error::Malformed`] for files that cannot be read; [`Error::Malformed`] or, of a GGUF file, [`Error::Config`] where
     /// there is no template, or one that is none.
     pub fn open(path: impl AsRef<Path>) -> Result<Self, Error> {
+        let path = path.as_ref();
+        if path.is_file() {
+            return Self::from_metadata(GgufFile::open(path)?.metadata());
+        }
+        Self::find(path)?.ok_or_else(|| {
+            let problem = "no chat template: neither `chat_template` here nor a file chat_template.jinja beside it";
+            Error::malformed(&path.join("tokenizer_config.json"), problem)
+        })
+    }
+
+    /// As [`open`](Self::open), but `None` where a model has no template.
+    ///
+    /// # Errors
+    /// As [`open`](Self::open), for files that cannot be read and templates that are none.
+    pub fn find(path: impl AsRef<Path>) -> Result<Option<Self>, Error> {
         let directory = path.as_ref();
         if directory.is_file() {
-            return Self::from_metadata(GgufFile::open(directory)?.metadata());
+            return Self::find_in_metadata(GgufFile::open(directory)?.metadata());
         }
         let config_path = directory.join("tokenizer_config.json");
         let config: Value = match read(&config_path)? {
@@ -79,10 +97,7 @@ impl ChatTemplate {
             Some(source) => (file, source),
             None => match chosen(&config["chat_template"]) {
                 Some(source) => (config_path, source),
-                None => {
-                    let problem = "no chat template: neither `chat_template` here nor a file chat_template.jinja beside it";
-                    return Err(Error::malformed(&config_path, problem));
-                }
+                None => return Ok(None),
             },
         };
         let special = config
@@ -93,7 +108,7 @@ impl ChatTemplate {
         let special = special
             .filter_map(|(key, token)| Some((key.clone(), content(token)?)))
             .collect();
-        Self::new(path, &source, special)
+        Self::new(path, &source, special).map(Some)
     }
 
     /// The template of a GGUF file.
@@ -101,9 +116,17 @@ impl ChatTemplate {
     /// # Errors
     /// [`Error::Config`] where there is no template, [`Error::Malformed`] where it is none.
     pub(crate) fn from_metadata(metadata: &GgufMetadata) -> Result<Self, Error> {
-        const TEMPLATE: &str = "tokenizer.chat_template";
-        let Some(source) = metadata.text(TEMPLATE)? else {
-            return Err(metadata.error(TEMPLATE, "is missing: the file has no chat template"));
+        Self::find_in_metadata(metadata)?
+            .ok_or_else(|| metadata.error(GGUF_KEY, "is missing: the file has no chat template"))
+    }
+
+    /// The template of a GGUF file, if it has one.
+    ///
+    /// # Errors
+    /// [`Error::Malformed`] for a template that is none.
+    pub(crate) fn find_in_metadata(metadata: &GgufMetadata) -> Result<Option<Self>, Error> {
+        let Some(source) = metadata.text(GGUF_KEY)? else {
+            return Ok(None);
         };
         let tokens = metadata.texts("tokenizer.ggml.tokens")?.unwrap_or_default();
         let mut special = BTreeMap::new();
@@ -119,7 +142,7 @@ impl ChatTemplate {
                 special.insert(format!("{name}_token"), token.to_owned());
             }
         }
-        Self::new(metadata.path().into(), source, special)
+        Self::new(metadata.path().into(), source, special).map(Some)
     }
 
     fn new(path: PathBuf, source: &str, special: BTreeMap<String, String>) -> Result<Self, Error> {

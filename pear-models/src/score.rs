@@ -7,7 +7,7 @@ use pear_core::{DecoderModel, NoEdit};
 use crate::error::Error;
 
 /// Logits that may stand in memory at once.
-const LOGITS_IN_MEMORY: usize = 1 << 24;
+pub(crate) const LOGITS_IN_MEMORY: usize = 1 << 24;
 
 /// Natural-log probability of token `i + 1` given tokens `0 ..= i`, for every `i`: one number less than there are tokens.
 ///

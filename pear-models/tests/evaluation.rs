@@ -248,10 +248,10 @@ mod prompts {
     use burn::prelude::*;
     use burn::tensor::DType;
     use pear_models::evaluation::{
-        AnswerRecord, Answerer, PromptBuilder, TextWindows, read_text_tokens,
+        AnswerRecord, Answerer, Prompt, PromptBuilder, TextWindows, read_text_tokens,
     };
     use pear_models::tiny::Tiny;
-    use pear_models::{ChatTemplate, ModelDirectory, log_probs, perplexity};
+    use pear_models::{ChatTemplate, Error, ModelDirectory, log_probs, perplexity};
 
     use super::*;
 
@@ -354,5 +354,51 @@ mod prompts {
         fs::write(&path, "").unwrap();
         let error = TextWindows::read(&path, &directory, 21).unwrap_err();
         assert!(error.to_string().contains("text.txt: 1 tokens"), "{error}");
+    }
+
+    #[test]
+    fn answers_in_batches_are_those_given_one_at_a_time() {
+        let (_folder, directory) = tiny();
+        let model = directory.load(&Device::flex(), DType::F32).unwrap();
+        let prompts = PromptBuilder::new(&directory).unwrap();
+        let answerer = Answerer::new(prompts, directory.eos_tokens().unwrap());
+        let question = |i: usize| Question {
+            index: i,
+            group: "all".into(),
+            prompt: format!(
+                "{}the old dog sees a",
+                "the cat is near the river . ".repeat(i * 5 % 7)
+            ),
+            answers: vec!["boy".into()],
+            max_new_tokens: 2 + i % 3,
+        };
+        let questions: Vec<Question> = (0..12).map(question).collect();
+        let prompts: Vec<Prompt> = questions
+            .iter()
+            .map(|q| {
+                answerer
+                    .prompts()
+                    .build(&q.prompt, q.max_new_tokens)
+                    .unwrap()
+            })
+            .collect();
+        let pairs: Vec<(&Question, &Prompt)> = questions.iter().zip(&prompts).collect();
+        for batch_tokens in [1, 100, 4096] {
+            let mut seen = vec![0; 12];
+            let together = answerer
+                .answer_batch("x", &model, &pairs, batch_tokens, |index, record| {
+                    assert_eq!(record.index, index);
+                    seen[index] += 1;
+                    Ok::<_, Error>(())
+                })
+                .unwrap();
+            assert_eq!(seen, [1; 12]);
+            for (question, record) in questions.iter().zip(&together) {
+                let mut alone = answerer.answer("x", &model, question).unwrap();
+                alone.seconds = record.seconds;
+                assert_eq!(*record, alone);
+                assert!(record.new_tokens <= question.max_new_tokens);
+            }
+        }
     }
 }

@@ -1,7 +1,11 @@
 //! What `evaluate` measures of a model without and with coefficients: tables for people, JSON for programs.
 
+mod arguments;
+mod context;
+mod measures;
 mod proxy;
 mod questions;
+mod task;
 mod text;
 mod tiny_world;
 
@@ -10,8 +14,11 @@ use pear_models::Decoder;
 use pear_models::evaluation::{Estimate, PairedDifference};
 use serde_json::{Map, Value};
 
+pub use arguments::{Arguments, By, Format};
+pub use context::ContextItems;
 pub use proxy::proxy_task;
 pub use questions::{OutputFile, QuestionReport};
+pub use task::Task;
 pub use text::text_cost;
 pub use tiny_world::tiny_world;
 
@@ -67,6 +74,34 @@ pub struct Measured {
     pub table: String,
     /// The same for programs.
     pub json: Map<String, Value>,
+}
+
+impl Measured {
+    /// Adds other results after these; those of a model stand beside the ones that it has.
+    fn append(&mut self, other: Self) {
+        self.table += &other.table;
+        for (name, value) in other.json {
+            match (self.json.get_mut(&name), value) {
+                (Some(Value::Object(own)), Value::Object(value)) => own.extend(value),
+                (_, value) => drop(self.json.insert(name, value)),
+            }
+        }
+    }
+
+    /// The same with the results of each model under a name.
+    fn under(self, name: &str) -> Self {
+        let json = self.json.into_iter();
+        let json = json.map(|(model, value)| {
+            (
+                model,
+                Value::Object(Map::from_iter([(name.to_owned(), value)])),
+            )
+        });
+        Self {
+            json: json.collect(),
+            ..self
+        }
+    }
 }
 
 /// A model's name as it stands in tables.

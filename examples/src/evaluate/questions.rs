@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result};
 use pear_models::evaluation::metrics::is_empty_reference;
 use pear_models::evaluation::{
-    AnswerRecord, AnswerScores, Answerer, Estimate, PairedDifference, Question,
+    AnswerRecord, AnswerScores, Answerer, Estimate, PairedDifference, Prompt, Question,
 };
 use serde_json::{Map, Value, json};
 
@@ -19,6 +19,9 @@ use crate::progress::Progress;
 /// The scores as they are called in tables, in the order of [`AnswerScores::NAMES`].
 const SHOWN_SCORES: [&str; 4] = ["best sub-span EM", "substring", "exact match", "F1"];
 
+/// Questions whose answers are written together: among them, those of similar length are answered together.
+const QUESTIONS_AT_ONCE: usize = 64;
+
 /// The answers of each model to the same questions, in the same order.
 #[derive(Clone, Debug)]
 pub struct QuestionReport {
@@ -26,7 +29,8 @@ pub struct QuestionReport {
 }
 
 impl QuestionReport {
-    /// Lets each model answer each question. Answers are written to `outputs` as they come.
+    /// Lets each model answer each question, those of similar length together: at most `batch_tokens` tokens at once. Answers are written
+    /// to `outputs` in the order of the questions, some questions at a time.
     ///
     /// # Errors
     /// A question that a model cannot read, naming it; a file that cannot be written.
@@ -34,23 +38,32 @@ impl QuestionReport {
         questions: &[Question],
         answerer: &Answerer,
         models: &Models,
-        mut outputs: Option<&mut OutputFile>,
+        batch_tokens: usize,
+        mut outputs: Option<OutputFile>,
     ) -> Result<Self> {
         let mut by_model: Vec<(&str, Vec<AnswerRecord>)> =
             models.each().map(|(name, _)| (name, Vec::new())).collect();
         let mut bar = Progress::new("answering", (questions.len() * models.count()) as u64);
         let mut done = 0;
-        for question in questions {
+        for part in questions.chunks(QUESTIONS_AT_ONCE) {
+            let prompts = prompts(part, answerer)?;
+            let prompted: Vec<(&Question, &Prompt)> = part.iter().zip(&prompts).collect();
             for ((name, model), (_, records)) in models.each().zip(&mut by_model) {
-                let record = answerer.answer(name, model, question).with_context(|| {
-                    format!("question {}, {}", question.index + 1, question.group)
-                })?;
-                done += 1;
-                bar.set(done, question.group.clone());
-                if let Some(outputs) = &mut outputs {
-                    outputs.add(&record)?;
+                let answers =
+                    answerer.answer_batch(name, model, &prompted, batch_tokens, |index, _| {
+                        done += 1;
+                        bar.set(done, part[index].group.clone());
+                        Ok::<_, anyhow::Error>(())
+                    })?;
+                records.extend(answers);
+            }
+            if let Some(outputs) = &mut outputs {
+                let first = by_model.first().map_or(0, |(_, records)| records.len()) - part.len();
+                for index in first..first + part.len() {
+                    for (_, records) in &by_model {
+                        outputs.add(&records[index])?;
+                    }
                 }
-                records.push(record);
             }
         }
         Ok(Self { by_model })
@@ -196,6 +209,17 @@ impl QuestionReport {
         }
         all
     }
+}
+
+/// The prompts of questions, in their order.
+fn prompts(questions: &[Question], answerer: &Answerer) -> Result<Vec<Prompt>> {
+    let prompt = |question: &Question| {
+        answerer
+            .prompts()
+            .build(&question.prompt, question.max_new_tokens)
+            .with_context(|| format!("question {}, {}", question.index + 1, question.group))
+    };
+    questions.iter().map(prompt).collect()
 }
 
 /// Each score of each answer of a group, or of all.

@@ -1,4 +1,4 @@
-//! The perplexity of a plain text: what coefficients cost where there is nothing to retrieve.
+//! Perplexity and KL divergence of a plain text: what coefficients cost where there is nothing to retrieve.
 
 use anyhow::Result;
 use pear_models::evaluation::TextWindows;
@@ -7,7 +7,8 @@ use serde_json::{Value, json};
 use super::Models;
 use crate::cli;
 
-/// Measures the perplexity of a text, prints it, and warns if it rises by more than the share `limit`.
+/// Measures the perplexity of a text and how far the predictions of both models are apart, prints it, and warns if the perplexity rises by
+/// more than the share `limit`.
 ///
 /// # Errors
 /// A text that a model cannot read.
@@ -26,6 +27,13 @@ pub fn text_cost(text: &TextWindows, limit: f64, models: &Models) -> Result<Valu
     cli::print(&format!(
         "\ntext      perplexity {before:.4} before, {after:.4} with PEAR ({percent:+.2} %), over {tokens} tokens\n"
     ))?;
+    let divergence = text.divergence(&models.baseline, pear)?;
+    cli::print(&format!(
+        "          KL divergence {:.5} nats a token, same top token {:.2} %, over {} positions\n",
+        divergence.kl,
+        100.0 * divergence.same_top_token,
+        divergence.positions
+    ))?;
     let is_within = increase <= limit;
     if !is_within {
         cli::warn(&format!(
@@ -35,5 +43,6 @@ pub fn text_cost(text: &TextWindows, limit: f64, models: &Models) -> Result<Valu
     }
     Ok(json!({
         "before": before, "after": after, "increase": increase, "within_limit": is_within, "tokens": tokens,
+        "kl": divergence.kl, "same_top_token": divergence.same_top_token, "positions": divergence.positions,
     }))
 }

@@ -28,4 +28,16 @@ impl ModelDirectory {
             Origin::Gguf(metadata) => crate::ChatTemplate::from_metadata(metadata),
         }
     }
+
+    /// The chat template, if the model has one.
+    ///
+    /// # Errors
+    /// [`Error::Io`] or [`Error::Malformed`] for one that cannot be read.
+    #[cfg(feature = "chat")]
+    pub fn find_chat_template(&self) -> Result<Option<crate::ChatTemplate>, Error> {
+        match &self.origin {
+            Origin::Directory(path) => crate::ChatTemplate::find(path),
+            Origin::Gguf(metadata) => crate::ChatTemplate::find_in_metadata(metadata),
+        }
+    }
 }

@@ -23,7 +23,7 @@ pub struct AnswerRecord {
     pub cut: bool,
     /// Tokens generated.
     pub new_tokens: usize,
-    /// Time that generation took, the prompt included.
+    /// Time that generation took, the prompt included; an equal share for each of a batch.
     pub seconds: f64,
     /// Scores of the answer.
     pub scores: AnswerScores,

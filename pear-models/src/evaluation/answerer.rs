@@ -1,11 +1,13 @@
 //! Greedy answers to questions.
 
+use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 use std::time::Instant;
 
 use pear_core::{DecoderModel, NoEdit};
 
-use super::{AnswerRecord, AnswerScores, PromptBuilder, Question};
+use super::{AnswerRecord, AnswerScores, Prompt, PromptBuilder, Question};
+use crate::length_batches::length_batches;
 use crate::{Error, GenerateOptions, Generator};
 
 /// Lets a model answer questions, always with the most likely token.
@@ -14,7 +16,7 @@ use crate::{Error, GenerateOptions, Generator};
 /// # #[cfg(feature = "tiny")] {
 /// use burn::prelude::*;
 /// use burn::tensor::DType;
-/// use pear_models::ModelDirectory;
+/// use pear_models::{Error, ModelDirectory};
 /// use pear_models::evaluation::{Answerer, PromptBuilder, Question};
 ///
 /// let folder = tempfile::tempdir()?;
@@ -31,6 +33,11 @@ use crate::{Error, GenerateOptions, Generator};
 /// let answerer = Answerer::new(PromptBuilder::new(&directory)?, directory.eos_tokens()?);
 /// let record = answerer.answer("baseline", &model, &question)?;
 /// assert_eq!((record.prompt_tokens, record.new_tokens), (6, 1));
+///
+/// // Many questions at once.
+/// let prompt = answerer.prompts().build(&question.prompt, question.max_new_tokens)?;
+/// let records = answerer.answer_batch("baseline", &model, &[(&question, &prompt); 3], 4096, |_, _| Ok::<_, Error>(()))?;
+/// assert!(records.iter().all(|same| same.output == record.output));
 /// # }
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
@@ -76,49 +83,100 @@ impl Answerer {
         let prompt = self
             .prompts
             .build(&question.prompt, question.max_new_tokens)?;
-        let start = Instant::now();
-        let tokens = self.generate(model, &prompt.tokens, question.max_new_tokens)?;
-        let seconds = start.elapsed().as_secs_f64();
-        let mut output = self.prompts.decode(&tokens)?;
-        if self.stop_at_newline {
-            output = first_line(&output).to_owned();
+        self.answer_together(run, model, &[(question, &prompt)])?
+            .pop()
+            .ok_or_else(|| Error::Input("no answer was generated".into()))
+    }
+
+    /// The answers of `model` to questions whose [prompts](PromptBuilder::build) are at hand, in their order: those of
+    /// [`answer`](Self::answer), up to rounding. `observe` is told of each answer as it comes, with the index of its question, and may end
+    /// the work with an error.
+    ///
+    /// Questions of similar length and with the same `max_new_tokens` are answered together, at most `batch_tokens` tokens of prompts and
+    /// answers at once, padding included (or one question, where that is longer). So many tokens are in the key/value cache at a time.
+    ///
+    /// # Errors
+    /// As [`Generator::run_with`]; what `observe` returns.
+    pub fn answer_batch<M: DecoderModel, E: From<Error>>(
+        &self,
+        run: &str,
+        model: &M,
+        questions: &[(&Question, &Prompt)],
+        batch_tokens: usize,
+        mut observe: impl FnMut(usize, &AnswerRecord) -> Result<(), E>,
+    ) -> Result<Vec<AnswerRecord>, E> {
+        let mut records: Vec<Option<AnswerRecord>> = vec![None; questions.len()];
+        for batch in batches(questions, batch_tokens) {
+            let together: Vec<_> = batch.iter().map(|&index| questions[index]).collect();
+            let answered = self.answer_together(run, model, &together)?;
+            for (&index, record) in batch.iter().zip(answered) {
+                observe(index, &record)?;
+                records[index] = Some(record);
+            }
         }
-        Ok(AnswerRecord {
-            run: run.into(),
-            index: question.index,
-            group: question.group.clone(),
-            scores: AnswerScores::of(&output, &question.answers),
-            output,
-            answers: question.answers.clone(),
-            prompt_tokens: prompt.tokens.len(),
-            cut: prompt.cut,
-            new_tokens: tokens.len(),
-            seconds,
-        })
+        Ok(records.into_iter().flatten().collect())
+    }
+
+    /// Answers questions that have the same `max_new_tokens` in one batch.
+    fn answer_together<M: DecoderModel>(
+        &self,
+        run: &str,
+        model: &M,
+        questions: &[(&Question, &Prompt)],
+    ) -> Result<Vec<AnswerRecord>, Error> {
+        let start = Instant::now();
+        let rows = self.generate(model, questions)?;
+        let seconds = start.elapsed().as_secs_f64() / questions.len() as f64;
+        let mut records = Vec::with_capacity(questions.len());
+        for ((question, prompt), tokens) in questions.iter().zip(rows) {
+            let mut output = self.prompts.decode(&tokens)?;
+            if self.stop_at_newline {
+                output = first_line(&output).to_owned();
+            }
+            records.push(AnswerRecord {
+                run: run.into(),
+                index: question.index,
+                group: question.group.clone(),
+                scores: AnswerScores::of(&output, &question.answers),
+                output,
+                answers: question.answers.clone(),
+                prompt_tokens: prompt.tokens.len(),
+                cut: prompt.cut,
+                new_tokens: tokens.len(),
+                seconds,
+            });
+        }
+        Ok(records)
     }
 
     fn generate<M: DecoderModel>(
         &self,
         model: &M,
-        prompt: &[u32],
-        max_new_tokens: usize,
-    ) -> Result<Vec<u32>, Error> {
+        questions: &[(&Question, &Prompt)],
+    ) -> Result<Vec<Vec<u32>>, Error> {
+        let max_new_tokens = questions
+            .iter()
+            .map(|(question, _)| question.max_new_tokens)
+            .max();
         let options = GenerateOptions {
-            max_new_tokens,
+            max_new_tokens: max_new_tokens.unwrap_or(0),
             eos_tokens: self.eos_tokens.clone(),
             ..GenerateOptions::default()
         };
-        let mut so_far = Vec::new();
+        let prompts: Vec<&[u32]> = questions
+            .iter()
+            .map(|(_, prompt)| &prompt.tokens[..])
+            .collect();
+        let mut so_far = vec![Vec::new(); prompts.len()];
         let generator = Generator::new(model, options)?;
-        let mut rows = generator.run_with(&[prompt], &mut NoEdit, |_, token| {
-            so_far.push(token);
-            Ok::<_, Error>(if self.is_complete(&so_far)? {
+        generator.run_with(&prompts, &mut NoEdit, |row, token| {
+            so_far[row].push(token);
+            Ok::<_, Error>(if self.is_complete(&so_far[row])? {
                 ControlFlow::Break(())
             } else {
                 ControlFlow::Continue(())
             })
-        })?;
-        Ok(rows.pop().unwrap_or_default())
+        })
     }
 
     /// Whether an answer needs no further tokens. Line breaks before its first word do not end it.
@@ -130,4 +188,25 @@ impl Answerer {
 /// The first line that is not blank, without white space around it.
 fn first_line(text: &str) -> &str {
     text.trim().lines().next().unwrap_or_default().trim()
+}
+
+/// Indices of questions to be answered together: those with the same `max_new_tokens`, the longest first.
+fn batches(questions: &[(&Question, &Prompt)], batch_tokens: usize) -> Vec<Vec<usize>> {
+    let mut by_answer: BTreeMap<usize, Vec<usize>> = BTreeMap::new();
+    for (index, (question, _)) in questions.iter().enumerate() {
+        let same = by_answer.entry(question.max_new_tokens).or_default();
+        same.push(index);
+    }
+    let mut batches = Vec::new();
+    for (max_new_tokens, indices) in by_answer {
+        let length = |&index: &usize| questions[index].1.tokens.len() + max_new_tokens;
+        let lengths: Vec<usize> = indices.iter().map(length).collect();
+        let batch = |batch: Vec<usize>| batch.into_iter().map(|place| indices[place]).collect();
+        batches.extend(
+            length_batches(&lengths, batch_tokens)
+                .into_iter()
+                .map(batch),
+        );
+    }
+    batches
 }

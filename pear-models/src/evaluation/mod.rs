@@ -4,6 +4,9 @@
 //!   documents](longbench); prompts from [templates](PromptTemplate), cut in the middle where they are too long
 //!   (`PromptBuilder`, feature `tokenizer`); greedy answers (`Answerer`, feature `tokenizer`) with [scores](metrics) by the published
 //!   rules.
+//! - **Context against memory**, by the probability of tokens: facts with a [contradicting statement](conflict) before them, questions with
+//!   a passage whose answer was [replaced](swap), and [key-value retrieval](kv) (feature `tokenizer`). Items are read once, evaluated for
+//!   any number of models, [summarized](summarize()) and [compared](compare()) item by item.
 //! - **Significance**: [confidence intervals](Estimate), and [paired differences](PairedDifference) with McNemar's exact test.
 //! - **Plain text** ([`TextWindows`]): [perplexity](TextWindows::perplexity), and the [KL divergence](TextWindows::divergence) from the
 //!   model without coefficients with the share of positions at which the most likely token stays.
@@ -50,15 +53,22 @@
 mod answer;
 #[cfg(feature = "tokenizer")]
 mod answerer;
+#[cfg(feature = "tokenizer")]
+pub mod conflict;
 mod divergence;
 mod error;
 mod jsonl;
+#[cfg(feature = "tokenizer")]
+pub mod kv;
 pub mod longbench;
 pub mod mdqa;
+mod measure;
 pub mod metrics;
 #[cfg(feature = "tokenizer")]
 mod prompt;
 mod statistics;
+#[cfg(feature = "tokenizer")]
+pub mod swap;
 mod template;
 mod text;
 
@@ -70,6 +80,7 @@ pub use answerer::Answerer;
 pub use divergence::{PositionDivergence, TextDivergence, divergences};
 pub use error::EvaluationError;
 pub use jsonl::JsonLines;
+pub use measure::{ItemResult, Measure, MeasureKind, compare, summarize};
 pub use metrics::AnswerScores;
 #[cfg(feature = "tokenizer")]
 pub use prompt::{Prompt, PromptBuilder};

@@ -80,6 +80,14 @@ impl PromptBuilder {
         self
     }
 
+    /// Whether prompts are put into a chat template.
+    pub fn is_chat(&self) -> bool {
+        #[cfg(feature = "chat")]
+        return self.chat_template.is_some();
+        #[cfg(not(feature = "chat"))]
+        return false;
+    }
+
     /// How many tokens a prompt may have where `max_new_tokens` follow it; `None` if there is no bound.
     ///
     /// # Errors
@@ -123,15 +131,64 @@ impl PromptBuilder {
     pub fn build(&self, text: &str, max_new_tokens: usize) -> Result<Prompt, Error> {
         let room = self.room(max_new_tokens)?.unwrap_or(usize::MAX);
         let prompt = self.encode(text, room)?;
-        if let (Some(bos), [first, second, ..]) = (self.bos_token, &prompt.tokens[..])
-            && (*first, *second) == (bos, bos)
-        {
-            return Err(Error::Input(format!(
-                "the prompt begins with two BOS tokens ({bos}), one of the tokenizer and one of the template: remove the latter"
-            )));
-        }
+        self.check_bos(&prompt.tokens)?;
         check_vocabulary(&prompt.tokens, self.vocab_size)?;
         Ok(prompt)
+    }
+
+    /// # Errors
+    /// [`Error::Input`] for a prompt that begins with two BOS tokens.
+    fn check_bos(&self, tokens: &[u32]) -> Result<(), Error> {
+        match (self.bos_token, tokens) {
+            (Some(bos), [first, second, ..]) if (*first, *second) == (bos, bos) => {
+                Err(Error::Input(format!(
+                    "the prompt begins with two BOS tokens ({bos}), one of the tokenizer and one of the template: remove the latter"
+                )))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// The prompt for a text with `lead`, the beginning of an answer, after it, and the tokens of `rest`, which follows.
+    ///
+    /// In a chat template the answer is tokenized on its own. In plain text it continues the prompt, so that it needs the space before it.
+    /// A token that the tokenizer makes of the end of one part and the beginning of the next belongs to the rest.
+    ///
+    /// # Errors
+    /// As [`build`](Self::build); [`Error::Input`] for an answer without a token of its own.
+    pub fn build_with_answer(
+        &self,
+        text: &str,
+        lead: &str,
+        rest: &str,
+    ) -> Result<(Prompt, Vec<u32>), Error> {
+        let is_chat = self.is_chat();
+        let encode = |answer: &str| {
+            if is_chat {
+                self.tokenizer.encode_rendered(answer)
+            } else {
+                self.tokenizer.encode(&format!("{text}{answer}"))
+            }
+        };
+        let (mut before, rest_tokens) =
+            split_at_common(encode(&format!("{lead}{rest}"))?, &encode(lead)?);
+        if rest_tokens.is_empty() {
+            return Err(Error::Input(format!(
+                "the answer `{rest}` has no tokens of its own"
+            )));
+        }
+        check_vocabulary(&before, self.vocab_size)?;
+        check_vocabulary(&rest_tokens, self.vocab_size)?;
+        let prompt = if is_chat {
+            let mut prompt = self.build(text, before.len() + rest_tokens.len())?;
+            prompt.tokens.append(&mut before);
+            prompt
+        } else {
+            let room = self.room(rest_tokens.len())?.unwrap_or(usize::MAX);
+            cut_middle(before, room)
+        };
+        self.check_bos(&prompt.tokens)?;
+        Ok((prompt, rest_tokens))
     }
 
     /// The text of generated tokens, without special tokens.
@@ -198,6 +255,13 @@ pub(super) fn check_vocabulary(tokens: &[u32], vocab_size: usize) -> Result<(), 
         ))),
         None => Ok(()),
     }
+}
+
+/// The tokens that `tokens` and `other` begin with, and the rest of `tokens`.
+fn split_at_common(mut tokens: Vec<u32>, other: &[u32]) -> (Vec<u32>, Vec<u32>) {
+    let common = tokens.iter().zip(other).take_while(|(a, b)| a == b).count();
+    let rest = tokens.split_off(common);
+    (tokens, rest)
 }
 
 /// The first and the last half of `room` tokens.

@@ -5,14 +5,14 @@ use serde::{Deserialize, Serialize};
 /// Quantile of the standard normal distribution for a two-sided 95 % interval.
 const Z: f64 = 1.959963984540054;
 
-/// The mean of scores between 0 and 1, with its 95 % confidence interval.
+/// The mean of scores, with its 95 % confidence interval.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Estimate {
     /// The mean.
     pub mean: f64,
-    /// Lower end of the interval, at least 0.
+    /// Lower end of the interval; of scores between 0 and 1, at least 0.
     pub low: f64,
-    /// Upper end of the interval, at most 1.
+    /// Upper end of the interval; of scores between 0 and 1, at most 1.
     pub high: f64,
     /// Number of scores.
     pub count: usize,
@@ -39,6 +39,19 @@ impl Estimate {
             count: scores.len(),
         }
     }
+
+    /// Estimates the mean of numbers that have no bounds, such as log-probabilities: the interval is that of the normal approximation. NaN
+    /// without numbers.
+    pub fn of_unbounded(values: &[f64]) -> Self {
+        let mean = mean(values);
+        let margin = Z * standard_error(values, mean);
+        Self {
+            mean,
+            low: mean - margin,
+            high: mean + margin,
+            count: values.len(),
+        }
+    }
 }
 
 /// How the scores of the same questions differ between two models.
@@ -46,6 +59,8 @@ impl Estimate {
 pub struct PairedDifference {
     /// Mean score after minus mean score before.
     pub difference: f64,
+    /// Standard error of the difference: that of the mean of the paired differences.
+    pub standard_error: f64,
     /// Lower end of its 95 % confidence interval (normal approximation, standard deviation of the differences).
     pub low: f64,
     /// Upper end of the interval.
@@ -75,11 +90,13 @@ impl PairedDifference {
             .map(|(&before, &after)| after.into() - before.into())
             .collect();
         let difference = mean(&differences);
-        let margin = Z * standard_error(&differences, difference);
+        let standard_error = standard_error(&differences, difference);
+        let margin = Z * standard_error;
         let gained = differences.iter().filter(|d| **d > 0.0).count();
         let lost = differences.iter().filter(|d| **d < 0.0).count();
         Self {
             difference,
+            standard_error,
             low: difference - margin,
             high: difference + margin,
             gained,
@@ -166,6 +183,16 @@ mod tests {
     }
 
     #[test]
+    fn numbers_without_bounds_keep_an_interval_that_leaves_0_to_1() {
+        let found = Estimate::of_unbounded(&[-3.0, -1.0, -2.0]);
+        // Standard deviation 1, divided by √3.
+        close(found.mean, -2.0);
+        close(found.low, -2.0 - Z / 3f64.sqrt());
+        close(found.high, -2.0 + Z / 3f64.sqrt());
+        assert_eq!(found.count, 3);
+    }
+
+    #[test]
     fn p_values_are_those_of_the_binomial_distribution() {
         // By exact fractions in Python.
         for (a, b, p) in [
@@ -191,6 +218,8 @@ mod tests {
         assert_eq!((paired.gained, paired.lost), (2, 1));
         close(paired.difference, 0.2);
         close(paired.p_value, 1.0);
+        // Differences 1, 0, 1, −1, 0: variance 0.7, divided by 5.
+        close(paired.standard_error, 0.14f64.sqrt());
         assert!(paired.low < 0.2 && paired.high > 0.2);
     }
 }

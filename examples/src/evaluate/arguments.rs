@@ -1,0 +1,255 @@
+//! The flags of `evaluate`.
+
+use std::path::PathBuf;
+
+use anyhow::{Result, bail};
+use clap::{Parser, ValueEnum};
+use serde_json::{Value, json};
+
+use crate::cli::{self, ModelArgs};
+
+/// Measure question answering, context against memory, the proxy task or plain text, without and with the coefficients of a profile
+#[derive(Parser, Debug)]
+#[command(name = "evaluate", allow_negative_numbers = true)]
+pub struct Arguments {
+    /// Model and device.
+    #[command(flatten)]
+    pub model: ModelArgs,
+
+    /// What to measure [default: mdqa with --data]
+    #[arg(long, value_enum)]
+    pub format: Option<Format>,
+
+    /// mdqa, longbench, conflict, swap, kv: file of questions, JSON lines (.jsonl or .jsonl.gz)
+    #[arg(long, value_name = "FILE")]
+    pub data: Option<PathBuf>,
+
+    /// Profile of `train` whose coefficients are compared with none
+    #[arg(long, value_name = "FILE")]
+    pub profile: Option<PathBuf>,
+
+    /// conflict, swap, kv: what is measured, the probability of the right tokens or the answers that are generated
+    #[arg(
+        long,
+        value_enum,
+        value_name = "WAY,…",
+        value_delimiter = ',',
+        default_value = "likelihood,generation"
+    )]
+    pub by: Vec<By>,
+
+    /// mdqa: number of documents before each question
+    #[arg(long, value_name = "COUNT", default_value_t = 10)]
+    pub documents: usize,
+
+    /// mdqa: positions of the right document, from 0
+    #[arg(
+        long,
+        value_name = "PLACE,…",
+        value_delimiter = ',',
+        default_value = "0,4,9"
+    )]
+    pub gold_position: Vec<usize>,
+
+    /// kv: keep at most COUNT of the pairs, the one that is asked for among them [default: all]
+    #[arg(long, value_name = "COUNT")]
+    pub pairs: Option<usize>,
+
+    /// kv: number of groups of places of the key that results are given for
+    #[arg(long, value_name = "COUNT", default_value_t = 5)]
+    pub place_groups: usize,
+
+    /// Use only the first COUNT questions of the file (conflict, swap: of those that can be used)
+    #[arg(long, value_name = "COUNT")]
+    pub limit: Option<usize>,
+
+    /// Largest number of new tokens in an answer [default: 100 for mdqa and kv, 5 for conflict, 24 for swap; as published for each dataset
+    /// of longbench]
+    #[arg(long, value_name = "COUNT")]
+    pub max_new_tokens: Option<usize>,
+
+    /// Largest number of tokens in a prompt; longer prompts are cut in the middle [default: what the model has room for beside the new
+    /// tokens]
+    #[arg(long, value_name = "TOKENS")]
+    pub max_prompt_tokens: Option<usize>,
+
+    /// Largest number of tokens that the model reads together, in questions of similar length
+    #[arg(long, value_name = "TOKENS", default_value_t = 4096)]
+    pub batch_tokens: usize,
+
+    /// File with another prompt template: a text with {search_results} and {question} (mdqa), {context} and {input} (longbench) or {json}
+    /// and {key} (kv)
+    #[arg(long, value_name = "FILE")]
+    pub template: Option<PathBuf>,
+
+    /// Put each prompt into the model's chat template (swap: always, if the model has one)
+    #[arg(long)]
+    pub chat: bool,
+
+    /// End each answer after its first line
+    #[arg(long)]
+    pub stop_at_newline: bool,
+
+    /// File to write every answer to, for scoring them again: JSON lines
+    #[arg(long, value_name = "FILE")]
+    pub outputs: Option<PathBuf>,
+
+    /// proxy: numbers n of random tokens that are repeated
+    #[arg(
+        long,
+        value_name = "N,…",
+        value_delimiter = ',',
+        default_value = "10,25,50"
+    )]
+    pub lengths: Vec<usize>,
+
+    /// proxy: number of sequences for each length; tiny-world: number of questions for each kind, number of documents and position
+    #[arg(long, value_name = "COUNT", default_value_t = 100)]
+    pub samples: usize,
+
+    /// proxy: begin each sequence with the model's BOS
+    #[arg(long)]
+    pub bos: bool,
+
+    /// Seed for everything drawn: documents from other questions, proxy sequences, questions of the tiny world
+    #[arg(long, default_value_t = 0)]
+    pub seed: u64,
+
+    /// A plain text whose perplexity and KL divergence are measured: what the coefficients cost
+    #[arg(long, value_name = "FILE")]
+    pub text: Option<PathBuf>,
+
+    /// Number of tokens of the text that are read at once
+    #[arg(long, value_name = "TOKENS", default_value_t = 512, requires = "text")]
+    pub window: usize,
+
+    /// Warn if the perplexity of the text rises by more than this share
+    #[arg(long, value_name = "SHARE", default_value_t = 0.05, requires = "text")]
+    pub text_limit: f64,
+
+    /// File to write the results to
+    #[arg(long, value_name = "FILE")]
+    pub out: Option<PathBuf>,
+}
+
+/// What is measured, beside a text.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Format {
+    /// Multi-document questions, with the right document at chosen positions
+    Mdqa,
+    /// Questions on long documents
+    Longbench,
+    /// Facts that the model knows, after a statement that contradicts them
+    Conflict,
+    /// Questions with a passage whose answer was replaced
+    Swap,
+    /// The value of a key in a JSON object
+    Kv,
+    /// The proxy task: random tokens repeated
+    Proxy,
+    /// Questions for the small models that `pretrain` trains
+    TinyWorld,
+}
+
+impl Format {
+    fn name(self) -> String {
+        let value = self.to_possible_value();
+        value.map_or_else(String::new, |value| value.get_name().to_owned())
+    }
+
+    /// Whether its questions are those of a file.
+    fn needs_data(self) -> bool {
+        !matches!(self, Self::Proxy | Self::TinyWorld)
+    }
+}
+
+/// In which way an answer is measured.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum By {
+    /// The probability of the right tokens
+    Likelihood,
+    /// The answer that the model gives
+    Generation,
+}
+
+impl Arguments {
+    /// The format asked for, or the one that the other flags imply; none where only a text is measured.
+    ///
+    /// # Errors
+    /// Nothing to measure.
+    pub fn chosen_format(&self) -> Result<Option<Format>> {
+        match (self.format, &self.data) {
+            (Some(format), _) => Ok(Some(format)),
+            (None, Some(_)) => Ok(Some(Format::Mdqa)),
+            (None, None) if self.text.is_some() => Ok(None),
+            (None, None) => bail!("expected --data, --format or --text: something to measure"),
+        }
+    }
+
+    /// Checks the flags against each other.
+    ///
+    /// # Errors
+    /// One that does not fit, named.
+    pub fn check(&self, format: Option<Format>) -> Result<()> {
+        for (flag, path) in [("--out", &self.out), ("--outputs", &self.outputs)] {
+            if let Some(path) = path {
+                cli::check_out(flag, path)?;
+            }
+        }
+        let needs_data = format.is_some_and(Format::needs_data);
+        if needs_data && self.data.is_none() {
+            bail!("--format: expected --data beside it, the file of questions");
+        }
+        if !needs_data && self.data.is_some() {
+            bail!("--data: only mdqa, longbench, conflict, swap and kv read a file of questions");
+        }
+        if let (Some(Format::Conflict | Format::Swap), true) = (format, self.template.is_some()) {
+            bail!("--template: the prompts of conflict and swap are fixed");
+        }
+        if format == Some(Format::Conflict) && self.chat {
+            bail!("--chat: conflict reads plain text to the model, which it continues");
+        }
+        for (flag, count) in [
+            ("--documents", Some(self.documents)),
+            ("--samples", Some(self.samples)),
+            ("--pairs", self.pairs),
+            ("--place-groups", Some(self.place_groups)),
+            ("--batch-tokens", Some(self.batch_tokens)),
+            ("--limit", self.limit),
+            ("--max-new-tokens", self.max_new_tokens),
+        ] {
+            if count == Some(0) {
+                bail!("{flag} 0: expected at least 1");
+            }
+        }
+        if format == Some(Format::Mdqa) {
+            let documents = self.documents;
+            let positions = &self.gold_position;
+            if let Some(position) = positions.iter().find(|&&position| position >= documents) {
+                bail!(
+                    "--gold-position {position}: expected less than {documents}, the number of --documents"
+                );
+            }
+        }
+        if self.window < 2 {
+            bail!("--window {}: expected at least 2 tokens", self.window);
+        }
+        cli::check_text_limit(self.text_limit)
+    }
+
+    /// The flags as they stand in files of results.
+    pub fn settings(&self, format: Option<Format>) -> Value {
+        let by: Vec<_> = self
+            .by
+            .iter()
+            .map(|by| format!("{by:?}").to_lowercase())
+            .collect();
+        json!({
+            "format": format.map(Format::name), "by": by, "documents": self.documents, "gold_position": self.gold_position,
+            "pairs": self.pairs, "place_groups": self.place_groups, "limit": self.limit, "max_new_tokens": self.max_new_tokens,
+            "max_prompt_tokens": self.max_prompt_tokens, "batch_tokens": self.batch_tokens, "template": self.template, "chat": self.chat,
+            "stop_at_newline": self.stop_at_newline, "lengths": self.lengths, "samples": self.samples, "bos": self.bos, "seed": self.seed,
+            "window": self.window,
+        })
+    }
+}
