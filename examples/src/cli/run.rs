@@ -14,6 +14,11 @@ const UNUSABLE: u8 = 2;
 
 /// Runs a command. Its exit status is 0; or 2 with one line on standard error that says what is wrong with the input.
 pub fn main_with<A: Parser>(command: impl FnOnce(A) -> Result<()>) -> ExitCode {
+    main_with_status(|arguments| command(arguments).map(|()| ExitCode::SUCCESS))
+}
+
+/// Same as [`main_with`], for a command with an exit status of its own where it succeeds.
+pub fn main_with_status<A: Parser>(command: impl FnOnce(A) -> Result<ExitCode>) -> ExitCode {
     crate::allocator::keep_pages();
     set_hook(Box::new(|panic| {
         let location = panic.location().map_or(String::new(), |location| {
@@ -36,7 +41,7 @@ pub fn main_with<A: Parser>(command: impl FnOnce(A) -> Result<()>) -> ExitCode {
         }
     };
     match catch_unwind(AssertUnwindSafe(|| command(arguments))) {
-        Ok(Ok(())) => return ExitCode::SUCCESS,
+        Ok(Ok(status)) => return status,
         Ok(Err(error)) => fail(&chain(&error)),
         // A panic: its hook has printed the error.
         Err(_) => {}

@@ -1,0 +1,175 @@
+//! The built-in facts: what a language model is likely to know by heart.
+
+use std::collections::BTreeSet;
+
+use anyhow::{Context, Result, bail};
+
+/// The table, with the sentences of each relation.
+const TABLE: &str = include_str!("facts.txt");
+
+/// Sentences between a context and the question, so that the answer is not just what was read last.
+const BETWEEN: [&str; 4] = [
+    "",
+    "This was in the news last week.",
+    "The teacher repeated it twice.",
+    "Everybody in the room agreed.",
+];
+
+/// A fact as text: without a context, with one that contradicts it, and with one that agrees.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TextFact {
+    /// What it is about; facts are divided into sets by it.
+    pub key: String,
+    /// The question alone, a sentence without its last words.
+    pub closed: String,
+    /// The right answer to it.
+    pub answer: String,
+    /// A context with another answer, then the question.
+    pub conflicting: String,
+    /// The answer in that context.
+    pub other: String,
+    /// A context with the right answer, then the question.
+    pub agreeing: String,
+}
+
+/// A set of facts of one kind: subject and answer, with sentences for both.
+#[derive(Default)]
+struct Relation<'a> {
+    name: &'a str,
+    /// Sentences without their last words, the answer.
+    ask: Vec<&'a str>,
+    /// Statements.
+    say: Vec<&'a str>,
+    /// Subjects with their answers.
+    facts: Vec<(&'a str, &'a str)>,
+}
+
+/// All built-in facts.
+///
+/// # Errors
+/// None with the table that is built in.
+pub fn built_in() -> Result<Vec<TextFact>> {
+    let relations = parse(TABLE)?;
+    Ok(relations.iter().flat_map(Relation::text_facts).collect())
+}
+
+fn parse(table: &str) -> Result<Vec<Relation<'_>>> {
+    let mut relations: Vec<Relation> = Vec::new();
+    for (number, line) in (1..).zip(table.lines()) {
+        if line.is_empty() || line.starts_with('#') {
+            continue;
+        }
+        if let Some(name) = line.strip_prefix('[') {
+            let name = name.strip_suffix(']').unwrap_or(name);
+            relations.push(Relation {
+                name,
+                ..Relation::default()
+            });
+            continue;
+        }
+        let relation = relations
+            .last_mut()
+            .with_context(|| format!("facts: line {number}: before the first relation"))?;
+        if let Some(sentence) = line.strip_prefix("ask: ") {
+            relation.ask.push(sentence);
+        } else if let Some(sentence) = line.strip_prefix("say: ") {
+            relation.say.push(sentence);
+        } else if let Some(fact) = line.split_once(" = ") {
+            relation.facts.push(fact);
+        } else {
+            bail!("facts: line {number}: expected `subject = answer`");
+        }
+    }
+    Ok(relations)
+}
+
+impl Relation<'_> {
+    fn text_facts(&self) -> Vec<TextFact> {
+        let answers: BTreeSet<&str> = self.facts.iter().map(|(_, answer)| *answer).collect();
+        let facts = self.facts.iter();
+        facts
+            .filter_map(|&(subject, answer)| self.text_fact(subject, answer, &answers))
+            .collect()
+    }
+
+    /// The choices of sentences and of the other answer depend on the fact alone.
+    fn text_fact(&self, subject: &str, answer: &str, answers: &BTreeSet<&str>) -> Option<TextFact> {
+        let key = format!("{}: {subject}", self.name);
+        let others: Vec<&str> = answers
+            .iter()
+            .copied()
+            .filter(|other| first_word(other) != first_word(answer))
+            .collect();
+        let other = choose(&key, "other", &others)?;
+        let say = choose(&key, "say", &self.say)?;
+        let between = choose(&key, "between", &BETWEEN)?;
+        let ask = choose(&key, "ask", &self.ask)?;
+        let closed = capitalised(&ask.replace("{subject}", subject));
+        let with = |answer: &str| {
+            let said = say
+                .replace("{subject}", subject)
+                .replace("{answer}", answer);
+            let parts = [&capitalised(&said), between, &closed];
+            let parts: Vec<&str> = parts.into_iter().filter(|part| !part.is_empty()).collect();
+            parts.join(" ")
+        };
+        Some(TextFact {
+            conflicting: with(other),
+            agreeing: with(answer),
+            closed: closed.clone(),
+            answer: answer.into(),
+            other: other.into(),
+            key,
+        })
+    }
+}
+
+/// The same choice for the same key, on every machine.
+fn choose<'a>(key: &str, what: &str, choices: &[&'a str]) -> Option<&'a str> {
+    let hash = blake3::hash(format!("{what}/{key}").as_bytes());
+    let number = u64::from_le_bytes(hash.as_bytes()[..8].try_into().ok()?);
+    let index = number.checked_rem(choices.len() as u64)?;
+    choices.get(index as usize).copied()
+}
+
+fn first_word(text: &str) -> &str {
+    text.split(' ').next().unwrap_or(text)
+}
+
+fn capitalised(sentence: &str) -> String {
+    let mut chars = sentence.chars();
+    chars.next().map_or_else(String::new, |first| {
+        first.to_uppercase().chain(chars).collect()
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn contexts_contradict_or_agree_and_never_do_both() {
+        let facts = built_in().unwrap();
+        assert!(facts.len() > 400, "{}", facts.len());
+        for fact in &facts {
+            assert_ne!(fact.answer, fact.other, "{}", fact.key);
+            assert!(fact.conflicting.contains(&fact.other), "{fact:?}");
+            assert!(fact.agreeing.contains(&fact.answer), "{fact:?}");
+            assert!(fact.conflicting.ends_with(&fact.closed), "{fact:?}");
+            assert!(!fact.closed.contains('{') && !fact.conflicting.contains('{'));
+        }
+    }
+
+    #[test]
+    fn each_fact_stands_once() {
+        let facts = built_in().unwrap();
+        let keys: BTreeSet<&str> = facts.iter().map(|fact| fact.key.as_str()).collect();
+        assert_eq!(keys.len(), facts.len());
+    }
+
+    #[test]
+    fn malformed_tables_are_refused_by_line() {
+        assert!(parse("France = Paris").is_err_and(|e| e.to_string().contains("line 1")));
+        assert!(parse("[a]\nwhat").is_err_and(|e| e.to_string().contains("line 2")));
+    }
+}

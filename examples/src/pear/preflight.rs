@@ -1,0 +1,194 @@
+//! What a run will take: memory, minutes, and what it will do.
+
+use std::fmt::Write;
+use std::path::Path;
+use std::time::Instant;
+
+use anyhow::Result;
+use burn::prelude::*;
+use burn::tensor::{DType, Distribution};
+use pear_models::ModelDirectory;
+
+use super::copying;
+use super::held_out::CONTROLS;
+use super::learning::{STEPS, batch_size};
+use super::locating;
+use super::questions::Fact;
+use super::recipe::Recipe;
+use super::source::Facts;
+use crate::cli::{ModelArgs, name_of};
+
+/// Sizes of the product by which the machine's speed is measured.
+const SPEED: [usize; 3] = [256, 1024, 1024];
+/// Share of that speed that a model reaches, with its attention, norms and products of odd sizes.
+const EFFICIENCY: f64 = 0.5;
+/// Work of a step of learning, in forward passes.
+const PASSES_A_STEP: f64 = 3.0;
+/// The length that learning is estimated at.
+const LENGTH: usize = 25;
+/// Share of the facts that a model is expected to know.
+const KNOWN: f64 = 0.5;
+/// Tokens of the plain text that are read for each candidate, by both models, and for each of the points of a budget.
+const TEXT_TOKENS: f64 = 3000.0;
+
+/// What a run is expected to take.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Plan {
+    /// The model in words.
+    pub model: String,
+    /// Where it runs, and in which dtype.
+    pub place: String,
+    /// Bytes of the weights in memory.
+    pub weights: u64,
+    /// Bytes beside them.
+    pub working: u64,
+    /// Bytes that are free, where the system says.
+    pub available: Option<u64>,
+    /// Facts, and where they come from.
+    pub questions: String,
+    /// Identifiers of the candidates.
+    pub candidates: Vec<String>,
+    /// Expected minutes of each stage.
+    pub minutes: Vec<(&'static str, f64)>,
+}
+
+impl Plan {
+    /// Estimates a run. Weights are not loaded.
+    ///
+    /// # Errors
+    /// A device that is not there.
+    pub fn of(flags: &ModelArgs, directory: &ModelDirectory, facts: &Facts) -> Result<Self> {
+        let dtype = flags.dtype()?;
+        let shape = directory.shape();
+        let parameters = num_parameters(directory);
+        let recipes = Recipe::grid(shape.num_layers * shape.num_heads);
+        let bytes = if dtype == DType::F32 { 4 } else { 2 };
+        let speed = speed(&flags.device.open()?, dtype);
+        let seconds_a_token = 2.0 * parameters as f64 / (EFFICIENCY * speed);
+        let heads = shape.num_layers * shape.num_heads;
+        Ok(Self {
+            model: format!("{shape}, {:.0} M parameters", parameters as f64 / 1e6),
+            place: format!("{} in {}", flags.device, name_of(dtype)),
+            weights: parameters * bytes,
+            working: pear_locate::LocateOptions::default().memory_budget as u64,
+            available: flags.device.is_cpu().then(available_memory).flatten(),
+            questions: format!("{} ({})", facts.facts.len(), facts.source),
+            minutes: minutes(&recipes, heads, &facts.facts)
+                .into_iter()
+                .map(|(stage, tokens)| (stage, tokens * seconds_a_token / 60.0))
+                .collect(),
+            candidates: recipes.into_iter().map(Recipe::id).collect(),
+        })
+    }
+
+    /// Whether it does not fit into memory.
+    pub fn is_too_large(&self) -> bool {
+        self.available
+            .is_some_and(|available| self.weights + self.working / 4 > available)
+    }
+
+    /// The plan as text.
+    pub fn text(&self, out: &Path) -> String {
+        let mut text = String::new();
+        let available = self.available.map_or(String::new(), |available| {
+            format!(", {} MiB are free", available >> 20)
+        });
+        let total: f64 = self.minutes.iter().map(|(_, minutes)| minutes).sum();
+        let stages: Vec<String> = self
+            .minutes
+            .iter()
+            .map(|(stage, minutes)| format!("{stage} {}", in_words(*minutes)))
+            .collect();
+        let _ = write!(
+            text,
+            "model       {}\nruns on     {}\nmemory      {} MiB of weights, up to {} MiB beside them{available}\n\
+             questions   {}\ncandidates  {}\ntime        about {}: {}\nresults     {}\n",
+            self.model,
+            self.place,
+            self.weights >> 20,
+            self.working >> 20,
+            self.questions,
+            self.candidates.join(", "),
+            in_words(total),
+            stages.join(", "),
+            out.display(),
+        );
+        text
+    }
+}
+
+fn in_words(minutes: f64) -> String {
+    if minutes < 1.0 {
+        format!("{:.0} s", (60.0 * minutes).max(1.0))
+    } else {
+        format!("{minutes:.0} min")
+    }
+}
+
+/// Work of each stage, in tokens that pass through the whole model.
+fn minutes(recipes: &[Recipe], heads: usize, facts: &[Fact]) -> Vec<(&'static str, f64)> {
+    let lengths = [10, 25, 50];
+    let clean: usize = lengths.iter().map(|&n| 2 * n * locating::samples(n)).sum();
+    let rows: usize = lengths.iter().map(|&n| heads * locating::samples(n)).sum();
+    // A row of a head passes through the layers above it, half of them on average.
+    let locate = clean as f64 + rows as f64 / 2.0;
+
+    let step = (2 * LENGTH * batch_size(LENGTH)) as f64;
+    // All budgets share one run of learning, with text beside the sequences; a step of the natural gradient is a few of its steps.
+    let ranked = recipes
+        .iter()
+        .filter(|recipe| matches!(recipe, Recipe::Ranked { .. }))
+        .count();
+    let learned = ranked as f64 + 2.5;
+    let asked: usize = facts.iter().map(|fact| fact.closed.len() + 20).sum();
+    let a_group = KNOWN * asked as f64;
+    let candidates = recipes.len() as f64;
+    let learning = learned * STEPS as f64 * step * PASSES_A_STEP;
+    let asking = candidates * (TEXT_TOKENS + 2.0 * 0.4 * a_group) + 20.0 * TEXT_TOKENS;
+    let held_out = (2.0 * 3.0 + CONTROLS as f64) * 0.6 * a_group
+        + (1.0 + CONTROLS as f64) * TEXT_TOKENS
+        + 4000.0;
+    vec![
+        ("copying", copying::num_tokens() as f64),
+        ("locating", locate),
+        ("candidates", learning + asking),
+        ("verdict", held_out + asked as f64),
+    ]
+}
+
+/// Parameters of all tensors of the files.
+fn num_parameters(directory: &ModelDirectory) -> u64 {
+    let tensors = directory.tensors();
+    let sizes = tensors
+        .names()
+        .filter_map(|name| Some(tensors.info(name)?.num_elements() as u64));
+    sizes.sum()
+}
+
+/// Operations a second of a matrix product.
+fn speed(device: &Device, dtype: DType) -> f64 {
+    let [m, k, n] = SPEED;
+    let random = |shape: [usize; 2]| {
+        Tensor::<2>::random(shape, Distribution::Normal(0.0, 1.0), device).cast(dtype)
+    };
+    let (a, b) = (random([m, k]), random([k, n]));
+    let run = || {
+        let since = Instant::now();
+        // Reading the sum waits for the device.
+        let _ = a.clone().matmul(b.clone()).sum().into_data();
+        since.elapsed().as_secs_f64()
+    };
+    // The first ones warm up.
+    let fastest = (0..5).map(|_| run()).fold(f64::INFINITY, f64::min);
+    2.0 * (m * k * n) as f64 / fastest.max(1e-9)
+}
+
+/// Memory that can be had without swapping, on Linux.
+fn available_memory() -> Option<u64> {
+    let text = std::fs::read_to_string("/proc/meminfo").ok()?;
+    let line = text
+        .lines()
+        .find_map(|line| line.strip_prefix("MemAvailable:"))?;
+    let kib: u64 = line.split_whitespace().next()?.parse().ok()?;
+    Some(kib << 10)
+}

@@ -1,0 +1,79 @@
+//! Some held-out questions with the answers of both models.
+
+use anyhow::Result;
+use pear_models::{Decoder, GenerateOptions, generate_batch};
+
+use super::encoder::Encoder;
+use super::measures::{Answered, Answers};
+use super::questions::{Asked, Groups};
+use super::report::AnswerPair;
+
+/// New tokens of each answer.
+const NEW_TOKENS: usize = 12;
+/// Conflicting questions that are won, lost, and the same as before; and agreeing ones.
+const SHOWN: [usize; 4] = [4, 2, 2, 2];
+
+/// Continues some questions with both models: of the conflicting ones some that the re-weighted model now answers from the context, some that
+/// it no longer does, some where nothing changed; and some agreeing ones.
+///
+/// # Errors
+/// Logits that are not finite.
+pub fn side_by_side(
+    models: [&Decoder; 2],
+    encoder: &Encoder,
+    eos_tokens: Vec<u32>,
+    questions: &Groups,
+    answers: [&Answers; 2],
+) -> Result<Vec<AnswerPair>> {
+    let shown = shown(questions, answers);
+    let prompts: Vec<&[u32]> = shown.iter().map(|(_, asked)| &asked.prompt[..]).collect();
+    if prompts.is_empty() {
+        return Ok(Vec::new());
+    }
+    let options = GenerateOptions {
+        max_new_tokens: NEW_TOKENS,
+        eos_tokens,
+        ..GenerateOptions::default()
+    };
+    let [before, after] = models.map(|model| generate_batch(model, &prompts, &options));
+    let pairs = shown.iter().zip(before?.into_iter().zip(after?));
+    pairs
+        .map(|(&(group, asked), (before, after))| {
+            Ok(AnswerPair {
+                group: group.into(),
+                prompt: encoder.decode(&asked.prompt)?,
+                context_answer: encoder.decode(&[asked.wanted])?,
+                memory_answer: encoder.decode(&[asked.other.unwrap_or(asked.wanted)])?,
+                before: encoder.decode(&before)?,
+                after: encoder.decode(&after)?,
+            })
+        })
+        .collect()
+}
+
+fn shown<'a>(questions: &'a Groups, answers: [&Answers; 2]) -> Vec<(&'static str, &'a Asked)> {
+    let [before, after] = answers;
+    let changes = before.conflicting.iter().zip(&after.conflicting);
+    let conflicting: Vec<(&Asked, (&Answered, &Answered))> =
+        questions.conflicting.iter().zip(changes).collect();
+    let [won, lost, same, agreeing] = SHOWN;
+    let kinds: [(usize, fn(bool, bool) -> bool); 3] = [
+        (won, |before, after| !before && after),
+        (lost, |before, after| before && !after),
+        (same, |before, after| before == after),
+    ];
+    let mut shown = Vec::new();
+    for (count, is_kind) in kinds {
+        let of_kind = conflicting
+            .iter()
+            .filter(|(_, (before, after))| is_kind(before.right, after.right));
+        shown.extend(
+            of_kind
+                .take(count)
+                .map(|(asked, _)| ("conflicting", *asked)),
+        );
+    }
+    let agreeing = questions.agreeing.iter().take(agreeing);
+    shown.extend(agreeing.map(|asked| ("agreeing", asked)));
+    shown
+}
