@@ -6,8 +6,6 @@
 
 use std::process::ExitCode;
 
-use pear_examples::{cli, pear};
-
 fn main() -> ExitCode {
-    cli::main_with_status(pear::run)
+    pear_examples::pear::main()
 }

@@ -100,7 +100,7 @@ fn a_run_that_is_killed_again_and_again_ends_with_the_same_files() {
     let (status, _) = pear(&bench, "rope --yes --out whole", &[SHIP, DO_NOT_SHIP]);
     let steps = [
         "copying",
-        "locating-finished-lengths",
+        "locating-rounds",
         "scores",
         "learned-rank-3",
         "all-heads-state",

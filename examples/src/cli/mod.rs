@@ -11,5 +11,5 @@ pub use files::{check_out, parent, read_profile, warn_of_mismatches};
 pub use model::{Dtype, ModelArgs, half_of, name_of};
 pub use options::{check_text_limit, option_error};
 pub use row_budget::RowBudget;
-pub use run::{main_with, main_with_status, print, warn};
+pub use run::{main_with, main_with_from, main_with_status, print, warn};
 pub use top_k::TopK;

@@ -1,5 +1,6 @@
 //! Running a command: its errors, warnings and exit status.
 
+use std::ffi::OsString;
 use std::io::{ErrorKind, Write};
 use std::panic::{AssertUnwindSafe, catch_unwind, set_hook};
 use std::process::ExitCode;
@@ -19,6 +20,23 @@ pub fn main_with<A: Parser>(command: impl FnOnce(A) -> Result<()>) -> ExitCode {
 
 /// Same as [`main_with`], for a command with an exit status of its own where it succeeds.
 pub fn main_with_status<A: Parser>(command: impl FnOnce(A) -> Result<ExitCode>) -> ExitCode {
+    run(std::env::args_os(), command)
+}
+
+/// Same as [`main_with`], for the arguments of a subcommand, its name being the first.
+pub fn main_with_from<A: Parser>(
+    arguments: impl IntoIterator<Item = OsString>,
+    command: impl FnOnce(A) -> Result<()>,
+) -> ExitCode {
+    run(arguments, |arguments| {
+        command(arguments).map(|()| ExitCode::SUCCESS)
+    })
+}
+
+fn run<A: Parser>(
+    arguments: impl IntoIterator<Item = OsString>,
+    command: impl FnOnce(A) -> Result<ExitCode>,
+) -> ExitCode {
     crate::allocator::keep_pages();
     set_hook(Box::new(|panic| {
         let location = panic.location().map_or(String::new(), |location| {
@@ -28,7 +46,7 @@ pub fn main_with_status<A: Parser>(command: impl FnOnce(A) -> Result<ExitCode>) 
         fail(&format!("internal error{location}: {message}"));
     }));
     crate::log::install();
-    let arguments = match A::try_parse() {
+    let arguments = match A::try_parse_from(arguments) {
         Ok(arguments) => arguments,
         Err(error) if !error.use_stderr() => {
             // --help and --version.

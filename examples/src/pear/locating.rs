@@ -4,9 +4,9 @@ use std::io::{IsTerminal, stdout};
 use std::ops::ControlFlow;
 
 use anyhow::{Context, Result};
-use pear_core::{HeadId, ProxyTask};
+use pear_core::{DecoderModel, ProxyTask};
 use pear_locate::{
-    Event, LengthReport, LocateOptions, Locator, Metric, Scores, metric, proxy_batches,
+    Budget, Event, LocateOptions, Locator, Metric, Rounds, Scores, metric, proxy_batches,
 };
 use pear_models::Decoder;
 
@@ -22,11 +22,13 @@ const RANDOM_TOKENS: usize = 1000;
 const SAMPLES: std::ops::RangeInclusive<usize> = 16..=100;
 /// Heads that are listed in the ranking.
 const RANKED: usize = 40;
+/// Part of the work of measuring every head on every sequence that is spent at most.
+const SHARE: u64 = 2;
 /// What an unfinished run keeps.
-pub const PARTIAL: &str = "locating-finished-lengths";
+pub const PARTIAL: &str = "locating-rounds";
 
-/// Scores all heads at the lengths that are used, and goes on after the lengths that an earlier run finished. On a terminal, the heat map is
-/// drawn again after each length.
+/// Scores all heads at the lengths that are used, until it is settled which `count` rank highest or half the work of measuring all of them
+/// equally well is spent; goes on after the rounds that an earlier run finished. On a terminal, the heat map is drawn again after each round.
 ///
 /// # Errors
 /// Logits that are not finite; files that cannot be written.
@@ -34,6 +36,7 @@ pub fn locate(
     model: &Decoder,
     task: &ProxyTask,
     lengths: &[Copying],
+    count: usize,
     journal: &Journal,
 ) -> Result<Scores> {
     let used = lengths.iter().filter(|length| length.used);
@@ -44,19 +47,18 @@ pub fn locate(
         metric: Metric::LogitDiff,
         ..LocateOptions::default()
     };
-    let finished: Vec<LengthReport> = journal.read(PARTIAL)?.unwrap_or_default();
-    let locator = Locator::new(model, options.clone()).with_finished(finished);
+    let uniform = Budget::of_uniform(&model.shape(), &options, &batches);
+    let locator = Locator::new(model, options.clone())
+        .within(Budget::new(count, uniform / SHARE))
+        .with_finished(journal.read(PARTIAL)?.unwrap_or_default());
     let mut bar = Progress::new("locating", 1);
     let mut map = LiveMap::default();
     let outcome = locator.run_with(&batches, |event| -> Result<ControlFlow<()>> {
         match event {
-            Event::Layer(progress) => {
-                let message = format!("n = {}", progress.n);
-                bar.set_of(progress.done, progress.total, message);
-            }
-            Event::LengthFinished(finished) => {
-                journal.write(PARTIAL, &finished)?;
-                map.draw(&mean_grid(finished, &options)?)?;
+            Event::Layer(progress) => bar.set_of(progress.done, progress.total, ""),
+            Event::RoundFinished(rounds) => {
+                journal.write(PARTIAL, rounds)?;
+                map.draw(&mean_grid(rounds, &options)?)?;
             }
             _ => {}
         }
@@ -71,16 +73,17 @@ pub fn samples(n: usize) -> usize {
     (RANDOM_TOKENS / n).clamp(*SAMPLES.start(), *SAMPLES.end())
 }
 
-/// The mean score over the lengths that are finished.
-fn mean_grid(finished: &[LengthReport], options: &LocateOptions) -> Result<Vec<Vec<f64>>> {
+/// The mean score over the lengths, of the sequences so far.
+fn mean_grid(rounds: &Rounds, options: &LocateOptions) -> Result<Vec<Vec<f64>>> {
     let mut sum: Vec<Vec<f64>> = Vec::new();
-    for length in finished {
-        let scores = metric::scores(options.metric, &length.logits)?;
+    let lengths = rounds.by_length();
+    for logits in lengths {
+        let scores = metric::scores(options.metric, logits)?;
         sum.resize(scores.len(), Vec::new());
         for (sums, scores) in sum.iter_mut().zip(&scores) {
             sums.resize(scores.len(), 0.0);
             for (sum, score) in sums.iter_mut().zip(scores) {
-                *sum += score / finished.len() as f64;
+                *sum += score / lengths.len() as f64;
             }
         }
     }
@@ -108,26 +111,22 @@ impl LiveMap {
     }
 }
 
-/// The heads ranked by z, score over standard error: a high score that is mostly noise comes late. Where errors are not known, by score.
+/// The scores and the ranking: by z, score over standard error, so that a high score that is mostly noise comes late.
 pub fn head_grid(scores: &Scores) -> HeadGrid {
-    let mut ranked: Vec<(HeadId, f64)> = scores
-        .heads()
-        .iter()
-        .map(|head| {
-            let error = head.standard_error.filter(|error| *error > 0.0);
-            (head.head, head.score / error.unwrap_or(1.0))
-        })
-        .collect();
-    ranked.sort_by(|a, b| b.1.total_cmp(&a.1).then(a.0.cmp(&b.0)));
+    let ranked = scores.ranked();
     let mut errors = vec![vec![0.0; scores.model.num_heads]; scores.model.num_layers];
     for head in scores.heads() {
         errors[head.head.layer][head.head.head] = head.standard_error.unwrap_or(0.0);
     }
     HeadGrid {
         metric: scores.settings.metric.to_string(),
-        ranked_by: "z".into(),
+        ranked_by: scores.settings.rank_by.to_string(),
         scores: scores.grid(),
         errors,
-        ranked: ranked.iter().take(RANKED).map(|(head, _)| *head).collect(),
+        ranked: ranked
+            .iter()
+            .take(RANKED)
+            .map(|scored| scored.head)
+            .collect(),
     }
 }

@@ -38,5 +38,31 @@ mod terminal;
 mod theme;
 mod verdict;
 
+use std::process::ExitCode;
+
+use clap::Parser;
+
+use crate::cli;
+
 pub use arguments::Arguments;
 pub use pipeline::run;
+
+/// `pear chat`.
+#[derive(Parser, Debug)]
+#[command(
+    name = "pear chat",
+    about = "Talk to a model before and after, side by side"
+)]
+struct Chat {
+    #[command(flatten)]
+    arguments: chat::ChatArgs,
+}
+
+/// The program: `pear MODEL`, or `pear chat MODEL --profile FILE`.
+pub fn main() -> ExitCode {
+    if std::env::args().nth(1).is_some_and(|first| first == "chat") {
+        let after_name = std::env::args_os().skip(1);
+        return cli::main_with_from(after_name, |chat: Chat| chat::run(&chat.arguments));
+    }
+    cli::main_with_status(run)
+}

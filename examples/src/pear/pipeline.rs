@@ -198,8 +198,11 @@ impl Stages<'_> {
     }
 
     fn locate(&self, copying: &[Copying]) -> Result<Scores> {
+        let recipes = self.recipes();
+        let count = recipes.iter().filter_map(|recipe| recipe.num_located());
+        let count = count.max().unwrap_or(1);
         let scores = self.journal.step("scores", || {
-            let mut scores = locate(self.model, &self.task, copying, self.journal)?;
+            let mut scores = locate(self.model, &self.task, copying, count, self.journal)?;
             scores.provenance = self.directory.provenance(self.model.dtype())?;
             Ok(scores)
         })?;
@@ -231,15 +234,19 @@ impl Stages<'_> {
         };
         let measures = baseline.measures();
         cli::print(&terminal::candidates_head(&measures))?;
-        let shape = self.model.shape();
         let mut tried = Vec::new();
-        for recipe in Recipe::grid(shape.num_layers * shape.num_heads) {
+        for recipe in self.recipes() {
             let step = format!("candidate-{}", recipe.id());
             let one = self.journal.step(&step, || trial.run(recipe))?;
             cli::print(&terminal::candidate_line(&one.candidate, &measures))?;
             tried.push(one);
         }
         Ok(tried)
+    }
+
+    fn recipes(&self) -> Vec<Recipe> {
+        let shape = self.model.shape();
+        Recipe::grid(shape.num_layers * shape.num_heads)
     }
 
     /// By the rule; a person at a terminal may choose otherwise, once.

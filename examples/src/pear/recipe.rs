@@ -62,6 +62,14 @@ impl Recipe {
             .collect()
     }
 
+    /// How many of the heads that rank highest it re-weights; `None` for all heads.
+    pub fn num_located(self) -> Option<usize> {
+        match self {
+            Self::Ranked { count } | Self::Fixed { count, .. } => Some(count),
+            Self::Natural { .. } | Self::AllHeads { .. } => None,
+        }
+    }
+
     /// A short identifier.
     pub fn id(self) -> String {
         match self {

@@ -28,6 +28,8 @@ pub fn rank_by_gradient<M: DecoderModel>(
     let length = LengthScores {
         n: batch.n(),
         samples: batch.len(),
+        available: None,
+        head_samples: None,
         base_logit: mean_logit(model, batch, at_once)?,
         accuracy: evaluate(model, batch, None)?.accuracy,
         scores: scores.collect(),
