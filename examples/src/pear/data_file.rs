@@ -13,8 +13,8 @@ use pear_models::evaluation::JsonLines;
 use serde::Deserialize;
 
 use super::encoder::Encoder;
-use super::facts::TextFact;
-use super::questions::{Fact, WithContext};
+use super::facts::{Lessons, TextFact};
+use super::questions::{EncodedLessons, Fact, WithContext};
 use super::source::encode;
 
 /// Records that are used at most: more would take too long and tell nothing new.
@@ -125,6 +125,7 @@ impl Record {
             conflicting: conflicting.into(),
             other: other.into(),
             agreeing: format!("{closed} {answer}. {closed}"),
+            lessons: Lessons::default(),
         }))
     }
 
@@ -142,6 +143,7 @@ impl Record {
             conflicting: asked(Some(sub), question),
             other: other.into(),
             agreeing: asked(Some(org), question),
+            lessons: Lessons::default(),
         }))
     }
 
@@ -180,6 +182,7 @@ impl Found {
                 key: closed.clone(),
                 closed: alone.0,
                 with_context: WithContext::Given { prompt, answer },
+                lessons: EncodedLessons::default(),
             }))
     }
 }

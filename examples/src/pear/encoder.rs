@@ -1,6 +1,7 @@
 //! Questions in text as tokens.
 
 use anyhow::Result;
+use pear_models::evaluation::PromptBuilder;
 use pear_models::{ModelDirectory, Tokenizer};
 
 /// The longest prompt, in tokens; longer ones are left out.
@@ -9,6 +10,8 @@ const LONGEST_PROMPT: usize = 1024;
 /// The tokenizer of a model, as questions need it.
 pub struct Encoder {
     tokenizer: Tokenizer,
+    /// Where the model has a chat template.
+    chat: Option<PromptBuilder>,
     eos_tokens: Vec<u32>,
     vocab_size: usize,
     longest: usize,
@@ -27,6 +30,10 @@ impl Encoder {
         let longest = config.max_positions().unwrap_or(LONGEST_PROMPT);
         Ok(Self {
             tokenizer: directory.tokenizer()?,
+            chat: match directory.find_chat_template()? {
+                Some(template) => Some(PromptBuilder::new(directory)?.with_chat_template(template)),
+                None => None,
+            },
             eos_tokens: directory.eos_tokens()?,
             vocab_size: config.vocab_size,
             longest: longest.min(LONGEST_PROMPT),
@@ -62,6 +69,20 @@ impl Encoder {
             && whole.iter().all(|&id| (id as usize) < self.vocab_size);
         let first = whole.get(tokens.len()).copied();
         Ok(first.filter(|_| is_usable).map(|first| (tokens, first)))
+    }
+
+    /// What a user says, in the model's chat template, and the first token of an answer to it; nothing for a model without a template, or
+    /// where the prompt is too long.
+    ///
+    /// # Errors
+    /// A text that the tokenizer or the template cannot read.
+    pub fn reply(&self, text: &str, answer: &str) -> Result<Option<Encoded>> {
+        let Some(chat) = &self.chat else {
+            return Ok(None);
+        };
+        let (prompt, answer) = chat.build_with_answer(text, "", answer.trim())?;
+        let is_usable = !prompt.cut && prompt.tokens.len() <= self.longest;
+        Ok(is_usable.then(|| (prompt.tokens, answer[0])))
     }
 
     /// Tokens as text.

@@ -19,6 +19,8 @@ const BETWEEN: [&str; 4] = [
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TextFact {
     /// What it is about; facts are divided into sets by it.
+    ///
+    /// One fact is asked in several ways, which share it.
     pub key: String,
     /// The question alone, a sentence without its last words.
     pub closed: String,
@@ -30,6 +32,17 @@ pub struct TextFact {
     pub other: String,
     /// A context with the right answer, then the question.
     pub agreeing: String,
+    /// What is only learned from; nothing for facts of a file.
+    pub lessons: Lessons,
+}
+
+/// More ways to put a fact, to learn from.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Lessons {
+    /// The question with another answer, then the question again.
+    pub repeated: Option<String>,
+    /// What a user says who wants the sentence completed from a passage, with the answer that is in it.
+    pub passages: Vec<(String, String)>,
 }
 
 /// A set of facts of one kind: subject and answer, with sentences for both.
@@ -86,15 +99,27 @@ fn parse(table: &str) -> Result<Vec<Relation<'_>>> {
 impl Relation<'_> {
     fn text_facts(&self) -> Vec<TextFact> {
         let answers: BTreeSet<&str> = self.facts.iter().map(|(_, answer)| *answer).collect();
-        let facts = self.facts.iter();
-        facts
-            .filter_map(|&(subject, answer)| self.text_fact(subject, answer, &answers))
+        let asked = self
+            .facts
+            .iter()
+            .flat_map(|fact| self.ask.iter().map(move |ask| (fact, *ask)));
+        asked
+            .filter_map(|(&(subject, answer), ask)| {
+                self.text_fact(subject, answer, ask, &answers)
+            })
             .collect()
     }
 
-    /// The choices of sentences and of the other answer depend on the fact alone.
-    fn text_fact(&self, subject: &str, answer: &str, answers: &BTreeSet<&str>) -> Option<TextFact> {
-        let key = format!("{}: {subject}", self.name);
+    /// The choices of sentences and of the other answer depend on the fact and the question alone.
+    fn text_fact(
+        &self,
+        subject: &str,
+        answer: &str,
+        ask: &str,
+        answers: &BTreeSet<&str>,
+    ) -> Option<TextFact> {
+        let fact = format!("{}: {subject}", self.name);
+        let key = format!("{fact}/{ask}");
         let others: Vec<&str> = answers
             .iter()
             .copied()
@@ -103,7 +128,6 @@ impl Relation<'_> {
         let other = choose(&key, "other", &others)?;
         let say = choose(&key, "say", &self.say)?;
         let between = choose(&key, "between", &BETWEEN)?;
-        let ask = choose(&key, "ask", &self.ask)?;
         let closed = capitalised(&ask.replace("{subject}", subject));
         let with = |answer: &str| {
             let said = say
@@ -116,20 +140,70 @@ impl Relation<'_> {
         Some(TextFact {
             conflicting: with(other),
             agreeing: with(answer),
-            closed: closed.clone(),
+            lessons: Lessons {
+                repeated: Some(format!("{closed} {other}. {closed}")),
+                passages: [other, answer]
+                    .map(|said| (self.passage(&key, say, subject, said, &closed), said.into()))
+                    .into(),
+            },
+            closed,
             answer: answer.into(),
             other: other.into(),
-            key,
+            key: fact,
         })
+    }
+}
+
+impl Relation<'_> {
+    /// A passage of a few facts with one that may be wrong among them, and what is to be done with it.
+    fn passage(
+        &self,
+        key: &str,
+        say: &str,
+        subject: &str,
+        answer: &str,
+        closed: &str,
+    ) -> String {
+        let said = |subject: &str, answer: &str| {
+            capitalised(
+                &say.replace("{subject}", subject)
+                    .replace("{answer}", answer),
+            )
+        };
+        let others: Vec<_> = self
+            .facts
+            .iter()
+            .filter(|(other, _)| *other != subject)
+            .collect();
+        let count = 3 + number(key, "sentences") as usize % 6;
+        let mut sentences: Vec<String> = (0..count.min(others.len()))
+            .map(|index| {
+                let (subject, answer) = others[number(key, &index.to_string()) as usize % others.len()];
+                said(subject, answer)
+            })
+            .collect();
+        let place = number(key, "place") as usize % (sentences.len() + 1);
+        sentences.insert(place, said(subject, answer));
+        let passage = sentences.join(" ");
+        format!(
+            "{passage}\n\nUsing only the text above, complete the sentence with a word or two.\n{closed} ..."
+        )
     }
 }
 
 /// The same choice for the same key, on every machine.
 fn choose<'a>(key: &str, what: &str, choices: &[&'a str]) -> Option<&'a str> {
-    let hash = blake3::hash(format!("{what}/{key}").as_bytes());
-    let number = u64::from_le_bytes(hash.as_bytes()[..8].try_into().ok()?);
-    let index = number.checked_rem(choices.len() as u64)?;
+    let index = number(key, what).checked_rem(choices.len() as u64)?;
     choices.get(index as usize).copied()
+}
+
+/// The same number for the same key.
+fn number(key: &str, what: &str) -> u64 {
+    let hash = blake3::hash(format!("{what}/{key}").as_bytes());
+    hash.as_bytes()[..8]
+        .iter()
+        .rev()
+        .fold(0, |number, &byte| (number << 8) | u64::from(byte))
 }
 
 fn first_word(text: &str) -> &str {
@@ -161,9 +235,9 @@ mod tests {
     }
 
     #[test]
-    fn each_fact_stands_once() {
+    fn each_question_on_a_fact_stands_once() {
         let facts = built_in().unwrap();
-        let keys: BTreeSet<&str> = facts.iter().map(|fact| fact.key.as_str()).collect();
+        let keys: BTreeSet<_> = facts.iter().map(|fact| (&fact.key, &fact.closed)).collect();
         assert_eq!(keys.len(), facts.len());
     }
 

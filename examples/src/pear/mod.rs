@@ -12,6 +12,7 @@ pub mod card;
 pub mod chat;
 mod choice;
 mod copying;
+mod curriculum;
 mod data_file;
 mod encoder;
 mod facts;

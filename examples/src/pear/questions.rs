@@ -1,15 +1,20 @@
 //! Questions as tokens: what a model is asked with and without a context, divided into a development and a held-out set.
 
+use std::collections::BTreeSet;
+
 use anyhow::{Result, bail};
 use pear_models::Decoder;
 use serde::{Deserialize, Serialize};
 
+use super::curriculum::Curriculum;
+use super::encoder::Encoded;
 use super::next_token::next_tokens;
 
 /// Known facts that each set needs: fewer tell nothing.
 pub const FEWEST: usize = 20;
-/// Share of the facts in the development set, in percent.
-const DEVELOPMENT_PERCENT: u64 = 40;
+/// Shares of the facts that are learned from and in the development set, in percent; the others are held out.
+const LEARNING_PERCENT: u64 = 40;
+const DEVELOPMENT_PERCENT: u64 = 20;
 
 /// A prompt with the tokens that an answer may begin with.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -31,6 +36,17 @@ pub struct Fact {
     pub closed: Vec<u32>,
     /// What is asked with a context.
     pub with_context: WithContext,
+    /// What is only learned from.
+    pub lessons: EncodedLessons,
+}
+
+/// More ways to put a fact, to learn from: prompts with the first token of the answer that stands in their context.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct EncodedLessons {
+    /// The question with another answer, then the question again.
+    pub repeated: Option<Encoded>,
+    /// Passages in the model's chat template.
+    pub passages: Vec<Encoded>,
 }
 
 /// Contexts of a fact.
@@ -74,19 +90,36 @@ pub struct QuestionSet {
     pub facts: usize,
     /// Facts that the model knows, or whose context tells what it would say otherwise.
     pub known: usize,
+    /// What coefficients are learned from.
+    pub learning: Curriculum,
     /// What settings are compared on.
     pub development: Groups,
     /// What the choice is judged on.
     pub held_out: Groups,
 }
 
-/// Whether a fact is held out: by a hash of its key, so that neither order nor number of the facts matters.
-pub fn is_held_out(key: &str) -> bool {
+/// What a fact is used for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Part {
+    /// Coefficients are learned from it.
+    Learning,
+    /// Settings are compared on it.
+    Development,
+    /// The choice is judged on it.
+    HeldOut,
+}
+
+/// What a fact is used for: by a hash of its key, so that neither order nor number of the facts matters.
+pub fn part_of(key: &str) -> Part {
     let hash = blake3::hash(key.as_bytes());
     let number = hash.as_bytes()[..8]
         .iter()
         .fold(0u64, |number, byte| (number << 8) | u64::from(*byte));
-    number % 100 >= DEVELOPMENT_PERCENT
+    match number % 100 {
+        share if share < LEARNING_PERCENT => Part::Learning,
+        share if share < LEARNING_PERCENT + DEVELOPMENT_PERCENT => Part::Development,
+        _ => Part::HeldOut,
+    }
 }
 
 impl QuestionSet {
@@ -101,18 +134,28 @@ impl QuestionSet {
             source: source.into(),
             facts: facts.len(),
             known: 0,
+            learning: Curriculum::default(),
             development: Groups::default(),
             held_out: Groups::default(),
         };
+        let mut known = BTreeSet::new();
         for (fact, said) in facts.iter().zip(said) {
-            let held_out = is_held_out(&fact.key);
-            let groups = if held_out {
-                &mut set.held_out
-            } else {
-                &mut set.development
+            let part = part_of(&fact.key);
+            // Two questions on one fact would count as two where they are hardly more than one; to learn from, both are welcome.
+            if part != Part::Learning && known.contains(&fact.key) {
+                continue;
+            }
+            let is_known = match part {
+                Part::Learning => set.learning.add(fact, said.top),
+                Part::Development => set.development.add(fact, said.top),
+                Part::HeldOut => set.held_out.add(fact, said.top),
             };
-            set.known += usize::from(groups.add(fact, said.top));
+            if is_known {
+                known.insert(&fact.key);
+            }
         }
+        let keys: BTreeSet<&String> = facts.iter().map(|fact| &fact.key).collect();
+        (set.facts, set.known) = (keys.len(), known.len());
         set.check()?;
         Ok(set)
     }
@@ -197,6 +240,7 @@ mod tests {
             key: "k".into(),
             closed: vec![1, 2],
             with_context,
+            lessons: EncodedLessons::default(),
         }
     }
 
@@ -235,10 +279,14 @@ mod tests {
     }
 
     #[test]
-    fn sets_depend_on_the_key_alone_and_have_the_stated_shares() {
-        let held_out = (0..1000)
-            .filter(|i| is_held_out(&format!("fact {i}")))
-            .count();
-        assert!((560..640).contains(&held_out), "{held_out}");
+    fn parts_depend_on_the_key_alone_and_have_the_stated_shares() {
+        let share = |part| {
+            (0..1000)
+                .filter(|i| part_of(&format!("fact {i}")) == part)
+                .count()
+        };
+        let shares = [Part::Learning, Part::Development, Part::HeldOut].map(share);
+        assert!((360..440).contains(&shares[0]), "{shares:?}");
+        assert!((160..240).contains(&shares[1]), "{shares:?}");
     }
 }

@@ -9,7 +9,7 @@ use pear_models::ModelDirectory;
 use super::data_file;
 use super::encoder::Encoder;
 use super::facts::{TextFact, built_in};
-use super::questions::{Fact, WithContext};
+use super::questions::{EncodedLessons, Fact, WithContext};
 use crate::random::Random;
 use crate::tiny_world::{BOS, Kind, Question, VOCABULARY, World};
 
@@ -73,10 +73,24 @@ pub fn encode(facts: &[TextFact], encoder: &Encoder) -> Result<Vec<Fact>> {
                     conflicting,
                     agreeing: agreeing.0,
                 },
+                lessons: encode_lessons(fact, encoder)?,
             });
         }
     }
     Ok(encoded)
+}
+
+fn encode_lessons(fact: &TextFact, encoder: &Encoder) -> Result<EncodedLessons> {
+    let repeated = fact.lessons.repeated.as_deref();
+    let repeated = repeated.map(|prompt| encoder.question(prompt, &fact.other));
+    let passages = fact.lessons.passages.iter();
+    let passages = passages.map(|(text, answer)| encoder.reply(text, answer));
+    Ok(EncodedLessons {
+        repeated: repeated.transpose()?.flatten(),
+        passages: passages
+            .filter_map(Result::transpose)
+            .collect::<Result<_>>()?,
+    })
 }
 
 /// Whether a model reads the words of the tiny world.
@@ -109,6 +123,7 @@ fn tiny_world() -> Vec<Fact> {
                 conflicting: (question.prompt, question.answer),
                 agreeing: agreeing.prompt,
             },
+            lessons: EncodedLessons::default(),
         })
     });
     facts.collect()
