@@ -6,6 +6,7 @@ use pear_core::kernels::cross_entropy;
 use pear_core::{DecoderModel, HeadCoefficients, HeadEdit, HeadId};
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{Rng, SeedableRng};
+use serde::{Deserialize, Serialize};
 
 use crate::cholesky::Cholesky;
 use crate::divergence::{all_pieces, parts, tokens};
@@ -16,12 +17,52 @@ use crate::{Error, Result};
 
 /// The Fisher information of a model's predictions on plain text about the coefficients of its heads, where all are 1:
 /// [`text_divergence`](crate::text_divergence) at `α = 1 + δ` is about `½ δᵀ F δ`.
-#[derive(Clone, Debug, PartialEq)]
+///
+/// It may take a while to estimate, and can be written and read with serde.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(try_from = "Record")]
 pub struct Fisher {
     heads: Vec<HeadId>,
     /// `[heads, heads]`, symmetric.
     matrix: Vec<f64>,
     samples: usize,
+}
+
+/// What is read from a file, unchecked.
+#[derive(Deserialize)]
+struct Record {
+    heads: Vec<HeadId>,
+    matrix: Vec<f64>,
+    samples: usize,
+}
+
+impl TryFrom<Record> for Fisher {
+    type Error = String;
+
+    fn try_from(record: Record) -> Result<Self, String> {
+        let Record {
+            heads,
+            matrix,
+            samples,
+        } = record;
+        let size = heads.len();
+        if matrix.len() != size * size {
+            return Err(format!(
+                "a Fisher matrix of {} numbers for {size} heads: expected {}",
+                matrix.len(),
+                size * size
+            ));
+        }
+        let symmetric = |i: usize, j: usize| matrix[i * size + j] == matrix[j * size + i];
+        if !(0..size).all(|i| (0..=i).all(|j| symmetric(i, j))) {
+            return Err("a Fisher matrix that is not symmetric, or not of numbers".into());
+        }
+        Ok(Self {
+            heads,
+            matrix,
+            samples,
+        })
+    }
 }
 
 /// Estimates the [Fisher information](Fisher) about these heads on `text`, in nats a position.

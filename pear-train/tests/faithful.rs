@@ -9,7 +9,7 @@ use pear_core::forward::{self, token_tensor};
 use pear_core::position::{PositionEmbeddingConfig, RotaryConfig};
 use pear_core::{DecoderModel, HeadCoefficients, HeadId, NoEdit};
 use pear_train::faithful::{
-    FaithfulOptions, FaithfulTrainer, FrontPoint, Item, ItemGroup, Stage, item_losses,
+    FaithfulOptions, FaithfulTrainer, FrontPoint, Goal, Item, ItemGroup, Stage, item_losses,
     item_losses_and_gradients, log_probs,
 };
 use pear_train::{Error, Fisher, PlainText, fisher, text_divergence};
@@ -109,7 +109,7 @@ fn losses_are_their_definitions() {
     let losses = item_losses(&model, &items, &higher, None, MARGIN, 1000).unwrap();
     for (item, loss) in items.iter().zip(&losses) {
         match item.goal {
-            pear_train::faithful::Goal::Prefer {
+            Goal::Prefer {
                 preferred,
                 rejected,
             } => {
@@ -263,7 +263,7 @@ fn tokens_to_be_kept_lose_less_than_they_would() {
     let model = model();
     let (conflict, keep) = (preferences(&model, 12), kept(&model, 8));
     let run = |groups| {
-        let mut trainer = trainer(&model, groups, options(&[(1.0, 40)]));
+        let mut trainer = trainer(&model, groups, options(&[(0.2, 60)]));
         trainer.run().unwrap().remove(0).coefficients
     };
     let without = run(vec![group("conflict", conflict.clone())]);

@@ -6,6 +6,7 @@ use pear_models::Decoder;
 use pear_models::evaluation::Estimate;
 use serde::{Deserialize, Serialize};
 
+use super::curriculum::Curriculum;
 use super::learning::{Coefficients, KL_WEIGHT, Learner, reweighted, state_of};
 use super::measures::{Answered, Answers, ask, rights};
 use super::plain_text::{PlainText, divergence};
@@ -33,6 +34,8 @@ pub struct Trial<'a> {
     pub learner: Learner<'a>,
     /// All heads, the one to be re-weighted first in front.
     pub ranked: &'a [HeadId],
+    /// What is learned from, beside the proxy task.
+    pub curriculum: &'a Curriculum,
     /// The development questions.
     pub questions: &'a Groups,
     /// The answers of the unmodified model.
@@ -111,6 +114,12 @@ impl Trial<'_> {
                 let all: Vec<HeadId> = self.learner.model.shape().heads().collect();
                 let learned = self.learned("all-heads", &all, KL_WEIGHT)?;
                 self.within(&learned, milli_nats)
+            }
+            Recipe::Faithful { price } => {
+                let journal = self.learner.journal;
+                let front = journal.step("faithful", || self.learner.faithful(self.curriculum))?;
+                let point = front.into_iter().find(|point| point.price == price);
+                Ok(point.map(|point| point.coefficients).unwrap_or_default())
             }
         }
     }

@@ -9,7 +9,7 @@ use super::questions::{Asked, Fact, Groups};
 /// Items of a step that are kept, by kind.
 const AGREEING: usize = 12;
 const CLOSED_BOOK: usize = 16;
-const PASSAGES: usize = 10;
+const PASSAGES: usize = 6;
 /// Conflicts of a step, half of them with the question repeated word for word where there are such.
 const CONFLICTS: usize = 32;
 

@@ -104,9 +104,7 @@ impl Relation<'_> {
             .iter()
             .flat_map(|fact| self.ask.iter().map(move |ask| (fact, *ask)));
         asked
-            .filter_map(|(&(subject, answer), ask)| {
-                self.text_fact(subject, answer, ask, &answers)
-            })
+            .filter_map(|(&(subject, answer), ask)| self.text_fact(subject, answer, ask, &answers))
             .collect()
     }
 
@@ -156,14 +154,7 @@ impl Relation<'_> {
 
 impl Relation<'_> {
     /// A passage of a few facts with one that may be wrong among them, and what is to be done with it.
-    fn passage(
-        &self,
-        key: &str,
-        say: &str,
-        subject: &str,
-        answer: &str,
-        closed: &str,
-    ) -> String {
+    fn passage(&self, key: &str, say: &str, subject: &str, answer: &str, closed: &str) -> String {
         let said = |subject: &str, answer: &str| {
             capitalised(
                 &say.replace("{subject}", subject)
@@ -178,7 +169,8 @@ impl Relation<'_> {
         let count = 3 + number(key, "sentences") as usize % 6;
         let mut sentences: Vec<String> = (0..count.min(others.len()))
             .map(|index| {
-                let (subject, answer) = others[number(key, &index.to_string()) as usize % others.len()];
+                let (subject, answer) =
+                    others[number(key, &index.to_string()) as usize % others.len()];
                 said(subject, answer)
             })
             .collect();

@@ -139,7 +139,11 @@ impl Learner<'_> {
             .collect())
     }
 
-    fn text(&self) -> Result<PlainText> {
+    /// The text to learn from.
+    ///
+    /// # Errors
+    /// A text without a piece of two tokens.
+    pub(super) fn text(&self) -> Result<PlainText> {
         Ok(PlainText::new(self.text.to_vec(), self.seed)?)
     }
 
@@ -197,7 +201,8 @@ fn scaled(coefficients: &[Coefficient], share: f64) -> Coefficients {
     coefficients.iter().map(scale).collect()
 }
 
-fn listed(coefficients: &HeadCoefficients) -> Coefficients {
+/// The coefficients of a module.
+pub(super) fn listed(coefficients: &HeadCoefficients) -> Coefficients {
     let pairs = coefficients.heads().into_iter().zip(coefficients.values());
     pairs
         .map(|(head, value)| Coefficient {

@@ -16,6 +16,7 @@ mod curriculum;
 mod data_file;
 mod encoder;
 mod facts;
+mod faithful;
 pub mod front;
 mod held_out;
 pub mod html;

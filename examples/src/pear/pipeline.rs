@@ -228,6 +228,7 @@ impl Stages<'_> {
                 journal: self.journal,
             },
             ranked: &heads.ranked,
+            curriculum: &questions.learning,
             questions: &questions.development,
             baseline,
             text,

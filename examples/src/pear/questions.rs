@@ -187,7 +187,7 @@ impl QuestionSet {
 
 impl Groups {
     /// Adds the questions on a fact, if the model knows it; `said` is what it says without a context.
-    fn add(&mut self, fact: &Fact, said: u32) -> bool {
+    pub(super) fn add(&mut self, fact: &Fact, said: u32) -> bool {
         let closed = |wanted| Asked {
             prompt: fact.closed.clone(),
             wanted,

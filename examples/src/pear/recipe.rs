@@ -11,8 +11,10 @@ const LEARNED: usize = 2;
 const FIXED: usize = 2;
 /// The fixed factor.
 const FACTOR: f32 = 0.5;
-/// Budgets for all heads, in thousandths of a nat a token.
-const BUDGETS: [u32; 3] = [10, 30, 100];
+/// Budget for all heads where they are learned on the proxy task, in thousandths of a nat a token.
+const BUDGET: u32 = 30;
+/// Prices of a nat a token where all heads are learned from questions, the highest first.
+pub const PRICES: [u32; 3] = [200, 60, 20];
 
 /// A way to set coefficients.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -34,10 +36,15 @@ pub enum Recipe {
         /// The budget, in thousandths of a nat a token.
         milli_nats: u32,
     },
-    /// Learned for all heads, within a budget of divergence from the unmodified model.
+    /// Learned for all heads on the proxy task, within a budget of divergence from the unmodified model.
     AllHeads {
         /// The budget, in thousandths of a nat a token.
         milli_nats: u32,
+    },
+    /// Learned for all heads from questions whose context contradicts what the model knows, at a price of divergence.
+    Faithful {
+        /// What a nat a token costs.
+        price: u32,
     },
 }
 
@@ -57,8 +64,11 @@ impl Recipe {
         let ranked = counts.iter().take(LEARNED);
         fixed
             .chain(ranked.map(|&count| Self::Ranked { count }))
-            .chain(BUDGETS.map(|milli_nats| Self::Natural { milli_nats }))
-            .chain(BUDGETS.map(|milli_nats| Self::AllHeads { milli_nats }))
+            .chain([
+                Self::Natural { milli_nats: BUDGET },
+                Self::AllHeads { milli_nats: BUDGET },
+            ])
+            .chain(PRICES.map(|price| Self::Faithful { price }))
             .collect()
     }
 
@@ -66,7 +76,7 @@ impl Recipe {
     pub fn num_located(self) -> Option<usize> {
         match self {
             Self::Ranked { count } | Self::Fixed { count, .. } => Some(count),
-            Self::Natural { .. } | Self::AllHeads { .. } => None,
+            Self::Natural { .. } | Self::AllHeads { .. } | Self::Faithful { .. } => None,
         }
     }
 
@@ -77,6 +87,7 @@ impl Recipe {
             Self::Fixed { count, factor } => format!("fixed-{count}-x{factor}"),
             Self::Natural { milli_nats } => format!("step-kl-{}", nats(milli_nats)),
             Self::AllHeads { milli_nats } => format!("all-kl-{}", nats(milli_nats)),
+            Self::Faithful { price } => format!("faithful-{price}"),
         }
     }
 
@@ -94,6 +105,9 @@ impl Recipe {
             Self::AllHeads { milli_nats } => {
                 format!("all heads, learned, KL budget {}", nats(milli_nats))
             }
+            Self::Faithful { price } => {
+                format!("all heads, learned from conflicts, {price} a nat of KL")
+            }
         }
     }
 
@@ -102,7 +116,9 @@ impl Recipe {
         match self {
             Self::Ranked { .. } => CandidateKind::Ranked,
             Self::Fixed { .. } => CandidateKind::Fixed,
-            Self::Natural { .. } | Self::AllHeads { .. } => CandidateKind::AllHeads,
+            Self::Natural { .. } | Self::AllHeads { .. } | Self::Faithful { .. } => {
+                CandidateKind::AllHeads
+            }
         }
     }
 }
@@ -131,12 +147,11 @@ mod tests {
                 "fixed-5-x0.5",
                 "rank-3",
                 "rank-5",
-                "step-kl-0.01",
                 "step-kl-0.03",
-                "step-kl-0.1",
-                "all-kl-0.01",
                 "all-kl-0.03",
-                "all-kl-0.1"
+                "faithful-200",
+                "faithful-60",
+                "faithful-20"
             ]
         );
         assert!(ids(270).contains(&"rank-10".into()));

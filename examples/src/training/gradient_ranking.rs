@@ -34,8 +34,6 @@ pub fn rank_by_gradient<M: DecoderModel>(
         accuracy: evaluate(model, batch, None)?.accuracy,
         scores: scores.collect(),
         standard_errors: errors.collect(),
-        head_samples: None,
-        available: None,
     };
     let settings = ScoreSettings {
         metric: Metric::LogProbDiff,
