@@ -64,8 +64,7 @@ impl<M: DecoderModel> Trainer<M> {
     ///
     /// # Errors
     /// [`Error::Checkpoint`](crate::Error::Checkpoint) for a file that is none, or that was written with other options, heads, weights,
-    /// sequences or text: it says
-    /// which.
+    /// sequences or text: it says which.
     pub fn restore(&mut self, path: impl AsRef<Path>) -> Result<()> {
         let path = path.as_ref();
         let state = Checkpoint::read(path, &self.run_record())?;
