@@ -686,7 +686,7 @@ fn a_budget_is_kept_and_an_interrupted_run_goes_on_after_its_last_round() {
     for (other, named) in [
         (flags.replace("150000", "150001"), "`budget`"),
         (flags.replace("--top-k 3", "--top-k 4"), "`budget`"),
-        (flags.replace("--budget 150000", ""), "`budget`"),
+        (flags.replace(" --budget 150000", ""), "`budget`"),
         (flags.replace("3000", "3001"), "`lengths`"),
     ] {
         bench.refused(
