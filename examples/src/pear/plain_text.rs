@@ -18,8 +18,9 @@ const WINDOW: usize = 256;
 const PARTS: [usize; 4] = [0, 1, 0, 2];
 /// Tokens of each part that are used at most.
 const MOST_TOKENS: [usize; 3] = [8192, 1536, 1536];
-/// New tokens of each of the model's own samples.
+/// New tokens of each of the model's own samples, and how often each opening is continued at most.
 const SAMPLE_TOKENS: usize = 112;
+const MOST_ROUNDS: u64 = 8;
 /// Rows of the tiny world's sentences, of 65 tokens.
 const TINY_ROWS: usize = 48;
 
@@ -86,22 +87,25 @@ impl PlainText {
             .lines()
             .map(|opening| encoder.encode(opening))
             .collect::<Result<_>>()?;
-        let options = GenerateOptions {
-            max_new_tokens: SAMPLE_TOKENS,
-            eos_tokens: directory.eos_tokens()?,
-            temperature: 1.0,
-            seed,
-            ..GenerateOptions::default()
-        };
-        let continued = generate_batch(model, &openings, &options)?;
-        let pieces = openings
-            .into_iter()
-            .zip(continued)
-            .map(|(opening, new)| [opening, new].concat());
-        Ok(Self::divided(
-            "the model's own samples".into(),
-            pieces.collect(),
-        ))
+        // Samples may end early: as many rounds as give enough.
+        let enough = 2 * MOST_TOKENS[0];
+        let mut pieces = Vec::new();
+        for round in 0..MOST_ROUNDS {
+            let options = GenerateOptions {
+                max_new_tokens: SAMPLE_TOKENS,
+                eos_tokens: directory.eos_tokens()?,
+                temperature: 1.0,
+                seed: seed.wrapping_mul(MOST_ROUNDS).wrapping_add(round),
+                ..GenerateOptions::default()
+            };
+            let continued = generate_batch(model, &openings, &options)?;
+            let samples = openings.iter().zip(continued);
+            pieces.extend(samples.map(|(opening, new)| [&opening[..], &new].concat()));
+            if num_tokens(&pieces) >= enough {
+                break;
+            }
+        }
+        Ok(Self::divided("the model's own samples".into(), pieces))
     }
 
     fn divided(source: String, pieces: Vec<Vec<u32>>) -> Self {
