@@ -129,6 +129,9 @@ mod kernel {
         }
     }
 
+    /// Logarithm of the least probability that counts, relative to the likeliest token: about the smallest normal number.
+    const LOWEST: f32 = -87.0;
+
     /// The highest logit, and `Σ exp` of how far the others are below it.
     #[inline(always)]
     fn normalizer(logits: &[f32]) -> (f32, f32) {
@@ -150,12 +153,12 @@ mod kernel {
             reference,
             #[inline(always)]
             |x, x0| {
-                let p0 = exp(x0 - reference_highest);
-                // A token of probability 0 adds nothing, but 0 · (−∞ − …) would be NaN.
-                if p0 == 0.0 {
+                let log_p0 = x0 - reference_highest;
+                // A token of probability 0 adds nothing, but 0 · (−∞ − …) would be NaN, and `exp` never gives 0.
+                if log_p0 < LOWEST {
                     0.0
                 } else {
-                    p0 * ((x0 - reference_highest) - (x - highest))
+                    exp(log_p0) * (log_p0 - (x - highest))
                 }
             },
         );
