@@ -192,11 +192,11 @@ fn options(stages: &[(f64, usize)]) -> FaithfulOptions {
     }
 }
 
-fn trainer<'a>(
-    model: &'a Small,
+fn trainer(
+    model: &Small,
     groups: Vec<ItemGroup>,
     options: FaithfulOptions,
-) -> FaithfulTrainer<&'a Small> {
+) -> FaithfulTrainer<&Small> {
     let fisher = estimate(model, &heads(model));
     FaithfulTrainer::new(model, groups, text(), &fisher, options).unwrap()
 }
