@@ -101,7 +101,7 @@ fn located_scores_are_those_of_transformers() {
                     );
                     assert_eq!(
                         scores["settings"],
-                        json!({"mode": mode, "ablation": ablation, "metric": metric, "seed": 0})
+                        json!({"mode": mode, "ablation": ablation, "metric": metric, "seed": 0, "rank_by": "z"})
                     );
                     let length = &scores["by_length"][0];
                     assert_eq!(
@@ -619,6 +619,103 @@ fn an_interrupted_sweep_goes_on_where_it_was() {
     let (mut whole, scores) = (bench.json("whole.json"), bench.json("scores.json"));
     whole["by_length"][0]["accuracy"] = json!(0.625);
     assert_eq!(whole, scores);
+}
+
+#[test]
+fn heads_are_ranked_as_asked_and_training_takes_them_in_that_order() {
+    let bench = Bench::new();
+    let top = |profile: &str| -> Vec<Value> {
+        let heads = bench.json(profile)["coefficients"].clone();
+        let heads = heads.as_array().unwrap().iter();
+        heads
+            .map(|head| json!([head["layer"], head["head"]]))
+            .collect()
+    };
+    let mut tops = Vec::new();
+    for rank_by in ["z", "score"] {
+        let shown = bench.ok(&format!(
+            "locate --model {{llama-2}} --lengths 5,7 --samples 4,3 --rank-by {rank_by} --out {rank_by}.json"
+        ));
+        assert!(shown.contains(&format!("by {rank_by}")), "{shown}");
+        bench.ok(&format!(
+            "train --model {{llama-2}} --heads {rank_by}.json --top-k 3 --length 4 --steps 1 --batch-size 1 --out profile.json"
+        ));
+        tops.push(top("profile.json"));
+    }
+    let (by_z, by_score) = (bench.json("z.json"), bench.json("score.json"));
+    assert_eq!(by_z["heads"], by_score["heads"]);
+    assert_eq!(by_z["settings"]["rank_by"], "z");
+    assert!(by_score["settings"].get("rank_by").is_none());
+    assert_ne!(tops[0], tops[1]);
+    bench.ok("locate --model {llama-2} --lengths 5 --samples 4 --preset as-published --out published.json");
+    assert!(
+        bench.json("published.json")["settings"]
+            .get("rank_by")
+            .is_none()
+    );
+}
+
+#[test]
+fn a_budget_is_kept_and_an_interrupted_run_goes_on_after_its_last_round() {
+    let bench = Bench::new();
+    let flags = "--model {llama-2} --lengths 5,40 --samples 3000,900 --top-k 3 --budget 150000";
+    let shown = bench.ok(&format!("locate {flags} --out whole.json"));
+    assert!(shown.contains("of 150000 row passes in"), "{shown}");
+    let record = bench.json("whole.json")["anytime"].clone();
+    assert!(
+        record["row_passes"].as_u64().unwrap() <= 150_000,
+        "{record}"
+    );
+
+    let mut child = bench
+        .command(&format!("locate {flags} --out scores.json"))
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    let partial = bench.path("scores.json.partial");
+    while !partial.exists() {
+        assert!(
+            child.try_wait().unwrap().is_none(),
+            "over before it could be interrupted"
+        );
+        std::thread::sleep(Duration::from_millis(2));
+    }
+    child.kill().unwrap();
+    child.wait().unwrap();
+    for (other, named) in [
+        (flags.replace("150000", "150001"), "`budget`"),
+        (flags.replace("--top-k 3", "--top-k 4"), "`budget`"),
+        (flags.replace(" --budget 150000", ""), "`budget`"),
+        (flags.replace("3000", "3001"), "`lengths`"),
+    ] {
+        bench.refused(
+            &format!("locate {other} --out scores.json --resume"),
+            &["scores.json.partial", "another run", named],
+        );
+    }
+    bench.ok(&format!("locate {flags} --out scores.json --resume"));
+    assert!(!partial.exists());
+    assert_eq!(bench.json("scores.json"), bench.json("whole.json"));
+
+    for (flags, expected) in [
+        ("--top-k 3 --budget 100", "expected at least"),
+        ("--top-k all --budget 50%", "--top-k must be a number"),
+        (
+            "--top-k 3 --budget 50% --method both",
+            "--method must be exact",
+        ),
+        (
+            "--top-k 3 --budget 50% --preset as-published",
+            "batch means",
+        ),
+        ("--top-k 3 --budget none", "per cent such as 50%"),
+    ] {
+        bench.refused(
+            &format!("locate --model {{llama-2}} --lengths 5,7 --samples 9,9 {flags}"),
+            &[expected],
+        );
+    }
 }
 
 #[test]

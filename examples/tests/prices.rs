@@ -118,10 +118,6 @@ fn prices_and_heads_that_make_no_sense_are_refused() {
         ("--heads all --kl-weight NaN", &["--kl-weight NaN"]),
         ("--heads all --sparsity inf", &["--sparsity inf"]),
         ("--heads all --text-length 1", &["--text-length 1"]),
-        (
-            "--heads all --text-length 129",
-            &["--text-length 129", "128"],
-        ),
         ("--heads all --text-batch-size 0", &["--text-batch-size 0"]),
         ("--heads all --text-samples 3", &["--text-samples 3"]),
         (
@@ -131,4 +127,10 @@ fn prices_and_heads_that_make_no_sense_are_refused() {
     ] {
         bench.refused(&format!("train {FLAGS} {flags}"), parts);
     }
+    // A model with learned positions.
+    let flags = FLAGS.replace("llama-2", "gpt2");
+    bench.refused(
+        &format!("train {flags} --heads all --text-length 100000"),
+        &["--text-length 100000", "positions"],
+    );
 }

@@ -6,8 +6,8 @@ use common::{Copier, VOCAB};
 use pear_core::{HeadId, ModelShape, ProxyTask};
 use pear_locate::metric::{deviations, scores, standard_error};
 use pear_locate::{
-    Ablation, LocateOptions, Metric, Normalizers, PatchedLogits, Report, ScoreSettings, Scores,
-    locate, proxy_batches, stability,
+    Ablation, LocateOptions, Metric, Normalizers, PatchedLogits, RankBy, Report, ScoreSettings,
+    Scores, locate, proxy_batches, stability,
 };
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{Rng, SeedableRng};
@@ -98,6 +98,7 @@ fn heads_are_compared_on_the_same_sequences() {
     }];
     let settings = ScoreSettings {
         metric: Metric::LogitDiff,
+        rank_by: RankBy::Score,
         ..ScoreSettings::default()
     };
     let scores = Scores::new(ModelShape::new("test", 1, 3), settings, by_length).unwrap();

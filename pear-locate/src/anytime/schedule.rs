@@ -13,10 +13,10 @@ const FIRST_SEQUENCES: usize = 4;
 const FEWEST_SEQUENCES: usize = 2;
 
 /// Rounds at least: looks at whether everything is settled.
-const FEWEST_ROUNDS: usize = 6;
+const FEWEST_ROUNDS: usize = 4;
 
 /// The replaced heads' share of the row passes below which fewer heads hardly make a round cheaper.
-const WORTHWHILE: f64 = 0.2;
+const WORTHWHILE: f64 = 0.5;
 
 /// The costs of sequences and heads.
 pub(crate) struct Schedule {
