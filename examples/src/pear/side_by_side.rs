@@ -57,16 +57,12 @@ fn shown<'a>(questions: &'a Groups, answers: [&Answers; 2]) -> Vec<(&'static str
     let conflicting: Vec<(&Asked, (&Answered, &Answered))> =
         questions.conflicting.iter().zip(changes).collect();
     let [won, lost, same, agreeing] = SHOWN;
-    let kinds: [(usize, fn(bool, bool) -> bool); 3] = [
-        (won, |before, after| !before && after),
-        (lost, |before, after| before && !after),
-        (same, |before, after| before == after),
-    ];
+    // The change: 1 where a question is won, −1 where it is lost.
     let mut shown = Vec::new();
-    for (count, is_kind) in kinds {
-        let of_kind = conflicting
-            .iter()
-            .filter(|(_, (before, after))| is_kind(before.right, after.right));
+    for (count, change) in [(won, 1), (lost, -1), (same, 0)] {
+        let of_kind = conflicting.iter().filter(|(_, (before, after))| {
+            i32::from(after.right) - i32::from(before.right) == change
+        });
         shown.extend(
             of_kind
                 .take(count)
