@@ -39,7 +39,7 @@ pub fn heads(grid: &HeadGrid) -> String {
         })
         .collect();
     format!(
-        "\n{}first heads, by score over standard error: {}\n",
+        "\n{}first heads of the ranking, z being score over standard error: {}\n",
         terminal_heat_map(&grid.scores, first),
         listed.join(", ")
     )
