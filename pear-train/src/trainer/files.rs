@@ -63,7 +63,8 @@ impl<M: DecoderModel> Trainer<M> {
     /// Goes on where [`save`](Self::save) left off: what follows is bit for bit what would have followed there.
     ///
     /// # Errors
-    /// [`Error::Checkpoint`] for a file that is none, or that was written with other options, heads, weights or sequences: it says
+    /// [`Error::Checkpoint`](crate::Error::Checkpoint) for a file that is none, or that was written with other options, heads, weights or
+    /// sequences: it says
     /// which.
     pub fn restore(&mut self, path: impl AsRef<Path>) -> Result<()> {
         let path = path.as_ref();
