@@ -63,8 +63,9 @@ impl<M: DecoderModel> Trainer<M> {
     /// Goes on where [`save`](Self::save) left off: what follows is bit for bit what would have followed there.
     ///
     /// # Errors
-    /// [`Error::Checkpoint`](crate::Error::Checkpoint) for a file that is none, or that was written with other options, heads, weights,
-    /// sequences or text: it says which.
+    /// [`Error::Checkpoint`](crate::Error::Checkpoint) for a file that is none, or that was written with other options, heads, weights or
+    /// sequences: it says
+    /// which.
     pub fn restore(&mut self, path: impl AsRef<Path>) -> Result<()> {
         let path = path.as_ref();
         let state = Checkpoint::read(path, &self.run_record())?;
