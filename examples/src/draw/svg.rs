@@ -86,8 +86,8 @@ mod tests {
     #[test]
     fn coordinates_are_short() {
         assert_eq!(
-            [0.0, 1.5, 100.0, 2.71828].map(coordinate),
-            ["0", "1.5", "100", "2.72"]
+            [0.0, 1.5, 100.0, 2.73828].map(coordinate),
+            ["0", "1.5", "100", "2.74"]
         );
     }
 }

@@ -1,8 +1,8 @@
 //! The whole way in one command: from a model to a verdict on re-weighting its heads.
 //!
 //! [`run`] takes the stages in order (see `pipeline`): a plan; whether the model can copy (`copying`); the questions that it knows the
-//! answers to (`questions`, from `facts`, `source` or `data_file`); the scores of its heads (`locating`); candidates (`recipe`, `learning`,
-//! `candidates`), their front and the choice of one (`choice`); the `verdict` on questions that nothing was chosen by; and the files
+//! answers to (`questions`, from `facts`, `source` or `data_file`), and what can be learned from them (`curriculum`); the scores of its heads
+//! (`locating`); candidates (`recipe`, `learning`, `faithful`, `candidates`), their front and the choice of one (`choice`); the `verdict` on questions that nothing was chosen by; and the files
 //! (`saving`, [`report`]). Each stage leaves its result in the `journal`.
 
 mod arguments;
