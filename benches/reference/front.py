@@ -24,7 +24,7 @@ from pathlib import Path
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-PIECES, PIECE_LENGTH, PASSAGES, PASSAGE_CHARS, TOKENS_AT_ONCE = 32, 512, 300, 900, 4096
+PIECES, PIECE_LENGTH, PASSAGES, PASSAGE_CHARS, TOKENS_AT_ONCE = 24, 512, 200, 900, 4096
 
 
 class Reweighted:

@@ -69,6 +69,14 @@ fn a_model_that_is_helped_is_saved_with_its_report() {
         chosen.coefficients.len()
     );
     assert!(bench.path("out/folded/model.safetensors").is_file());
+    for id in &report.front {
+        let point = bench.json(&format!("out/front/{id}.json"));
+        assert_eq!(point["format"], "pear-profile");
+        assert_eq!(
+            point == profile,
+            Some(id) == report.choice.candidate.as_ref()
+        );
+    }
     let reproduce = bench.json("out/reproduce.json");
     let hashes = reproduce["files"].as_array().unwrap();
     for name in ["report.json", "profile.json", "folded/model.safetensors"] {

@@ -11,8 +11,8 @@ const PRICE: f64 = 1.0;
 
 /// The rule, as it is stated before anything is measured.
 pub const RULE: &str = "of the candidates on the front whose gain on the conflicting development questions is certain (the 95 % interval of \
-    the paired difference is above zero), the one with the largest gain after its price: each hundredth of a nat of KL must bring a point; if \
-    there is none, leave the model alone";
+    the paired difference is above zero) and that answer no fewer of the agreeing ones, the one with the largest gain after its price: each \
+    hundredth of a nat of KL must bring a point; if there is none, leave the model alone";
 
 /// The identifiers of the candidates for which no other has as many conflicting questions right at less KL, smallest KL first.
 ///
@@ -51,9 +51,14 @@ pub fn choose(tried: &[Tried], front: &[String], baseline: &Answers) -> Choice {
     let worth = |tried: &Tried, gain: &PairedDifference| {
         gain.difference - PRICE * tried.candidate.divergence.kl
     };
+    let agreeing = baseline.measures().agreeing.mean;
     let best = tried
         .iter()
         .filter(|tried| front.contains(&tried.candidate.id))
+        .filter(|tried| {
+            let measures = tried.candidate.measures.as_ref();
+            measures.is_some_and(|measures| measures.agreeing.mean >= agreeing)
+        })
         .filter_map(|tried| Some((tried, gain(tried)?)))
         .filter(|(tried, gain)| gain.low > 0.0 && worth(tried, gain) > 0.0)
         // The first of equals, which is the cheapest to explain.
@@ -77,7 +82,7 @@ pub fn choose(tried: &[Tried], front: &[String], baseline: &Answers) -> Choice {
         ),
         None => (
             None,
-            "no candidate gains on the conflicting development questions beyond doubt and its price".into(),
+            "no candidate gains on the conflicting development questions beyond doubt and its price, and keeps the agreeing ones".into(),
         ),
     };
     Choice {
@@ -150,6 +155,14 @@ mod tests {
         assert_eq!(chosen(&[tried("dear", 0.14, 40)]), None);
         assert_eq!(chosen(&[tried("good", 0.02, 45)]), Some("good".into()));
         assert_eq!(chosen(&[]), None);
+    }
+
+    #[test]
+    fn agreeing_questions_must_not_be_lost() {
+        let mut candidate = tried("lossy", 0.01, 60);
+        let measures = candidate.candidate.measures.as_mut().unwrap();
+        measures.agreeing = answers(29).measures().agreeing;
+        assert_eq!(chosen(&[candidate]), None);
     }
 
     #[test]

@@ -1,8 +1,10 @@
 //! The stages, one after the other, each kept in the journal.
 
+use std::fs;
+use std::path::Path;
 use std::process::ExitCode;
 
-use anyhow::{Result, bail};
+use anyhow::{Context, Result, bail};
 use pear_core::{DecoderModel, ProxyTask};
 use pear_locate::Scores;
 use pear_models::{Decoder, ModelDirectory};
@@ -25,8 +27,8 @@ use super::preflight::Plan;
 use super::questions::QuestionSet;
 use super::recipe::Recipe;
 use super::report::{
-    AnswerPair, Choice, Copying, FORMAT, HeadGrid, ModelSummary, Outcome, QuestionCounts, Report,
-    Settings, TextSummary, VERSION, Verdict,
+    AnswerPair, Choice, Coefficient, Copying, FORMAT, HeadGrid, ModelSummary, Outcome,
+    QuestionCounts, Report, Settings, TextSummary, VERSION, Verdict,
 };
 use super::saving::{hash, hashes, save_folded, save_profile, save_reproduction, storage};
 use super::side_by_side::side_by_side;
@@ -37,6 +39,8 @@ use crate::cli;
 use crate::memory::peak_memory;
 use crate::proxy::Draw;
 
+/// Folder of the profiles on the front.
+const FRONT: &str = "front";
 /// Exit status where the model is to be left alone.
 const DO_NOT_SHIP: u8 = 3;
 
@@ -335,25 +339,40 @@ impl Stages<'_> {
     fn save(&self, mut report: Report, scores: &Scores) -> Result<Outcome> {
         let out = self.journal.out();
         let outcome = report.verdict.outcome;
+        let profile = |path: &Path, coefficients: &[Coefficient]| {
+            let of_heads = scores.heads().iter();
+            let scores = of_heads.map(|scored| (scored.head, scored.score));
+            save_profile(path, coefficients, self.model, self.directory, scores)
+        };
+        self.journal.step("front-profiles", || {
+            let folder = out.join(FRONT);
+            fs::create_dir_all(&folder)
+                .with_context(|| format!("{}: cannot write", folder.display()))?;
+            for point in report.candidates.iter() {
+                if report.front.contains(&point.id) {
+                    let path = folder.join(format!("{}.json", point.id));
+                    profile(&path, &point.coefficients)?;
+                }
+            }
+            Ok(())
+        })?;
         if outcome == Outcome::Ship {
             let Some(chosen) = report.chosen() else {
                 bail!("nothing was chosen");
             };
             self.journal.step("saved", || {
-                let of_heads = scores.heads().iter();
-                let profile = save_profile(
-                    out,
-                    &chosen.coefficients,
-                    self.model,
-                    self.directory,
-                    of_heads.map(|scored| (scored.head, scored.score)),
-                )?;
+                let profile = profile(&out.join("profile.json"), &chosen.coefficients)?;
                 save_folded(self.journal, &profile, self.directory)
             })?;
         }
         report.files = hashes(out)?
             .into_iter()
-            .filter(|file| file.name == "profile.json" || file.name.starts_with("folded"))
+            .filter(|file| {
+                let name = &file.name;
+                name == "profile.json"
+                    || name.starts_with("folded")
+                    || Path::new(name).starts_with(FRONT)
+            })
             .collect();
         report.write(&out.join("report.json"))?;
         write_pages(&report, out)?;

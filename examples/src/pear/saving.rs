@@ -18,12 +18,12 @@ const UNFINISHED: &str = "unfinished";
 /// The file that says how to repeat a run.
 const REPRODUCE: &str = "reproduce.json";
 
-/// Writes the profile of the chosen coefficients, with the scores of its heads.
+/// Writes a profile of coefficients, with the scores of its heads.
 ///
 /// # Errors
 /// A file that cannot be written.
 pub fn save_profile(
-    out: &Path,
+    path: &Path,
     coefficients: &[Coefficient],
     model: &Decoder,
     directory: &ModelDirectory,
@@ -32,7 +32,7 @@ pub fn save_profile(
     let attached = attached(coefficients, &model.shape(), &model.device())?;
     let mut profile = Profile::new(&attached, None)?.with_scores(scores);
     profile.provenance = directory.provenance(model.dtype())?;
-    profile.write(out.join("profile.json"))?;
+    profile.write(path)?;
     Ok(profile)
 }
 
