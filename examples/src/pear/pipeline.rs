@@ -1,10 +1,9 @@
 //! The stages, one after the other, each kept in the journal.
 
-use std::fs;
 use std::path::Path;
 use std::process::ExitCode;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Result, bail};
 use pear_core::{DecoderModel, ProxyTask};
 use pear_locate::Scores;
 use pear_models::{Decoder, ModelDirectory};
@@ -30,7 +29,9 @@ use super::report::{
     AnswerPair, Choice, Coefficient, Copying, FORMAT, HeadGrid, ModelSummary, Outcome,
     QuestionCounts, Report, Settings, TextSummary, VERSION, Verdict,
 };
-use super::saving::{hash, hashes, save_folded, save_profile, save_reproduction, storage};
+use super::saving::{
+    hash, hashes, make_empty, save_folded, save_profile, save_reproduction, storage,
+};
 use super::side_by_side::side_by_side;
 use super::source::Facts;
 use super::terminal;
@@ -346,8 +347,7 @@ impl Stages<'_> {
         };
         self.journal.step("front-profiles", || {
             let folder = out.join(FRONT);
-            fs::create_dir_all(&folder)
-                .with_context(|| format!("{}: cannot write", folder.display()))?;
+            make_empty(&folder)?;
             for point in report.candidates.iter() {
                 if report.front.contains(&point.id) {
                     let path = folder.join(format!("{}.json", point.id));

@@ -52,12 +52,10 @@ pub fn storage(directory: &ModelDirectory) -> Storage {
 /// Files that cannot be written; a GGUF file that coefficients were folded into before.
 pub fn save_folded(journal: &Journal, profile: &Profile, directory: &ModelDirectory) -> Result<()> {
     let unfinished = journal.out().join(FOLDER).join(UNFINISHED);
-    remove(&unfinished)?;
     for folded in folded_files(journal.out())? {
         remove(&folded)?;
     }
-    let cannot = || format!("{}: cannot write", unfinished.display());
-    fs::create_dir_all(&unfinished).with_context(cannot)?;
+    make_empty(&unfinished)?;
     let name = match storage(directory) {
         Storage::HuggingFace => "folded",
         Storage::Gguf => "folded.gguf",
@@ -68,6 +66,15 @@ pub fn save_folded(journal: &Journal, profile: &Profile, directory: &ModelDirect
         fs::rename(&file, &to).with_context(|| format!("{}: cannot write", to.display()))?;
     }
     remove(&unfinished)
+}
+
+/// A new folder, without what an interrupted run left in an older one.
+///
+/// # Errors
+/// A folder that cannot be removed or made.
+pub fn make_empty(folder: &Path) -> Result<()> {
+    remove(folder)?;
+    fs::create_dir_all(folder).with_context(|| format!("{}: cannot write", folder.display()))
 }
 
 /// The folded model in an output folder, or the parts of one.
