@@ -3,13 +3,13 @@
 use anyhow::Result;
 use pear_core::{DecoderModel, HeadId};
 use pear_models::Decoder;
-use pear_models::evaluation::Estimate;
+use pear_models::evaluation::{Estimate, TextReference};
 use serde::{Deserialize, Serialize};
 
 use super::curriculum::Curriculum;
 use super::learning::{Coefficients, KL_WEIGHT, Learner, reweighted, state_of};
 use super::measures::{Answered, Answers, ask, rights};
-use super::plain_text::{PlainText, divergence};
+use super::plain_text::divergence;
 use super::questions::Groups;
 use super::recipe::{Recipe, nats};
 use super::report::{Candidate, Coefficient};
@@ -41,7 +41,7 @@ pub struct Trial<'a> {
     /// The answers of the unmodified model.
     pub baseline: &'a Answers,
     /// The text.
-    pub text: &'a PlainText,
+    pub text: &'a TextReference<'a, Decoder>,
 }
 
 impl Trial<'_> {
@@ -52,7 +52,7 @@ impl Trial<'_> {
     pub fn run(&self, recipe: Recipe) -> Result<Tried> {
         let coefficients = self.coefficients(recipe)?;
         let model = reweighted(self.learner.model, &coefficients)?;
-        let divergence = divergence(&self.text.development, self.learner.model, &model)?;
+        let divergence = divergence(self.text, &model)?;
         let mut tried = Tried {
             candidate: Candidate {
                 id: recipe.id(),
@@ -125,8 +125,8 @@ impl Trial<'_> {
     }
 
     fn within(&self, coefficients: &[Coefficient], milli_nats: u32) -> Result<Coefficients> {
-        let pieces = &self.text.development;
-        self.learner.within(coefficients, nats(milli_nats), pieces)
+        self.learner
+            .within(coefficients, nats(milli_nats), self.text)
     }
 
     /// Coefficients that are learned once, whatever they are used for.

@@ -3,12 +3,12 @@
 use anyhow::Result;
 use pear_core::{DecoderModel, HeadId};
 use pear_models::Decoder;
-use pear_models::evaluation::TextDivergence;
+use pear_models::evaluation::{TextDivergence, TextReference};
 use serde::{Deserialize, Serialize};
 
 use super::learning::{Coefficients, reweighted};
 use super::measures::{Answers, ask};
-use super::plain_text::{PlainText, divergence};
+use super::plain_text::divergence;
 use super::questions::Groups;
 use super::report::Coefficient;
 use crate::random::Random;
@@ -25,7 +25,7 @@ pub struct HeldOut<'a> {
     /// The questions.
     pub questions: &'a Groups,
     /// The text.
-    pub text: &'a PlainText,
+    pub text: &'a TextReference<'a, Decoder>,
 }
 
 /// A re-weighted model on them.
@@ -56,7 +56,7 @@ impl HeldOut<'_> {
         let model = reweighted(self.model, coefficients)?;
         Ok(Measured {
             answers: Answers::of(&model, self.questions, true)?,
-            divergence: divergence(&self.text.held_out, self.model, &model)?,
+            divergence: divergence(self.text, &model)?,
             coefficients: coefficients.to_vec(),
         })
     }
@@ -75,7 +75,7 @@ impl HeldOut<'_> {
                 agreeing: Vec::new(),
                 closed_book: Vec::new(),
             },
-            divergence: divergence(&self.text.held_out, self.model, &model)?,
+            divergence: divergence(self.text, &model)?,
             coefficients,
         })
     }

@@ -5,6 +5,7 @@ use std::ops::ControlFlow;
 use anyhow::Result;
 use pear_core::{DecoderModel, HeadCoefficients, HeadId, ModelShape, ProxyTask};
 use pear_models::Decoder;
+use pear_models::evaluation::TextReference;
 use pear_train::{
     PlainText, Sequences, TrainOptions, Trainer, fisher, gradient_scores, natural_step,
 };
@@ -147,7 +148,7 @@ impl Learner<'_> {
         Ok(PlainText::new(self.text.to_vec(), self.seed)?)
     }
 
-    /// Coefficients on the line from 1 through those given, as far from 1 as a budget of divergence on some pieces of text allows.
+    /// Coefficients on the line from 1 through those given, as far from 1 as a budget of divergence on a text allows.
     ///
     /// # Errors
     /// A divergence that is not finite.
@@ -155,11 +156,11 @@ impl Learner<'_> {
         &self,
         coefficients: &[Coefficient],
         budget: f64,
-        pieces: &[Vec<u32>],
+        text: &TextReference<'_, Decoder>,
     ) -> Result<Coefficients> {
         let cost = |share: f64| -> Result<f64> {
             let reweighted = reweighted(self.model, &scaled(coefficients, share))?;
-            Ok(divergence(pieces, self.model, &reweighted)?.kl)
+            Ok(divergence(text, &reweighted)?.kl)
         };
         // Near 1 the divergence is quadratic, so that one measurement tells where to look.
         let (mut low, mut high) = (0.0, FURTHEST);

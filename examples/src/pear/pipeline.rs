@@ -6,6 +6,7 @@ use std::process::ExitCode;
 use anyhow::{Result, bail};
 use pear_core::{DecoderModel, ProxyTask};
 use pear_locate::Scores;
+use pear_models::evaluation::TextReference;
 use pear_models::{Decoder, ModelDirectory};
 
 use super::arguments::Arguments;
@@ -223,6 +224,7 @@ impl Stages<'_> {
         baseline: &Answers,
         text: &PlainText,
     ) -> Result<Vec<Tried>> {
+        let development = TextReference::new(self.model, &text.development);
         let trial = Trial {
             learner: Learner {
                 model: self.model,
@@ -236,7 +238,7 @@ impl Stages<'_> {
             curriculum: &questions.learning,
             questions: &questions.development,
             baseline,
-            text,
+            text: &development,
         };
         let measures = baseline.measures();
         cli::print(&terminal::candidates_head(&measures))?;
@@ -284,10 +286,11 @@ impl Stages<'_> {
             return Ok((nothing_chosen(&report.choice.reason), Vec::new()));
         };
         let coefficients = &chosen.coefficients;
+        let text = TextReference::new(self.model, &text.held_out);
         let held_out = HeldOut {
             model: self.model,
             questions: &questions.held_out,
-            text,
+            text: &text,
         };
         let journal = self.journal;
         let before = journal.step("held-out-unmodified", || held_out.baseline())?;

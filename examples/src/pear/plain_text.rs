@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use anyhow::{Result, bail};
-use pear_models::evaluation::{TextDivergence, divergences, read_text_tokens};
+use pear_models::evaluation::{TextDivergence, TextReference, read_text_tokens};
 use pear_models::{Decoder, GenerateOptions, ModelDirectory, generate_batch};
 use serde::{Deserialize, Serialize};
 
@@ -127,20 +127,15 @@ impl PlainText {
     }
 }
 
-/// How far the predictions of `reweighted` on some pieces are from those of the unmodified model.
+/// How far the predictions of `reweighted` are from those of the unmodified model.
 ///
 /// # Errors
 /// A divergence that is not finite: the coefficients break the model's arithmetic.
 pub fn divergence(
-    pieces: &[Vec<u32>],
-    original: &Decoder,
+    reference: &TextReference<'_, Decoder>,
     reweighted: &Decoder,
 ) -> Result<TextDivergence> {
-    let mut positions = Vec::new();
-    for piece in pieces {
-        positions.extend(divergences(original, reweighted, piece)?);
-    }
-    let divergence = TextDivergence::of(&positions);
+    let divergence = reference.divergence(reweighted)?;
     if !divergence.kl.is_finite() {
         bail!("the divergence from the unmodified model is not a number");
     }

@@ -1,9 +1,11 @@
 //! How far the predictions of a re-weighted model are from those of the model without coefficients.
 
+use std::cell::OnceCell;
+
 use burn::prelude::*;
 use burn::tensor::DType;
-use burn::tensor::activation::log_softmax;
 use pear_core::forward::{check_length, residual, token_tensor};
+use pear_core::kernels::kl_divergence;
 use pear_core::{DecoderModel, NoEdit};
 use serde::{Deserialize, Serialize};
 
@@ -95,23 +97,89 @@ fn divergences_in_chunks<M: DecoderModel, N: DecoderModel>(
     tokens: &[u32],
     logits_at_once: usize,
 ) -> Result<Vec<PositionDivergence>, Error> {
-    let vocab_size = original.vocab_size();
-    if vocab_size != reweighted.vocab_size() {
-        return Err(Error::Input(format!(
-            "vocabularies of {vocab_size} and {} tokens cannot be compared",
-            reweighted.vocab_size()
-        )));
+    check_vocabularies(original, reweighted)?;
+    let residual = read(original, tokens)?;
+    from_residual(original, &residual, reweighted, tokens, logits_at_once)
+}
+
+/// Pieces of text as the unmodified model reads them: once, however many models are compared with it.
+///
+/// What is kept of a piece is its last residual stream, `[1, seq, hidden]`, when it is first asked for.
+#[derive(Debug)]
+pub struct TextReference<'a, M> {
+    original: &'a M,
+    pieces: &'a [Vec<u32>],
+    residuals: Vec<OnceCell<Tensor<3>>>,
+}
+
+impl<'a, M: DecoderModel> TextReference<'a, M> {
+    /// Pieces that are read on their own. Nothing is computed yet.
+    pub fn new(original: &'a M, pieces: &'a [Vec<u32>]) -> Self {
+        let residuals = vec![OnceCell::new(); pieces.len()];
+        Self {
+            original,
+            pieces,
+            residuals,
+        }
     }
-    let original_residual = read(original, tokens)?;
+
+    /// How far the predictions of `reweighted` are from those of the unmodified model, over all positions of all pieces.
+    ///
+    /// # Errors
+    /// As [`divergences`].
+    pub fn divergence<N: DecoderModel>(&self, reweighted: &N) -> Result<TextDivergence, Error> {
+        check_vocabularies(self.original, reweighted)?;
+        let mut all = Vec::new();
+        for (tokens, residual) in self.pieces.iter().zip(&self.residuals) {
+            let residual = match residual.get() {
+                Some(residual) => residual,
+                None => {
+                    let read = read(self.original, tokens)?;
+                    residual.get_or_init(|| read)
+                }
+            };
+            all.extend(from_residual(
+                self.original,
+                residual,
+                reweighted,
+                tokens,
+                LOGITS_AT_ONCE,
+            )?);
+        }
+        Ok(TextDivergence::of(&all))
+    }
+}
+
+fn check_vocabularies<M: DecoderModel, N: DecoderModel>(
+    original: &M,
+    reweighted: &N,
+) -> Result<(), Error> {
+    let [ours, theirs] = [original.vocab_size(), reweighted.vocab_size()];
+    if ours == theirs {
+        return Ok(());
+    }
+    Err(Error::Input(format!(
+        "vocabularies of {ours} and {theirs} tokens cannot be compared"
+    )))
+}
+
+/// The divergences from a model whose residual stream after the last layer is known.
+fn from_residual<M: DecoderModel, N: DecoderModel>(
+    original: &M,
+    original_residual: &Tensor<3>,
+    reweighted: &N,
+    tokens: &[u32],
+    logits_at_once: usize,
+) -> Result<Vec<PositionDivergence>, Error> {
     let reweighted_residual = read(reweighted, tokens)?;
-    let rows = (logits_at_once / vocab_size.max(1)).max(1);
+    let rows = (logits_at_once / original.vocab_size().max(1)).max(1);
     let mut divergences = Vec::with_capacity(tokens.len());
     for start in (0..tokens.len()).step_by(rows) {
         let len = rows.min(tokens.len() - start);
         let chunk = |residual: &Tensor<3>| residual.clone().narrow(1, start, len);
         divergences.extend(compare(
-            log_probs(original, chunk(&original_residual)),
-            log_probs(reweighted, chunk(&reweighted_residual)),
+            logits(original, chunk(original_residual)),
+            logits(reweighted, chunk(&reweighted_residual)),
         ));
     }
     Ok(divergences)
@@ -125,14 +193,14 @@ fn read<M: DecoderModel>(model: &M, tokens: &[u32]) -> Result<Tensor<3>, Error> 
     Ok(residual(model, tokens, &mut NoEdit)?)
 }
 
-/// `[1, rows, hidden]` to log-probabilities `[rows, vocab]` in f32.
-fn log_probs<M: DecoderModel>(model: &M, residual: Tensor<3>) -> Tensor<2> {
+/// `[1, rows, hidden]` to logits `[rows, vocab]` in f32.
+fn logits<M: DecoderModel>(model: &M, residual: Tensor<3>) -> Tensor<2> {
     let logits = model.logits(residual);
     let [_, rows, vocab_size] = logits.dims();
-    log_softmax(logits.reshape([rows, vocab_size]).cast(DType::F32), 1)
+    logits.reshape([rows, vocab_size]).cast(DType::F32)
 }
 
-/// One divergence for each row of the log-probabilities `[rows, vocab]`.
+/// One divergence for each row of the logits `[rows, vocab]`.
 fn compare(original: Tensor<2>, reweighted: Tensor<2>) -> Vec<PositionDivergence> {
     let reweighted = reweighted.to_device(&original.device());
     let same_top = original
@@ -140,11 +208,7 @@ fn compare(original: Tensor<2>, reweighted: Tensor<2>) -> Vec<PositionDivergence
         .argmax(1)
         .equal(reweighted.clone().argmax(1))
         .into_data();
-    let probs = original.clone().exp();
-    // A token of probability 0 adds nothing, but 0 · (−∞ − …) would be NaN.
-    let impossible = probs.clone().equal_elem(0.0);
-    let terms = (probs * (original - reweighted)).mask_fill(impossible, 0.0);
-    let kl = terms.sum_dim(1).into_data();
+    let kl = kl_divergence(reweighted, original).into_data();
     kl.iter::<f64>()
         .zip(same_top.iter::<bool>())
         .map(|(kl, same_top_token)| PositionDivergence { kl, same_top_token })
@@ -235,10 +299,11 @@ mod tests {
         assert!(mean.kl > 1e-3, "{mean:?}");
     }
 
-    /// A model that remembers the most positions it was asked the logits of at once.
+    /// A model that remembers the most positions it was asked the logits of at once, and how many pieces it read.
     struct Recording {
         model: Decoder,
         most_rows: Cell<usize>,
+        pieces: Cell<usize>,
     }
 
     impl DecoderModel for Recording {
@@ -265,6 +330,7 @@ mod tests {
         }
 
         fn embed(&self, tokens: Tensor<2, Int>, positions: Positions) -> Tensor<3> {
+            self.pieces.set(self.pieces.get() + 1);
             self.model.embed(tokens, positions)
         }
 
@@ -288,6 +354,7 @@ mod tests {
             let record = |model: &Decoder| Recording {
                 model: model.clone(),
                 most_rows: Cell::new(0),
+                pieces: Cell::new(0),
             };
             let (original, reweighted) = (record(&original), record(&reweighted));
             let found =
@@ -302,6 +369,28 @@ mod tests {
                 assert_eq!(found.same_top_token, whole.same_top_token);
             }
         }
+    }
+
+    #[test]
+    fn a_text_that_the_unmodified_model_reads_once_gives_what_it_gives_each_time() {
+        let (original, reweighted) = models();
+        let recording = Recording {
+            model: original.clone(),
+            most_rows: Cell::new(0),
+            pieces: Cell::new(0),
+        };
+        let pieces = [TOKENS.to_vec(), TOKENS[..4].to_vec()];
+        let reference = TextReference::new(&recording, &pieces);
+        assert_eq!(recording.pieces.get(), 0);
+        for model in [&reweighted, &original, &reweighted] {
+            let each: Vec<_> = pieces
+                .iter()
+                .flat_map(|piece| divergences(&original, model, piece).unwrap())
+                .collect();
+            let found = reference.divergence(model).unwrap();
+            assert_eq!(found, TextDivergence::of(&each));
+        }
+        assert_eq!(recording.pieces.get(), 2);
     }
 
     #[test]

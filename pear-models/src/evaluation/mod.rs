@@ -77,7 +77,7 @@ use serde::{Deserialize, Serialize};
 pub use answer::AnswerRecord;
 #[cfg(feature = "tokenizer")]
 pub use answerer::Answerer;
-pub use divergence::{PositionDivergence, TextDivergence, divergences};
+pub use divergence::{PositionDivergence, TextDivergence, TextReference, divergences};
 pub use error::EvaluationError;
 pub use jsonl::JsonLines;
 pub use measure::{ItemResult, Measure, MeasureKind, compare, summarize};

@@ -2,7 +2,7 @@
 
 use pear_core::DecoderModel;
 
-use super::divergence::{TextDivergence, divergences};
+use super::divergence::{TextDivergence, TextReference};
 #[cfg(feature = "tokenizer")]
 use super::{prompt::check_vocabulary, template::read_text};
 #[cfg(feature = "tokenizer")]
@@ -112,17 +112,13 @@ impl TextWindows {
     /// How far the predictions of `reweighted` are from those of the unmodified model `original`, over all positions of all windows.
     ///
     /// # Errors
-    /// As [`divergences`].
+    /// As [`divergences`](super::divergences).
     pub fn divergence<M: DecoderModel, N: DecoderModel>(
         &self,
         original: &M,
         reweighted: &N,
     ) -> Result<TextDivergence, Error> {
-        let mut all = Vec::new();
-        for window in &self.windows {
-            all.extend(divergences(original, reweighted, window)?);
-        }
-        Ok(TextDivergence::of(&all))
+        TextReference::new(original, &self.windows).divergence(reweighted)
     }
 }
 
