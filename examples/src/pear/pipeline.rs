@@ -53,7 +53,8 @@ const DO_NOT_SHIP: u8 = 3;
 pub fn run(arguments: Arguments) -> Result<ExitCode> {
     let flags = arguments.model_args();
     let directory = flags.open()?;
-    let facts = Facts::read(arguments.data.as_deref(), &directory)?;
+    let encoder = Encoder::new(&directory)?;
+    let facts = Facts::read(arguments.data.as_deref(), &directory, &encoder)?;
     let text = match &arguments.text {
         Some(path) => Some(PlainText::read(path, &directory)?),
         None => None,
@@ -77,7 +78,7 @@ pub fn run(arguments: Arguments) -> Result<ExitCode> {
     };
     let stages = Stages {
         arguments: &arguments,
-        encoder: Encoder::new(&directory)?,
+        encoder,
         task: draw.task(&directory)?,
         directory: &directory,
         model: &model,

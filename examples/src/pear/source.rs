@@ -34,13 +34,16 @@ impl Facts {
     /// others.
     ///
     /// # Errors
-    /// A file that cannot be read, naming it; a model without a tokenizer.
-    pub fn read(data: Option<&Path>, directory: &ModelDirectory) -> Result<Self> {
-        let encoder = Encoder::new(directory)?;
+    /// A file that cannot be read, naming it.
+    pub fn read(
+        data: Option<&Path>,
+        directory: &ModelDirectory,
+        encoder: &Encoder,
+    ) -> Result<Self> {
         let (source, facts) = match data {
-            Some(path) => (name(path), data_file::read(path, &encoder)?),
-            None if is_tiny_world(directory, &encoder)? => ("tiny world".into(), tiny_world()),
-            None => ("built-in facts".into(), encode(&built_in()?, &encoder)?),
+            Some(path) => (name(path), data_file::read(path, encoder)?),
+            None if is_tiny_world(directory, encoder)? => ("tiny world".into(), tiny_world()),
+            None => ("built-in facts".into(), encode(&built_in()?, encoder)?),
         };
         Ok(Self { source, facts })
     }
@@ -155,7 +158,8 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         Tiny::Alibi.write(folder.path()).unwrap();
         let directory = ModelDirectory::open(folder.path()).unwrap();
-        let facts = Facts::read(None, &directory).unwrap();
+        let encoder = Encoder::new(&directory).unwrap();
+        let facts = Facts::read(None, &directory, &encoder).unwrap();
         assert_eq!(facts.source, "tiny world");
         assert!(facts.facts.len() > 250, "{}", facts.facts.len());
         for fact in &facts.facts {
