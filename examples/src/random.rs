@@ -3,6 +3,13 @@
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{Rng, SeedableRng};
 
+/// Eight bytes that depend on a text alone.
+pub fn hashed(text: &str) -> [u8; 8] {
+    let mut bytes = [0; 8];
+    bytes.copy_from_slice(&blake3::hash(text.as_bytes()).as_bytes()[..8]);
+    bytes
+}
+
 /// A stream of random numbers.
 #[derive(Clone, Debug)]
 pub struct Random(ChaCha8Rng);

@@ -4,6 +4,8 @@ use std::collections::BTreeSet;
 
 use anyhow::{Context, Result, bail};
 
+use crate::random::hashed;
+
 /// The table, with the sentences of each relation.
 const TABLE: &str = include_str!("facts.txt");
 
@@ -128,10 +130,8 @@ impl Relation<'_> {
         let between = choose(&key, "between", &BETWEEN)?;
         let closed = capitalised(&ask.replace("{subject}", subject));
         let with = |answer: &str| {
-            let said = say
-                .replace("{subject}", subject)
-                .replace("{answer}", answer);
-            let parts = [&capitalised(&said), between, &closed];
+            let said = stated(say, subject, answer);
+            let parts = [said.as_str(), between, &closed];
             let parts: Vec<&str> = parts.into_iter().filter(|part| !part.is_empty()).collect();
             parts.join(" ")
         };
@@ -150,32 +150,18 @@ impl Relation<'_> {
             key: fact,
         })
     }
-}
 
-impl Relation<'_> {
     /// A passage of a few facts with one that may be wrong among them, and what is to be done with it.
     fn passage(&self, key: &str, say: &str, subject: &str, answer: &str, closed: &str) -> String {
-        let said = |subject: &str, answer: &str| {
-            capitalised(
-                &say.replace("{subject}", subject)
-                    .replace("{answer}", answer),
-            )
-        };
-        let others: Vec<_> = self
-            .facts
-            .iter()
-            .filter(|(other, _)| *other != subject)
+        let others = self.facts.iter().filter(|(other, _)| *other != subject);
+        let others: Vec<(&str, &str)> = others.copied().collect();
+        let count = 3 + number(key, "sentences") % 6;
+        let mut sentences: Vec<String> = (0..count.min(others.len() as u64))
+            .filter_map(|index| choose(key, &index.to_string(), &others))
+            .map(|(subject, answer)| stated(say, subject, answer))
             .collect();
-        let count = 3 + number(key, "sentences") as usize % 6;
-        let mut sentences: Vec<String> = (0..count.min(others.len()))
-            .map(|index| {
-                let (subject, answer) =
-                    others[number(key, &index.to_string()) as usize % others.len()];
-                said(subject, answer)
-            })
-            .collect();
-        let place = number(key, "place") as usize % (sentences.len() + 1);
-        sentences.insert(place, said(subject, answer));
+        let place = number(key, "place") % (sentences.len() as u64 + 1);
+        sentences.insert(place as usize, stated(say, subject, answer));
         let passage = sentences.join(" ");
         format!(
             "{passage}\n\nUsing only the text above, complete the sentence with a word or two.\n{closed} ..."
@@ -183,19 +169,21 @@ impl Relation<'_> {
     }
 }
 
+/// A fact in the words of the sentence `say`.
+fn stated(say: &str, subject: &str, answer: &str) -> String {
+    let said = say.replace("{subject}", subject);
+    capitalised(&said.replace("{answer}", answer))
+}
+
 /// The same choice for the same key, on every machine.
-fn choose<'a>(key: &str, what: &str, choices: &[&'a str]) -> Option<&'a str> {
+fn choose<T: Copy>(key: &str, what: &str, choices: &[T]) -> Option<T> {
     let index = number(key, what).checked_rem(choices.len() as u64)?;
     choices.get(index as usize).copied()
 }
 
 /// The same number for the same key.
 fn number(key: &str, what: &str) -> u64 {
-    let hash = blake3::hash(format!("{what}/{key}").as_bytes());
-    hash.as_bytes()[..8]
-        .iter()
-        .rev()
-        .fold(0, |number, &byte| (number << 8) | u64::from(byte))
+    u64::from_le_bytes(hashed(&format!("{what}/{key}")))
 }
 
 fn first_word(text: &str) -> &str {

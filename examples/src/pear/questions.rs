@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use super::curriculum::Curriculum;
 use super::encoder::Encoded;
 use super::next_token::next_tokens;
+use crate::random::hashed;
 
 /// Known facts that each set needs: fewer tell nothing.
 pub const FEWEST: usize = 20;
@@ -111,11 +112,7 @@ pub enum Part {
 
 /// What a fact is used for: by a hash of its key, so that neither order nor number of the facts matters.
 pub fn part_of(key: &str) -> Part {
-    let hash = blake3::hash(key.as_bytes());
-    let number = hash.as_bytes()[..8]
-        .iter()
-        .fold(0u64, |number, byte| (number << 8) | u64::from(*byte));
-    match number % 100 {
+    match u64::from_be_bytes(hashed(key)) % 100 {
         share if share < LEARNING_PERCENT => Part::Learning,
         share if share < LEARNING_PERCENT + DEVELOPMENT_PERCENT => Part::Development,
         _ => Part::HeldOut,
