@@ -14,8 +14,9 @@ use std::path::Path;
 use pear_core::DecoderModel;
 use serde::{Deserialize, Serialize};
 
+use super::jsonl::read_records;
 use super::measure::{ItemResult, Measure};
-use super::{EvaluationError, JsonLines, PromptBuilder, Question};
+use super::{PromptBuilder, Question};
 use crate::{Error, next_token_logits};
 
 /// What stands before a contradicting statement in the data, and is not read to the model.
@@ -92,21 +93,14 @@ impl ItemResult for FactResult {
 /// The facts of a `.jsonl` or `.jsonl.gz` file, at most `limit` of them: see [`facts`].
 ///
 /// # Errors
-/// As [`facts`]; [`Error::Io`] if the file cannot be opened; [`EvaluationError::Line`] or [`NoRecords`](EvaluationError::NoRecords) for
-/// its contents.
+/// As [`facts`]; [`Error::Io`] if the file cannot be opened; for its contents, [`EvaluationError::Line`](super::EvaluationError::Line)
+/// or [`NoRecords`](super::EvaluationError::NoRecords).
 pub fn read(
     path: impl AsRef<Path>,
     prompts: &PromptBuilder,
     limit: Option<usize>,
 ) -> Result<Vec<Fact>, Error> {
-    let path = path.as_ref();
-    let mut is_empty = true;
-    let records = JsonLines::<Record>::open(path)?.inspect(|_| is_empty = false);
-    let facts = facts(records, prompts, limit)?;
-    if is_empty {
-        return Err(EvaluationError::NoRecords { path: path.into() }.into());
-    }
-    Ok(facts)
+    read_records(path.as_ref(), |records| facts(records, prompts, limit))
 }
 
 /// The first `limit` records that can be asked about: both last words are one token each where they stand, and not the same one, and no

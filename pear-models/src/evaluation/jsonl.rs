@@ -35,6 +35,23 @@ pub struct JsonLines<T> {
     record: PhantomData<fn() -> T>,
 }
 
+/// What `read` makes of the records of a file, which has one at least.
+///
+/// # Errors
+/// As [`JsonLines::open`]; [`EvaluationError::NoRecords`]; those of `read`.
+pub(super) fn read_records<T: DeserializeOwned, R>(
+    path: &Path,
+    read: impl FnOnce(&mut dyn Iterator<Item = Result<T, Error>>) -> Result<R, Error>,
+) -> Result<R, Error> {
+    let mut is_empty = true;
+    let mut records = JsonLines::open(path)?.inspect(|_| is_empty = false);
+    let found = read(&mut records)?;
+    if is_empty {
+        return Err(EvaluationError::NoRecords { path: path.into() }.into());
+    }
+    Ok(found)
+}
+
 impl<T: DeserializeOwned> JsonLines<T> {
     /// The longest line that is read unless [`with_max_line_bytes`](Self::with_max_line_bytes) says otherwise: 64 MiB.
     pub const DEFAULT_MAX_LINE_BYTES: u64 = 64 << 20;

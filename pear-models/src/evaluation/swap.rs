@@ -15,8 +15,9 @@ use pear_core::DecoderModel;
 use regex::Regex;
 use serde::{Deserialize, Serialize};
 
+use super::jsonl::read_records;
 use super::measure::{ItemResult, Measure};
-use super::{EvaluationError, JsonLines, PromptBuilder, Question};
+use super::{PromptBuilder, Question};
 use crate::{Error, next_token_logits};
 
 /// The longest passage that is used, in characters.
@@ -132,21 +133,16 @@ pub fn clean_passage(passage: &str) -> String {
 /// The questions of a `.jsonl` or `.jsonl.gz` file, at most `limit` of them: see [`swap_questions`].
 ///
 /// # Errors
-/// As [`swap_questions`]; [`Error::Io`] if the file cannot be opened; [`EvaluationError::Line`] or
-/// [`NoRecords`](EvaluationError::NoRecords) for its contents.
+/// As [`swap_questions`]; [`Error::Io`] if the file cannot be opened; for its contents,
+/// [`EvaluationError::Line`](super::EvaluationError::Line) or [`NoRecords`](super::EvaluationError::NoRecords).
 pub fn read(
     path: impl AsRef<Path>,
     prompts: &PromptBuilder,
     limit: Option<usize>,
 ) -> Result<Vec<SwapQuestion>, Error> {
-    let path = path.as_ref();
-    let mut is_empty = true;
-    let records = JsonLines::<Record>::open(path)?.inspect(|_| is_empty = false);
-    let questions = swap_questions(records, prompts, limit)?;
-    if is_empty {
-        return Err(EvaluationError::NoRecords { path: path.into() }.into());
-    }
-    Ok(questions)
+    read_records(path.as_ref(), |records| {
+        swap_questions(records, prompts, limit)
+    })
 }
 
 /// The first `limit` records that can be used: cleaned passages of at most [`MAX_PASSAGE_CHARS`], answers whose first tokens differ, and no
