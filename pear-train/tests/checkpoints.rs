@@ -3,14 +3,13 @@
 mod common;
 
 use std::io::{Error as IoError, Write};
-use std::ops::ControlFlow;
-use std::path::Path;
 
+use common::runs::{run, saved};
 use common::{HEAD_DIM, Small};
 use pear_core::files::{Provenance, SequenceRecord, write_atomic};
 use pear_core::position::{PositionEmbeddingConfig, RotaryConfig};
 use pear_core::{HeadId, ProxyTask};
-use pear_train::{Error, Schedule, Sequences, StepReport, TrainOptions, Trainer, evaluate};
+use pear_train::{Error, Schedule, Sequences, TrainOptions, Trainer, evaluate};
 
 fn model() -> Small {
     Small::new(
@@ -41,48 +40,24 @@ fn options() -> TrainOptions {
     }
 }
 
-fn drawn(task: &ProxyTask) -> Sequences {
-    Sequences::Drawn(task.clone())
-}
-
-/// Runs on until `stop` steps are done and returns those taken.
-fn run(trainer: &mut Trainer<&Small>, task: &ProxyTask, stop: usize) -> Vec<StepReport> {
-    let mut steps = Vec::new();
-    let each = |trainer: &Trainer<&Small>, step: &StepReport| {
-        steps.push(step.clone());
-        Ok::<_, Error>(if trainer.steps_done() < stop {
-            ControlFlow::Continue(())
-        } else {
-            ControlFlow::Break(())
-        })
-    };
-    trainer.run_with(&drawn(task), each).unwrap();
-    steps
-}
-
-fn saved(trainer: &Trainer<&Small>, path: &Path) -> String {
-    trainer.save(path).unwrap();
-    std::fs::read_to_string(path).unwrap()
-}
-
 #[test]
 fn a_run_killed_after_any_step_goes_on_bit_for_bit() {
     let (model, folder) = (model(), tempfile::tempdir().unwrap());
-    let (task, path) = (model.task(), folder.path().join("run.json"));
+    let path = folder.path().join("run.json");
     let mut whole = Trainer::new(&model, &heads(), options()).unwrap();
-    let steps = run(&mut whole, &task, usize::MAX);
+    let steps = run(&mut whole, usize::MAX);
     let end = saved(&whole, &path);
     for stop in 0..=steps.len() {
         let mut first = Trainer::new(&model, &heads(), options()).unwrap();
         if stop > 0 {
-            run(&mut first, &task, stop);
+            run(&mut first, stop);
         }
         let file = saved(&first, &path);
         let mut second = Trainer::new(&model, &heads(), options()).unwrap();
         second.restore(&path).unwrap();
         // No float loses a bit in the file.
         assert_eq!(saved(&second, &path), file);
-        assert_eq!(run(&mut second, &task, usize::MAX), steps[stop..]);
+        assert_eq!(run(&mut second, usize::MAX), steps[stop..]);
         assert_eq!(saved(&second, &path), end, "stopped after {stop}");
         assert_eq!(second.profile().unwrap(), whole.profile().unwrap());
     }
@@ -91,9 +66,9 @@ fn a_run_killed_after_any_step_goes_on_bit_for_bit() {
 #[test]
 fn a_write_that_is_interrupted_leaves_the_checkpoint_before_it() {
     let (model, folder) = (model(), tempfile::tempdir().unwrap());
-    let (task, path) = (model.task(), folder.path().join("run.json"));
+    let path = folder.path().join("run.json");
     let mut trainer = Trainer::new(&model, &heads(), options()).unwrap();
-    run(&mut trainer, &task, 4);
+    run(&mut trainer, 4);
     let before = saved(&trainer, &path);
     for bytes in [0, 1, before.len() / 2, before.len()] {
         let interrupted = write_atomic(&path, |file| {
@@ -118,9 +93,9 @@ fn a_write_that_is_interrupted_leaves_the_checkpoint_before_it() {
 #[test]
 fn numbers_that_no_run_leaves_are_refused_and_the_trainer_stays_as_it_was() {
     let (model, folder) = (model(), tempfile::tempdir().unwrap());
-    let (task, path) = (model.task(), folder.path().join("run.json"));
+    let path = folder.path().join("run.json");
     let mut trainer = Trainer::new(&model, &heads(), options()).unwrap();
-    run(&mut trainer, &task, 3);
+    run(&mut trainer, 3);
     let good: serde_json::Value = serde_json::from_str(&saved(&trainer, &path)).unwrap();
     let broken: [(&str, serde_json::Value); 8] = [
         ("/optimizer/steps", i32::MAX.into()),
@@ -174,7 +149,7 @@ fn patience_waits_for_held_out_sequences_and_goes_back_to_the_best_and_so_does_a
             .with_held_out(held_out.clone())
     };
     let mut whole = trainer(Some(3));
-    let steps = run(&mut whole, &task, usize::MAX);
+    let steps = run(&mut whole, usize::MAX);
     assert!(
         steps.len() < 60 && whole.is_stalled(),
         "{:?}",
@@ -209,25 +184,22 @@ fn patience_waits_for_held_out_sequences_and_goes_back_to_the_best_and_so_does_a
     assert_eq!((record.best_step, record.held_out), (Some(best), measured));
 
     let mut first = trainer(Some(3));
-    run(&mut first, &task, steps.len() - 2);
+    run(&mut first, steps.len() - 2);
     first.save(&path).unwrap();
     let mut second = trainer(Some(3));
     second.restore(&path).unwrap();
-    assert_eq!(
-        run(&mut second, &task, usize::MAX),
-        steps[steps.len() - 2..]
-    );
+    assert_eq!(run(&mut second, usize::MAX), steps[steps.len() - 2..]);
     assert_eq!(second.profile().unwrap(), whole.profile().unwrap());
     // A run that has ended takes no further step, and its checkpoint leads to the same end.
-    assert_eq!(run(&mut second, &task, usize::MAX), []);
+    assert_eq!(run(&mut second, usize::MAX), []);
     whole.save(&path).unwrap();
     let mut third = trainer(Some(3));
     third.restore(&path).unwrap();
-    assert_eq!(run(&mut third, &task, usize::MAX), []);
+    assert_eq!(run(&mut third, usize::MAX), []);
     assert_eq!(third.profile().unwrap(), whole.profile().unwrap());
 
     let mut never = trainer(None);
-    let steps = run(&mut never, &task, usize::MAX);
+    let steps = run(&mut never, usize::MAX);
     assert_eq!((steps.len(), never.best_step()), (60, None));
     assert_eq!(never.coefficients().values(), steps[59].coefficients);
 }
@@ -273,7 +245,10 @@ fn patience_without_anything_to_measure_is_refused() {
         },
     )
     .unwrap();
-    let error = trainer.run(&drawn(&model.task())).unwrap_err().to_string();
+    let error = trainer
+        .run(&Sequences::Drawn(model.task()))
+        .unwrap_err()
+        .to_string();
     assert!(error.contains("`held_out_every`"), "{error}");
 }
 
@@ -294,7 +269,7 @@ fn the_checkpoint_of_another_run_is_refused_with_what_differs() {
     let mut trainer = Trainer::new(&model, &heads(), options())
         .unwrap()
         .with_provenance(made("one", None));
-    run(&mut trainer, &model.task(), 2);
+    run(&mut trainer, 2);
     trainer.save(&path).unwrap();
     let refused = |heads: &[HeadId], options, provenance| {
         let mut other = Trainer::new(&model, heads, options)
@@ -336,7 +311,10 @@ fn the_checkpoint_of_another_run_is_refused_with_what_differs() {
         .with_provenance(made("one", None));
     resumed.restore(&path).unwrap();
     let other_seed = ProxyTask::new(37, &[0], 4).unwrap();
-    let error = resumed.run(&drawn(&other_seed)).unwrap_err().to_string();
+    let error = resumed
+        .run(&Sequences::Drawn(other_seed))
+        .unwrap_err()
+        .to_string();
     assert!(error.contains("`seed` was 3 and is 4"), "{error}");
     let mut half = made("one", None);
     half.dtype = Some("bf16".into());
@@ -361,12 +339,12 @@ fn copies_share_the_sequences_and_learn_what_one_model_learns() {
         ..options()
     };
     let mut alone = Trainer::new(&one, &heads(), options.clone()).unwrap();
-    run(&mut alone, &one.task(), usize::MAX);
+    run(&mut alone, usize::MAX);
     one.seen();
     let mut shared = Trainer::new(&one, &heads(), options)
         .unwrap()
         .with_copies([&two, &three]);
-    run(&mut shared, &one.task(), usize::MAX);
+    run(&mut shared, usize::MAX);
     for (a, b) in alone.losses().iter().zip(shared.losses()) {
         assert!((a - b).abs() < 1e-5, "{a} {b}");
     }

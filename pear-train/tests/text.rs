@@ -2,18 +2,16 @@
 
 mod common;
 
-use std::ops::ControlFlow;
-use std::path::Path;
-
 use burn::prelude::*;
 use burn::tensor::activation::log_softmax;
+use common::runs::{run, saved};
 use common::{HEAD_DIM, Small};
 use pear_core::forward::{self, token_tensor};
 use pear_core::position::{PositionEmbeddingConfig, RotaryConfig};
 use pear_core::{DecoderModel, HeadCoefficients, HeadId, NoEdit};
 use pear_train::{
-    Error, PlainText, Sequences, StepReport, TrainOptions, Trainer, divergence_and_gradients,
-    evaluate, loss_and_gradients, text_divergence,
+    PlainText, TrainOptions, Trainer, divergence_and_gradients, evaluate, loss_and_gradients,
+    text_divergence,
 };
 
 fn model(vocab: usize) -> Small {
@@ -161,25 +159,6 @@ fn trainer<'a>(model: &'a Small, text: &PlainText, options: TrainOptions) -> Tra
         .unwrap()
         .with_text(text.clone())
         .unwrap()
-}
-
-fn run(trainer: &mut Trainer<&Small>, stop: usize) -> Vec<StepReport> {
-    let (task, mut steps) = (Sequences::Drawn(trainer.model().task()), Vec::new());
-    let each = |trainer: &Trainer<&Small>, step: &StepReport| {
-        steps.push(step.clone());
-        Ok::<_, Error>(if trainer.steps_done() < stop {
-            ControlFlow::Continue(())
-        } else {
-            ControlFlow::Break(())
-        })
-    };
-    trainer.run_with(&task, each).unwrap();
-    steps
-}
-
-fn saved(trainer: &Trainer<&Small>, path: &Path) -> String {
-    trainer.save(path).unwrap();
-    std::fs::read_to_string(path).unwrap()
 }
 
 #[test]

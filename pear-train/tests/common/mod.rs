@@ -1,6 +1,8 @@
 //! A small decoder of one's own, with wide weights, that notes what it is asked for.
 #![allow(dead_code)]
 
+pub mod runs;
+
 use std::sync::Mutex;
 
 use burn::module::{Module, ModuleMapper, Param};
