@@ -150,7 +150,7 @@ fn half_of_the_row_passes_find_as_many_of_the_best_heads_as_the_uniform_sweep() 
 }
 
 #[test]
-#[ignore = "prints tables"]
+#[ignore = "takes minutes: prints the tables of the README"]
 fn how_many_of_the_best_heads_of_the_embedded_models_are_found() {
     for tiny in [Tiny::Rope, Tiny::Alibi] {
         println!("{tiny:?}");
@@ -163,7 +163,7 @@ fn how_many_of_the_best_heads_of_the_embedded_models_are_found() {
 }
 
 #[test]
-#[ignore = "prints tables"]
+#[ignore = "takes minutes: prints the tables of the README"]
 fn how_well_small_runs_rank_the_embedded_models() {
     for tiny in [Tiny::Rope, Tiny::Alibi] {
         println!("{tiny:?}");
@@ -176,7 +176,7 @@ fn how_well_small_runs_rank_the_embedded_models() {
 }
 
 #[test]
-#[ignore = "needs PEAR_MODEL"]
+#[ignore = "takes long: prints the same for the model that PEAR_MODEL names"]
 fn how_well_heads_of_a_model_are_found() {
     let path = std::env::var("PEAR_MODEL").expect("PEAR_MODEL: a model directory or GGUF file");
     let subject = Subject::open(&ModelDirectory::open(path).unwrap());

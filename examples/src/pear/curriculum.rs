@@ -9,9 +9,11 @@ use super::questions::{Asked, Fact, Groups};
 /// Items of a step that are kept, by kind.
 const AGREEING: usize = 12;
 const CLOSED_BOOK: usize = 16;
-const PASSAGES: usize = 6;
+pub const PASSAGES: usize = 6;
 /// Conflicts of a step, half of them with the question repeated word for word where there are such.
 const CONFLICTS: usize = 32;
+/// Prompts of a step that are no passages.
+pub const PROMPTS: usize = CONFLICTS + AGREEING + CLOSED_BOOK;
 
 /// Items to learn from, by kind.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]

@@ -16,9 +16,11 @@ use crate::progress::Progress;
 /// Steps at the first price, and at each other.
 const FIRST_STEPS: usize = 16;
 const STEPS: usize = 14;
+/// Steps at all prices.
+pub const ALL_STEPS: usize = FIRST_STEPS + (PRICES.len() - 1) * STEPS;
 /// Tokens of the pieces that the Fisher information is estimated on, and draws for each: the more gradients it is the mean of, the better.
 const FISHER_PIECE: usize = 64;
-const FISHER_DRAWS: usize = 4;
+pub const FISHER_DRAWS: usize = 4;
 /// Pieces that run at once.
 const FISHER_BATCH: usize = 16;
 /// Steps between two states on disk.

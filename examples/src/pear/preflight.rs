@@ -10,6 +10,8 @@ use burn::tensor::{DType, Distribution};
 use pear_models::ModelDirectory;
 
 use super::copying;
+use super::curriculum::{PASSAGES, PROMPTS};
+use super::faithful::{ALL_STEPS, FISHER_DRAWS};
 use super::held_out::CONTROLS;
 use super::learning::{STEPS, batch_size};
 use super::locating;
@@ -30,6 +32,11 @@ const LENGTH: usize = 25;
 const KNOWN: f64 = 0.5;
 /// Tokens of the plain text that are read for each candidate, by both models, and for each of the points of a budget.
 const TEXT_TOKENS: f64 = 3000.0;
+/// Tokens of a passage in a chat template, of the plain text of a step of learning from questions, and of the text that the Fisher
+/// information is estimated on.
+const PASSAGE_TOKENS: f64 = 150.0;
+const STEP_TEXT_TOKENS: f64 = 768.0;
+const FISHER_TOKENS: f64 = 8192.0;
 
 /// What a run is expected to take.
 #[derive(Clone, Debug, PartialEq)]
@@ -134,7 +141,7 @@ fn minutes(recipes: &[Recipe], heads: usize, facts: &[Fact]) -> Vec<(&'static st
     let locate = clean as f64 + rows as f64 / 2.0;
 
     let step = (2 * LENGTH * batch_size(LENGTH)) as f64;
-    // All budgets share one run of learning, with text beside the sequences; a step of the natural gradient is a few of its steps.
+    // Where all heads are learned, there is text beside the sequences; a step of the natural gradient is a few of its steps.
     let ranked = recipes
         .iter()
         .filter(|recipe| matches!(recipe, Recipe::Ranked { .. }))
@@ -143,7 +150,11 @@ fn minutes(recipes: &[Recipe], heads: usize, facts: &[Fact]) -> Vec<(&'static st
     let asked: usize = facts.iter().map(|fact| fact.closed.len() + 20).sum();
     let a_group = KNOWN * asked as f64;
     let candidates = recipes.len() as f64;
-    let learning = learned * STEPS as f64 * step * PASSES_A_STEP;
+    let on_proxy_task = learned * STEPS as f64 * step;
+    let a_prompt = asked as f64 / facts.len().max(1) as f64;
+    let lesson = PROMPTS as f64 * a_prompt + PASSAGES as f64 * PASSAGE_TOKENS + STEP_TEXT_TOKENS;
+    let from_questions = ALL_STEPS as f64 * lesson + FISHER_DRAWS as f64 * FISHER_TOKENS;
+    let learning = (on_proxy_task + from_questions) * PASSES_A_STEP;
     let asking = candidates * (TEXT_TOKENS + 2.0 * 0.4 * a_group) + 20.0 * TEXT_TOKENS;
     let held_out = (2.0 * 3.0 + CONTROLS as f64) * 0.6 * a_group
         + (1.0 + CONTROLS as f64) * TEXT_TOKENS
