@@ -30,12 +30,7 @@ pub fn text_divergence<M: DecoderModel>(
 ) -> Result<f64> {
     text.check(model)?;
     let (all, references) = (all_pieces(text), References::default());
-    let mut sum = 0.0;
-    for part in parts(text, &all, at_once) {
-        let kl = mean_divergence(model, text, &references, &part, &mut coefficients.fixed())?;
-        sum += positions(text, &part) as f64 * kl.into_scalar::<f64>();
-    }
-    Ok(sum / text.num_positions() as f64)
+    value_of_pieces(model, text, &references, &all, coefficients, at_once)
 }
 
 /// [`text_divergence`], and its gradient for each coefficient in the order of [`HeadCoefficients::heads`]. Trainable or not, the
@@ -54,7 +49,24 @@ pub fn divergence_and_gradients<M: DecoderModel>(
     of_pieces(model, text, &references, &all, coefficients, at_once)
 }
 
-/// The mean divergence of these pieces, and its gradients; `at_once` pieces at a time.
+/// The mean divergence of these pieces, `at_once` at a time.
+pub(crate) fn value_of_pieces<M: DecoderModel>(
+    model: &M,
+    text: &PlainText,
+    references: &References,
+    pieces: &[usize],
+    coefficients: &HeadCoefficients,
+    at_once: usize,
+) -> Result<f64> {
+    let mut sum = 0.0;
+    for part in parts(text, pieces, at_once) {
+        let kl = mean_divergence(model, text, references, &part, &mut coefficients.fixed())?;
+        sum += positions(text, &part) as f64 * kl.into_scalar::<f64>();
+    }
+    Ok(sum / positions(text, pieces) as f64)
+}
+
+/// [`value_of_pieces`], and its gradients.
 pub(crate) fn of_pieces<M: DecoderModel>(
     model: &M,
     text: &PlainText,

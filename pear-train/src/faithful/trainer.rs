@@ -12,7 +12,7 @@ use super::options::{FaithfulOptions, Place};
 use super::report::{FaithfulStep, FrontPoint, GroupLoss};
 use super::state::{Run, SavedPoint, State};
 use super::whitening::{Whitening, predicted_divergence};
-use crate::divergence::{of_pieces, text_divergence};
+use crate::divergence::{of_pieces, value_of_pieces};
 use crate::fisher::Fisher;
 use crate::text::{PlainText, References};
 use crate::{Error, Result};
@@ -238,11 +238,16 @@ impl<M: DecoderModel> FaithfulTrainer<M> {
     }
 
     fn measured_divergence(&self, coefficients: &HeadCoefficients) -> Result<f64> {
-        let pieces = self.text.pieces();
-        let some = &pieces[..self.options.measured_pieces.min(pieces.len())];
-        let at_once = self.pieces_at_once(&(0..some.len()).collect::<Vec<_>>());
-        let some = PlainText::new(some.to_vec(), self.text.seed())?;
-        text_divergence(&self.model, &some, coefficients, at_once)
+        let count = self.options.measured_pieces.min(self.text.pieces().len());
+        let pieces: Vec<usize> = (0..count).collect();
+        value_of_pieces(
+            &self.model,
+            &self.text,
+            &self.references,
+            &pieces,
+            coefficients,
+            self.pieces_at_once(&pieces),
+        )
     }
 
     /// The unmodified model's log-probabilities for each item, group by group. Those of preferences are not needed and 0.
