@@ -5,6 +5,8 @@
 mod few_rows;
 #[cfg(feature = "cpu")]
 mod many_rows;
+#[cfg(feature = "cpu")]
+mod native;
 #[cfg(all(test, feature = "cpu"))]
 mod tests;
 #[cfg(feature = "cpu")]
@@ -88,10 +90,11 @@ fn is_supported(x: &Tensor<3>, weight: &Tensor<2>, bias: Option<&Tensor<1>>) -> 
 mod kernel {
     use burn::backend::TensorMetadata;
     use burn::prelude::*;
-    use burn::tensor::DType;
+    use burn::tensor::{DType, bf16};
 
-    use super::few_rows;
+    use super::few_rows::{self, FEW_ROWS};
     use super::many_rows::{self, InPanels};
+    use super::native::{self, Instructions};
     use super::weight::{Weight, with_positive_strides};
     use crate::kernels::cast::kernel::convert;
     use crate::kernels::dispatch::{Differentiable, Kernel};
@@ -146,9 +149,20 @@ mod kernel {
         let (dtype, mut shape) = (x.dtype(), x.shape().to_vec());
         shape.pop();
         shape.push(weight.shape()[1]);
-        let x = convert(x.to_contiguous(), DType::F32);
+        let rows: usize = shape[..shape.len() - 1].iter().product();
+        let x = x.to_contiguous();
         let bias = bias.map(|bias| convert(bias.to_contiguous(), DType::F32));
         let weight = with_positive_strides(weight);
+        if dtype == DType::BF16
+            && rows > FEW_ROWS
+            && let Some(instructions) = Instructions::best()
+        {
+            let bias = bias.as_ref().map(values);
+            let weight = Weight::<bf16>::new(&weight);
+            let output = native::multiply(instructions, values(&x), weight, bias);
+            return tensor(output, Shape::from(shape));
+        }
+        let x = convert(x, DType::F32);
         let output = with_stored!(weight, T => {
             multiply_rows(values(&x), Weight::<T>::new(&weight), bias.as_ref().map(values))
         });
@@ -157,7 +171,7 @@ mod kernel {
 
     fn multiply_rows<T: InPanels>(x: &[f32], weight: Weight<T>, bias: Option<&[f32]>) -> Vec<f32> {
         let rows = x.len() / weight.inputs;
-        if rows <= few_rows::FEW_ROWS && weight.strides.contains(&1) {
+        if rows <= FEW_ROWS && weight.strides.contains(&1) {
             few_rows::multiply(x, weight, bias)
         } else {
             many_rows::multiply(x, weight, bias)
