@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use burn::prelude::*;
 
-use crate::kernels::{causal_attention, check_attention};
+use crate::kernels::{causal_attention, check_attention, holds_no_scores};
 use crate::model::HeadAttention;
 use crate::score_config::AttentionScoreConfig;
 
@@ -64,7 +64,9 @@ pub fn attend_padded<A: HeadAttention>(
     let fits = (SCORES_IN_MEMORY / (batch * heads * keys).max(1)).max(1);
     // An autodiff graph keeps every tile: tiling saves no memory then, but still work.
     let tile = QUERY_TILE.min(fits);
-    if queries <= tile {
+    let is_one_kernel =
+        || holds_no_scores(&query, &key, &value) && attention.score_bias(0..1, 0..1).is_none();
+    if queries <= tile || is_one_kernel() {
         return attend_span(attention, config, query, key, value, 0..keys, padding);
     }
     let tiles = (0..queries)

@@ -35,12 +35,18 @@ mod loops;
 #[cfg(feature = "cpu")]
 mod math;
 #[cfg(feature = "cpu")]
+mod matrix;
+#[cfg(feature = "cpu")]
 mod stored;
 #[cfg(all(test, feature = "cpu"))]
 mod testing;
+#[cfg(feature = "cpu")]
+mod tiles;
 
 pub use activation::{Activation, activate, activate_gated};
-pub(crate) use causal_attention::{causal_attention, check_arguments as check_attention};
+pub(crate) use causal_attention::{
+    causal_attention, check_arguments as check_attention, holds_no_scores,
+};
 pub use cross_entropy::cross_entropy;
 pub use kl_divergence::kl_divergence;
 pub use linear::{linear, linear_forward};

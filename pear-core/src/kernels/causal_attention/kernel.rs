@@ -1,23 +1,17 @@
-//! The kernel for a few queries over many keys: keys and values are read where they are, which may
-//! be in a cache.
+//! Attention without a gradient as one kernel, which holds no scores: for a few queries, and for many in bf16 where the processor multiplies it.
 
 use burn::backend::TensorMetadata;
 use burn::prelude::*;
 use burn::tensor::DType;
-use rayon::prelude::*;
 
 use super::AttentionScoreConfig;
-use crate::kernels::cast::kernel::convert;
+use super::few_queries::{self, FEW_QUERIES};
+use super::many_queries;
 use crate::kernels::dispatch::{self, Kernel};
-use crate::kernels::flex::{
-    FlexTensor, is_flex_f32, is_flex_f32_or_bf16, tensor, values, with_contiguous_rows,
-};
-use crate::kernels::loops::{dot, vectorised};
+use crate::kernels::flex::{FlexTensor, is_flex_f32, is_flex_f32_or_bf16, values};
 use crate::kernels::softmax::kernel::softmax_row;
-use crate::kernels::stored::{Stored, with_stored};
-
-/// Up to so many queries, attention takes little longer than reading the keys and values.
-const FEW_QUERIES: usize = 8;
+use crate::kernels::stored::Stored;
+use crate::kernels::tiles::Instructions;
 
 pub(super) fn is_supported(
     query: &Tensor<4>,
@@ -30,7 +24,9 @@ pub(super) fn is_supported(
     let has_bias_for_each_key = |bias: &Tensor<4>| {
         is_flex_f32(bias) && !bias.is_autodiff() && bias.dims()[3] == key.dims()[2]
     };
-    queries <= FEW_QUERIES
+    let is_fast =
+        queries <= FEW_QUERIES || query.dtype() == DType::BF16 && Instructions::best().is_some();
+    is_fast
         && batch * heads * queries * head_dim > 0
         && [query, key, value].into_iter().all(is_plain)
         && bias.is_none_or(has_bias_for_each_key)
@@ -57,10 +53,29 @@ pub(super) fn run(
 
 /// How queries and keys become weights.
 #[derive(Clone, Copy, Debug)]
-struct Scoring {
-    scale: f32,
-    soft_cap: Option<f32>,
-    window: Option<usize>,
+pub(super) struct Scoring {
+    pub scale: f32,
+    pub soft_cap: Option<f32>,
+    pub window: Option<usize>,
+}
+
+impl Scoring {
+    /// Turns scaled scores into weights.
+    #[inline(always)]
+    pub fn weigh(&self, scores: &mut [f32], bias: Option<&[f32]>) {
+        if let Some(cap) = self.soft_cap {
+            scores
+                .iter_mut()
+                .for_each(|score| *score = (*score / cap).tanh() * cap);
+        }
+        if let Some(bias) = bias {
+            scores
+                .iter_mut()
+                .zip(bias)
+                .for_each(|(score, bias)| *score += bias);
+        }
+        softmax_row(scores);
+    }
 }
 
 impl Kernel<3> for Scoring {
@@ -82,35 +97,25 @@ fn attend(
     bias: Option<FlexTensor>,
     scoring: Scoring,
 ) -> FlexTensor {
-    let (dtype, shape) = (query.dtype(), query.shape());
-    let query = convert(query.to_contiguous(), DType::F32);
-    let (key, value) = (with_contiguous_rows(key), with_contiguous_rows(value));
-    let output = with_stored!(key, T => {
-        let attention = Attention::<T> {
-            heads: shape[1],
-            queries: shape[2],
-            head_dim: shape[3],
-            key_value_heads: key.shape()[1],
-            keys: key.shape()[2],
-            query: values(&query),
-            key: Rows::new(&key),
-            value: Rows::new(&value),
-            bias: bias.as_ref().map(Bias::new),
-            scoring,
-        };
-        attention.output()
-    });
-    convert(tensor(output, shape), dtype)
+    let bias = bias.as_ref().map(Bias::new);
+    let query = query.to_contiguous();
+    match Instructions::best() {
+        Some(instructions) if query.shape()[2] > FEW_QUERIES => {
+            many_queries::attend(instructions, query, key, value, bias, scoring)
+        }
+        _ => few_queries::attend(query, key, value, bias, scoring),
+    }
 }
 
 /// Rows of `head_dim` contiguous numbers, one for each sample, head and position.
-struct Rows<'a, T> {
+pub(super) struct Rows<'a, T> {
     numbers: &'a [T],
     strides: [usize; 3],
 }
 
 impl<'a, T: Stored> Rows<'a, T> {
-    fn new(x: &'a FlexTensor) -> Self {
+    /// Of a tensor that `with_contiguous_rows` returned.
+    pub fn new(x: &'a FlexTensor) -> Self {
         let (layout, strides) = (x.layout(), x.layout().strides());
         Self {
             numbers: &x.storage()[layout.start_offset()..],
@@ -119,15 +124,24 @@ impl<'a, T: Stored> Rows<'a, T> {
     }
 
     #[inline(always)]
-    fn row(&self, sample: usize, head: usize, position: usize, width: usize) -> &'a [T] {
+    pub fn row(&self, sample: usize, head: usize, position: usize, width: usize) -> &'a [T] {
+        let (numbers, stride) = self.of_head(sample, head);
+        &numbers[position * stride..][..width]
+    }
+
+    /// The rows of a head, and how far they are from each other.
+    #[inline(always)]
+    pub fn of_head(&self, sample: usize, head: usize) -> (&'a [T], usize) {
         let [of_sample, of_head, of_position] = self.strides;
-        let start = sample * of_sample + head * of_head + position * of_position;
-        &self.numbers[start..][..width]
+        (
+            &self.numbers[sample * of_sample + head * of_head..],
+            of_position,
+        )
     }
 }
 
 /// A row of numbers for each query; those of one sample, head or query may stand for all.
-struct Bias<'a> {
+pub(super) struct Bias<'a> {
     numbers: &'a [f32],
     shape: [usize; 4],
 }
@@ -141,95 +155,9 @@ impl<'a> Bias<'a> {
     }
 
     #[inline(always)]
-    fn row(&self, sample: usize, head: usize, query: usize) -> &'a [f32] {
+    pub fn row(&self, sample: usize, head: usize, query: usize) -> &'a [f32] {
         let [samples, heads, queries, keys] = self.shape;
         let row = (sample % samples * heads + head % heads) * queries + query % queries;
         &self.numbers[row * keys..][..keys]
-    }
-}
-
-struct Attention<'a, T> {
-    heads: usize,
-    queries: usize,
-    head_dim: usize,
-    key_value_heads: usize,
-    keys: usize,
-    query: &'a [f32],
-    key: Rows<'a, T>,
-    value: Rows<'a, T>,
-    bias: Option<Bias<'a>>,
-    scoring: Scoring,
-}
-
-impl<T: Stored> Attention<'_, T> {
-    fn output(&self) -> Vec<f32> {
-        let mut output = vec![0.0; self.query.len()];
-        // The query heads that share a key/value head are adjacent.
-        let group_len = self.heads / self.key_value_heads * self.queries * self.head_dim;
-        output
-            .par_chunks_mut(group_len)
-            .zip(self.query.par_chunks(group_len))
-            .enumerate()
-            .for_each(|(group, (output, query))| {
-                vectorised(
-                    #[inline(always)]
-                    || self.group(group, query, output),
-                );
-            });
-        output
-    }
-
-    /// The outputs of the query heads of one sample that share a key/value head.
-    #[inline(always)]
-    fn group(&self, group: usize, query: &[f32], output: &mut [f32]) {
-        let sample = group / self.key_value_heads;
-        let key_value_head = group % self.key_value_heads;
-        let first_head = key_value_head * (self.heads / self.key_value_heads);
-        let mut scores = vec![0.0; self.keys];
-        let rows = output
-            .chunks_exact_mut(self.head_dim)
-            .zip(query.chunks_exact(self.head_dim));
-        for (row, (output, query)) in rows.enumerate() {
-            let (head, index) = (first_head + row / self.queries, row % self.queries);
-            let end = self.keys - self.queries + index + 1;
-            let window = self.scoring.window.unwrap_or(usize::MAX);
-            let start = end.saturating_sub(window);
-            let weights = &mut scores[start..end];
-            for (position, weight) in (start..end).zip(weights.iter_mut()) {
-                let key = self
-                    .key
-                    .row(sample, key_value_head, position, self.head_dim);
-                *weight = dot(query, key) * self.scoring.scale;
-            }
-            let bias = self.bias.as_ref();
-            let bias = bias.map(|bias| &bias.row(sample, head, index)[start..end]);
-            self.weigh(weights, bias);
-            for (position, &weight) in (start..end).zip(weights.iter()) {
-                let value = self
-                    .value
-                    .row(sample, key_value_head, position, self.head_dim);
-                output
-                    .iter_mut()
-                    .zip(value)
-                    .for_each(|(output, value)| *output = weight.mul_add(value.widen(), *output));
-            }
-        }
-    }
-
-    /// Turns scaled scores into weights.
-    #[inline(always)]
-    fn weigh(&self, scores: &mut [f32], bias: Option<&[f32]>) {
-        if let Some(cap) = self.scoring.soft_cap {
-            scores
-                .iter_mut()
-                .for_each(|score| *score = (*score / cap).tanh() * cap);
-        }
-        if let Some(bias) = bias {
-            scores
-                .iter_mut()
-                .zip(bias)
-                .for_each(|(score, bias)| *score += bias);
-        }
-        softmax_row(scores);
     }
 }

@@ -1,7 +1,11 @@
 //! Head outputs of queries over the keys and values that they see.
 
 #[cfg(feature = "cpu")]
+mod few_queries;
+#[cfg(feature = "cpu")]
 mod kernel;
+#[cfg(feature = "cpu")]
+mod many_queries;
 #[cfg(all(test, feature = "cpu"))]
 mod tests;
 
@@ -36,6 +40,14 @@ pub(crate) fn causal_attention(
         return kernel::run(query, key, value, bias, config);
     }
     causal_attention_composed(query, key, value, bias, config)
+}
+
+/// Whether [`causal_attention`] of these arguments, without a bias, holds no scores: then there is no need to cut the queries.
+pub(crate) fn holds_no_scores(query: &Tensor<4>, key: &Tensor<4>, value: &Tensor<4>) -> bool {
+    #[cfg(feature = "cpu")]
+    return kernel::is_supported(query, key, value, None);
+    #[cfg(not(feature = "cpu"))]
+    return false;
 }
 
 /// # Panics

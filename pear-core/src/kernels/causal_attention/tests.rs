@@ -1,5 +1,6 @@
 use super::super::testing::{assert_rejected, distance, panic_message, random, seed};
 use super::*;
+use crate::kernels::tiles::Instructions;
 
 #[test]
 fn attention_over_a_cache_is_that_of_the_composed_operations() {
@@ -39,6 +40,43 @@ fn attention_over_a_cache_is_that_of_the_composed_operations() {
     let (fast, composed) = fast_and_composed(query, key, value, None, Default::default());
     assert_eq!(fast.dtype(), DType::BF16);
     assert!(distance(fast.cast(DType::F32), composed.cast(DType::F32)) < 0.03);
+}
+
+#[test]
+fn attention_of_many_queries_in_half_precision_is_that_of_the_composed_operations() {
+    seed(9);
+    if Instructions::best().is_none() {
+        return;
+    }
+    for (queries, keys, head_dim) in [(9, 9, 16), (40, 100, 48), (100, 100, 64), (65, 70, 5)] {
+        let [query, key, value] = [
+            random([2, queries, 6, head_dim]).swap_dims(1, 2),
+            random([2, 2, keys + 3, head_dim]).narrow(2, 0, keys),
+            random([2, keys, 2, head_dim]).swap_dims(1, 2),
+        ]
+        .map(|x| x.cast(DType::BF16));
+        for (bias, soft_cap, window, scale) in [
+            (None, None, None, None),
+            (Some([1, 6, queries, keys]), None, Some(7), None),
+            (Some([1, 6, 1, keys]), Some(3.0), None, Some(0.4)),
+            (Some([2, 1, 1, keys]), None, Some(40), None),
+        ] {
+            let config = AttentionScoreConfig {
+                scale,
+                soft_cap,
+                window,
+            };
+            let bias = bias.map(random::<4>);
+            let (fast, composed) =
+                fast_and_composed(query.clone(), key.clone(), value.clone(), bias, config);
+            assert_eq!(fast.dtype(), DType::BF16);
+            let error = distance(fast.cast(DType::F32), composed.cast(DType::F32));
+            assert!(
+                error < 0.01,
+                "{queries} {keys} {head_dim} {config:?}: {error}"
+            );
+        }
+    }
 }
 
 fn fast_and_composed(

@@ -4,8 +4,8 @@ use std::ops::Range;
 
 use rayon::prelude::*;
 
-use super::weight::Weight;
 use crate::kernels::loops::{dot, vectorised};
+use crate::kernels::matrix::Matrix;
 use crate::kernels::stored::Stored;
 
 /// Up to so many rows a product takes little longer than reading the weight.
@@ -28,7 +28,7 @@ const MIN_PART_BYTES: usize = 1 << 16;
 /// `x · weight + bias` for `x` of whole rows of `weight.inputs` numbers, where one of the weight's
 /// dimensions is contiguous. The parts, and so the order of summation, do not depend on the number
 /// of threads.
-pub(super) fn multiply<T: Stored>(x: &[f32], weight: Weight<T>, bias: Option<&[f32]>) -> Vec<f32> {
+pub(super) fn multiply<T: Stored>(x: &[f32], weight: Matrix<T>, bias: Option<&[f32]>) -> Vec<f32> {
     let rows = x.len() / weight.inputs;
     let mut output = match bias {
         Some(bias) => bias.repeat(rows),
@@ -64,7 +64,7 @@ struct Part {
 
 /// Cuts a weight in parts, each contiguous in memory where it can be: what is read in order is
 /// prefetched.
-fn parts<T>(weight: &Weight<T>) -> Vec<Part> {
+fn parts<T>(weight: &Matrix<T>) -> Vec<Part> {
     if weight.strides[1] != 1 {
         return pieces(weight.outputs, COLUMNS)
             .map(|columns| Part {
@@ -100,7 +100,7 @@ fn pieces(len: usize, size: usize) -> impl Iterator<Item = Range<usize>> {
 
 /// The sums of a part for all rows, `[rows, part.columns.len()]`.
 #[inline(always)]
-fn multiply_part<T: Stored>(x: &[f32], weight: Weight<T>, part: &Part) -> Vec<f32> {
+fn multiply_part<T: Stored>(x: &[f32], weight: Matrix<T>, part: &Part) -> Vec<f32> {
     let rows = x.len() / weight.inputs;
     let mut sums = vec![0.0; rows * part.columns.len()];
     if weight.strides[1] != 1 {
@@ -117,7 +117,7 @@ fn multiply_part<T: Stored>(x: &[f32], weight: Weight<T>, part: &Part) -> Vec<f3
 #[inline(always)]
 fn add_rows<const AT_ONCE: usize, T: Stored>(
     x: &[f32],
-    weight: Weight<T>,
+    weight: Matrix<T>,
     Part { inputs, columns }: &Part,
     sums: &mut [f32],
 ) {
@@ -157,7 +157,7 @@ fn add_rows<const AT_ONCE: usize, T: Stored>(
 #[inline(always)]
 fn add_dots<T: Stored>(
     x: &[f32],
-    weight: Weight<T>,
+    weight: Matrix<T>,
     Part { columns, .. }: &Part,
     sums: &mut [f32],
 ) {

@@ -6,7 +6,7 @@ use std::ops::Range;
 use burn::tensor::bf16;
 use rayon::prelude::*;
 
-use super::weight::Weight;
+use crate::kernels::matrix::Matrix;
 use crate::kernels::stored::Stored;
 
 /// From so many rows on, multiplying in pieces of rows is faster than the backend's own product.
@@ -17,7 +17,7 @@ const PANEL: usize = 1 << 24;
 /// `x · weight + bias` for `x` of whole rows of `weight.inputs` numbers.
 pub(super) fn multiply<T: InPanels>(
     x: &[f32],
-    weight: Weight<T>,
+    weight: Matrix<T>,
     bias: Option<&[f32]>,
 ) -> Vec<f32> {
     let (rows, width) = (x.len() / weight.inputs, weight.outputs);
@@ -47,22 +47,22 @@ pub(super) fn multiply<T: InPanels>(
 pub(super) trait InPanels: Stored {
     /// Calls `f` with the first columns in f32, then with the next, until it has been called with
     /// all.
-    fn for_each_panel(weight: Weight<Self>, f: impl FnMut(Range<usize>, Weight<f32>));
+    fn for_each_panel(weight: Matrix<Self>, f: impl FnMut(Range<usize>, Matrix<f32>));
 }
 
 impl InPanels for f32 {
-    fn for_each_panel(weight: Weight<f32>, mut f: impl FnMut(Range<usize>, Weight<f32>)) {
+    fn for_each_panel(weight: Matrix<f32>, mut f: impl FnMut(Range<usize>, Matrix<f32>)) {
         f(0..weight.outputs, weight);
     }
 }
 
 impl InPanels for bf16 {
-    fn for_each_panel(weight: Weight<bf16>, mut f: impl FnMut(Range<usize>, Weight<f32>)) {
+    fn for_each_panel(weight: Matrix<bf16>, mut f: impl FnMut(Range<usize>, Matrix<f32>)) {
         let width = (PANEL / weight.inputs).clamp(1, weight.outputs);
         for start in (0..weight.outputs).step_by(width) {
             let columns = start..weight.outputs.min(start + width);
             let (numbers, strides) = widened(weight, columns.clone());
-            let panel = Weight {
+            let panel = Matrix {
                 numbers: &numbers,
                 inputs: weight.inputs,
                 outputs: columns.len(),
@@ -74,7 +74,7 @@ impl InPanels for bf16 {
 }
 
 /// Some columns of a weight in f32, and their strides: the dimension that is contiguous remains so.
-fn widened(weight: Weight<bf16>, columns: Range<usize>) -> (Vec<f32>, [usize; 2]) {
+fn widened(weight: Matrix<bf16>, columns: Range<usize>) -> (Vec<f32>, [usize; 2]) {
     let [down, across] = weight.strides;
     let (height, width) = (weight.inputs, columns.len());
     let mut output = vec![0.0; height * width];
@@ -114,7 +114,7 @@ fn widen<'a>(output: &mut [f32], numbers: impl IntoIterator<Item = &'a bf16>) {
 /// initialised.
 unsafe fn multiply_panel(
     x: &[f32],
-    panel: Weight<f32>,
+    panel: Matrix<f32>,
     output: &mut [MaybeUninit<f32>],
     columns: Range<usize>,
     stride: usize,

@@ -9,8 +9,6 @@ mod many_rows;
 mod native;
 #[cfg(all(test, feature = "cpu"))]
 mod tests;
-#[cfg(feature = "cpu")]
-mod weight;
 
 use burn::nn::Linear;
 use burn::prelude::*;
@@ -94,12 +92,13 @@ mod kernel {
 
     use super::few_rows::{self, FEW_ROWS};
     use super::many_rows::{self, InPanels};
-    use super::native::{self, Instructions};
-    use super::weight::{Weight, with_positive_strides};
+    use super::native;
     use crate::kernels::cast::kernel::convert;
     use crate::kernels::dispatch::{Differentiable, Kernel};
     use crate::kernels::flex::{FlexTensor, tensor, values};
+    use crate::kernels::matrix::{Matrix, with_positive_strides};
     use crate::kernels::stored::with_stored;
+    use crate::kernels::tiles::Instructions;
 
     /// `x · weight`, or `x · weight + bias`.
     #[derive(Clone, Debug)]
@@ -158,18 +157,18 @@ mod kernel {
             && let Some(instructions) = Instructions::best()
         {
             let bias = bias.as_ref().map(values);
-            let weight = Weight::<bf16>::new(&weight);
+            let weight = Matrix::<bf16>::new(&weight);
             let output = native::multiply(instructions, values(&x), weight, bias);
             return tensor(output, Shape::from(shape));
         }
         let x = convert(x, DType::F32);
         let output = with_stored!(weight, T => {
-            multiply_rows(values(&x), Weight::<T>::new(&weight), bias.as_ref().map(values))
+            multiply_rows(values(&x), Matrix::<T>::new(&weight), bias.as_ref().map(values))
         });
         convert(tensor(output, Shape::from(shape)), dtype)
     }
 
-    fn multiply_rows<T: InPanels>(x: &[f32], weight: Weight<T>, bias: Option<&[f32]>) -> Vec<f32> {
+    fn multiply_rows<T: InPanels>(x: &[f32], weight: Matrix<T>, bias: Option<&[f32]>) -> Vec<f32> {
         let rows = x.len() / weight.inputs;
         if rows <= FEW_ROWS && weight.strides.contains(&1) {
             few_rows::multiply(x, weight, bias)

@@ -32,7 +32,7 @@ fn products_by_each_kind_of_instruction_are_sums_in_single_precision_rounded_onc
                 ([2, 2 * inputs], 2 * inputs * outputs),
             ] {
                 let stored = numbers(len, 2);
-                let weight = Weight {
+                let weight = Matrix {
                     numbers: &stored,
                     inputs,
                     outputs,
@@ -67,7 +67,7 @@ fn a_row_is_the_same_however_many_there_are() {
     for instructions in Instructions::available() {
         let (inputs, outputs) = (70, 90);
         let (x, stored) = (numbers(500 * inputs, 3), numbers(inputs * outputs, 4));
-        let weight = Weight {
+        let weight = Matrix {
             numbers: &stored,
             inputs,
             outputs,
@@ -93,7 +93,7 @@ fn speed() {
         [2048, 4096, 11_008],
     ] {
         let (x, stored) = (numbers(rows * inputs, 5), numbers(inputs * outputs, 6));
-        let weight = Weight {
+        let weight = Matrix {
             numbers: &stored,
             inputs,
             outputs,

@@ -19,7 +19,7 @@ pub(super) use x86::{is_available, multiply};
 mod x86 {
     use std::arch::x86_64::*;
 
-    use super::super::tiles::SIDE;
+    use super::super::SIDE;
     use super::{Factors, Sums};
 
     /// Rows whose sums stay in registers, two of them a row.

@@ -6,13 +6,13 @@ use burn::tensor::bf16;
 use rayon::prelude::*;
 
 use super::BLOCK;
-use crate::kernels::linear::weight::Weight;
 use crate::kernels::loops::vectorised;
+use crate::kernels::matrix::Matrix;
 
 /// Rows, or columns, of a tile.
-pub(super) const SIDE: usize = 16;
+pub(in crate::kernels) const SIDE: usize = 16;
 /// Inputs of a tile: numbers that are summed together.
-pub(super) const DEPTH: usize = 32;
+pub(in crate::kernels) const DEPTH: usize = 32;
 /// Tiles that a thread makes at a time, at least.
 const AT_ONCE: usize = 64;
 
@@ -20,12 +20,12 @@ const AT_ONCE: usize = 64;
 /// each other.
 #[derive(Clone, Copy)]
 #[repr(C, align(64))]
-pub(super) struct Tile(pub [[u32; SIDE]; SIDE]);
+pub(in crate::kernels) struct Tile(pub [[u32; SIDE]; SIDE]);
 
 const _: () = assert!(size_of::<Tile>() == SIDE * DEPTH * size_of::<bf16>());
 
 /// Tiles of whole rows, `[rows / SIDE, inputs / DEPTH]`, filled up with zeros to whole tiles and an even number of rows of tiles.
-pub(super) fn of_rows(x: &[bf16], inputs: usize) -> Vec<Tile> {
+pub(in crate::kernels) fn of_rows(x: &[bf16], inputs: usize) -> Vec<Tile> {
     let rows = (x.len() / inputs).next_multiple_of(BLOCK) / SIDE;
     let depth = inputs.div_ceil(DEPTH);
     (0..rows * depth)
@@ -45,7 +45,7 @@ pub(super) fn of_rows(x: &[bf16], inputs: usize) -> Vec<Tile> {
 }
 
 /// Tiles of some columns, `[columns / SIDE, inputs / DEPTH]`, filled up with zeros to whole tiles and an even number of columns of tiles.
-pub(super) fn of_columns(weight: Weight<bf16>, columns: Range<usize>) -> Vec<Tile> {
+pub(in crate::kernels) fn of_columns(weight: Matrix<bf16>, columns: Range<usize>) -> Vec<Tile> {
     let depth = weight.inputs.div_ceil(DEPTH);
     (0..columns.len().next_multiple_of(BLOCK) / SIDE * depth)
         .into_par_iter()
@@ -72,7 +72,7 @@ pub(super) fn of_columns(weight: Weight<bf16>, columns: Range<usize>) -> Vec<Til
 }
 
 /// The tile with pairs in rows: `SIDE` columns of the weight, each contiguous.
-fn of_contiguous_inputs(weight: Weight<bf16>, inputs: Range<usize>, columns: Range<usize>) -> Tile {
+fn of_contiguous_inputs(weight: Matrix<bf16>, inputs: Range<usize>, columns: Range<usize>) -> Tile {
     let mut tile = Tile([[0; SIDE]; SIDE]);
     for (tile, column) in tile.0.iter_mut().zip(columns) {
         let column = &weight.numbers[column * weight.strides[1] + inputs.start..][..inputs.len()];
@@ -82,7 +82,7 @@ fn of_contiguous_inputs(weight: Weight<bf16>, inputs: Range<usize>, columns: Ran
 }
 
 /// A whole tile, of rows that are contiguous.
-fn of_contiguous_columns(weight: Weight<bf16>, input: usize, column: usize) -> Tile {
+fn of_contiguous_columns(weight: Matrix<bf16>, input: usize, column: usize) -> Tile {
     let row = |input: usize| -> &[bf16; SIDE] {
         let row = &weight.numbers[input * weight.strides[0] + column..][..SIDE];
         row.try_into().expect("as long")
@@ -97,7 +97,7 @@ fn of_contiguous_columns(weight: Weight<bf16>, input: usize, column: usize) -> T
     tile
 }
 
-fn of_any(weight: Weight<bf16>, inputs: Range<usize>, columns: Range<usize>) -> Tile {
+fn of_any(weight: Matrix<bf16>, inputs: Range<usize>, columns: Range<usize>) -> Tile {
     let mut tile = Tile([[0; SIDE]; SIDE]);
     for (index, input) in inputs.enumerate() {
         for (pair, column) in tile.0[index / 2].iter_mut().zip(columns.clone()) {

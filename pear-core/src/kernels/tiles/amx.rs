@@ -20,7 +20,7 @@ mod x86 {
     use std::arch::asm;
     use std::arch::x86_64::{__cpuid, __cpuid_count, _xgetbv};
 
-    use super::super::tiles::SIDE;
+    use super::super::SIDE;
     use super::{Factors, Sums};
 
     /// Whether the processor has AMX for bf16 and Linux lets this process use it.

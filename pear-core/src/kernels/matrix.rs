@@ -6,14 +6,14 @@ use crate::kernels::stored::Stored;
 /// A weight `[inputs, outputs]` of any layout: the number of input `i` and output `j` is `numbers[i
 /// * strides[0] + j * strides[1]]`.
 #[derive(Clone, Copy)]
-pub(super) struct Weight<'a, T> {
+pub(super) struct Matrix<'a, T> {
     pub numbers: &'a [T],
     pub inputs: usize,
     pub outputs: usize,
     pub strides: [usize; 2],
 }
 
-impl<'a, T: Stored> Weight<'a, T> {
+impl<'a, T: Stored> Matrix<'a, T> {
     /// The numbers of a tensor that [`with_positive_strides`] returned.
     pub fn new(tensor: &'a FlexTensor) -> Self {
         let layout = tensor.layout();

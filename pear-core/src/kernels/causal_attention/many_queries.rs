@@ -1,0 +1,238 @@
+//! The kernel for many queries in bf16: scores and outputs are products of tiles, a block of queries at a time, whose scores stay near a core.
+
+use std::ops::Range;
+
+use burn::backend::TensorMetadata;
+use burn::tensor::bf16;
+use rayon::prelude::*;
+
+use super::kernel::{Bias, Rows, Scoring};
+use crate::kernels::flex::{FlexTensor, tensor, values, with_contiguous_rows};
+use crate::kernels::loops::vectorised;
+use crate::kernels::matrix::Matrix;
+use crate::kernels::stored::Stored;
+use crate::kernels::tiles::{
+    BLOCK, DEPTH, Factors, Instructions, SIDE, Sums, Tile, of_columns, of_rows, pair,
+};
+
+/// Of contiguous queries in bf16. Weights are rounded to bf16, the sums over them to bf16 once.
+pub(super) fn attend(
+    instructions: Instructions,
+    query: FlexTensor,
+    key: FlexTensor,
+    value: FlexTensor,
+    bias: Option<Bias>,
+    scoring: Scoring,
+) -> FlexTensor {
+    let shape = query.shape();
+    let (key, value) = (with_contiguous_rows(key), with_contiguous_rows(value));
+    let (key_value_heads, keys) = (key.shape()[1], key.shape()[2]);
+    let attention = Attention {
+        instructions,
+        heads: shape[1],
+        queries: shape[2],
+        head_dim: shape[3],
+        key_value_heads,
+        keys,
+        bias,
+        scoring,
+    };
+    let (key, value) = (Rows::<bf16>::new(&key), Rows::<bf16>::new(&value));
+    let seen: Vec<Seen> = (0..shape[0] * key_value_heads)
+        .into_par_iter()
+        .map(|index| {
+            let (sample, head) = (index / key_value_heads, index % key_value_heads);
+            Seen::new(
+                key.of_head(sample, head),
+                value.of_head(sample, head),
+                keys,
+                shape[3],
+            )
+        })
+        .collect();
+    tensor(attention.output(values(&query), &seen), shape)
+}
+
+/// What the queries of some heads see, in tiles: a column for each key, and the values as columns of one number of each position.
+struct Seen {
+    keys: Vec<Tile>,
+    values: Vec<Tile>,
+}
+
+impl Seen {
+    fn new(
+        (key, key_stride): (&[bf16], usize),
+        (value, value_stride): (&[bf16], usize),
+        keys: usize,
+        head_dim: usize,
+    ) -> Self {
+        let key = Matrix {
+            numbers: key,
+            inputs: head_dim,
+            outputs: keys,
+            strides: [1, key_stride],
+        };
+        let value = Matrix {
+            numbers: value,
+            inputs: keys,
+            outputs: head_dim,
+            strides: [value_stride, 1],
+        };
+        Self {
+            keys: of_columns(key, 0..keys),
+            values: of_columns(value, 0..head_dim),
+        }
+    }
+}
+
+struct Attention<'a> {
+    instructions: Instructions,
+    heads: usize,
+    queries: usize,
+    head_dim: usize,
+    key_value_heads: usize,
+    keys: usize,
+    bias: Option<Bias<'a>>,
+    scoring: Scoring,
+}
+
+impl Attention<'_> {
+    fn output(&self, query: &[bf16], seen: &[Seen]) -> Vec<bf16> {
+        let mut output = vec![bf16::ZERO; query.len()];
+        // The query heads that share a key/value head are adjacent.
+        let group = self.heads / self.key_value_heads;
+        output
+            .par_chunks_mut(self.queries * self.head_dim)
+            .zip(query.par_chunks(self.queries * self.head_dim))
+            .enumerate()
+            .flat_map(|(head, (output, query))| {
+                output
+                    .par_chunks_mut(BLOCK * self.head_dim)
+                    .zip(query.par_chunks(BLOCK * self.head_dim))
+                    .enumerate()
+                    .map(move |(block, rows)| (head, block, rows))
+            })
+            .for_each(|(head, block, (output, query))| {
+                self.block(head, block * BLOCK, query, &seen[head / group], output);
+            });
+        output
+    }
+
+    /// The outputs of some queries, from `first` on, of one head of one sample.
+    fn block(&self, head: usize, first: usize, query: &[bf16], seen: &Seen, output: &mut [bf16]) {
+        let rows = query.len() / self.head_dim;
+        let span = self.visible(first).start / DEPTH * DEPTH..self.visible(first + rows - 1).end;
+        let width = span.len().next_multiple_of(BLOCK);
+        let query = of_rows(query, self.head_dim);
+        let mut scores = vec![0.0; BLOCK * width];
+        let mut weights = vec![bf16::ZERO; rows * width];
+        // SAFETY: the instructions are available, or nobody had them.
+        unsafe {
+            self.instructions.with_blocks(|multiply| {
+                self.score(multiply, &query, seen, span.start, &mut scores);
+                vectorised(
+                    #[inline(always)]
+                    || self.weigh(head, first, span.start, &mut scores, &mut weights),
+                );
+                self.sum(
+                    multiply,
+                    &of_rows(&weights, width),
+                    seen,
+                    span.start,
+                    output,
+                );
+            });
+        }
+    }
+
+    /// The positions that a query sees.
+    fn visible(&self, query: usize) -> Range<usize> {
+        let end = self.keys - self.queries + query + 1;
+        let window = self.scoring.window.unwrap_or(usize::MAX);
+        end.saturating_sub(window)..end
+    }
+
+    /// The scores of a block of queries against the keys from `start` on, row by row.
+    fn score(
+        &self,
+        multiply: &mut dyn FnMut(Factors, &mut Sums),
+        query: &[Tile],
+        seen: &Seen,
+        start: usize,
+        scores: &mut [f32],
+    ) {
+        let depth = self.head_dim.div_ceil(DEPTH);
+        let width = scores.len() / BLOCK;
+        let mut sums = [[0.0; BLOCK]; BLOCK];
+        for column in (0..width).step_by(BLOCK) {
+            let factors = Factors {
+                rows: pair(query, 0, depth, 0..depth),
+                columns: pair(&seen.keys, start + column, depth, 0..depth),
+            };
+            multiply(factors, &mut sums);
+            for (scores, sums) in scores.chunks_exact_mut(width).zip(&sums) {
+                scores[column..][..BLOCK].copy_from_slice(sums);
+            }
+        }
+    }
+
+    /// Turns the scores of each query into weights, 0 for what it does not see.
+    #[inline(always)]
+    fn weigh(
+        &self,
+        head: usize,
+        first: usize,
+        start: usize,
+        scores: &mut [f32],
+        weights: &mut [bf16],
+    ) {
+        let width = scores.len() / BLOCK;
+        let rows = scores
+            .chunks_exact_mut(width)
+            .zip(weights.chunks_exact_mut(width));
+        for (query, (scores, weights)) in (first..).zip(rows) {
+            let visible = self.visible(query);
+            let near = visible.start - start..visible.end - start;
+            let (scores, weights) = (&mut scores[near.clone()], &mut weights[near]);
+            scores
+                .iter_mut()
+                .for_each(|score| *score *= self.scoring.scale);
+            let bias = self.bias.as_ref().map(|bias| {
+                let (sample, head) = (head / self.heads, head % self.heads);
+                &bias.row(sample, head, query)[visible]
+            });
+            self.scoring.weigh(scores, bias);
+            weights
+                .iter_mut()
+                .zip(scores)
+                .for_each(|(weight, score)| *weight = bf16::narrow(*score));
+        }
+    }
+
+    /// The values from `start` on, summed by the weights of each query.
+    fn sum(
+        &self,
+        multiply: &mut dyn FnMut(Factors, &mut Sums),
+        weights: &[Tile],
+        seen: &Seen,
+        start: usize,
+        output: &mut [bf16],
+    ) {
+        let (before, depth) = (start / DEPTH, self.keys.div_ceil(DEPTH));
+        let near = weights.len() * SIDE / BLOCK;
+        let mut sums = [[0.0; BLOCK]; BLOCK];
+        for column in (0..self.head_dim).step_by(BLOCK) {
+            let factors = Factors {
+                rows: pair(weights, 0, near, 0..near),
+                columns: pair(&seen.values, column, depth, before..before + near),
+            };
+            multiply(factors, &mut sums);
+            let width = BLOCK.min(self.head_dim - column);
+            for (output, sums) in output.chunks_exact_mut(self.head_dim).zip(&sums) {
+                for (output, &sum) in output[column..][..width].iter_mut().zip(sums) {
+                    *output = bf16::narrow(sum);
+                }
+            }
+        }
+    }
+}
