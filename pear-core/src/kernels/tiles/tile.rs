@@ -54,24 +54,22 @@ pub(in crate::kernels) fn of_columns(weight: Matrix<bf16>, columns: Range<usize>
             let (column, input) = (columns.start + index / depth * SIDE, index % depth * DEPTH);
             let columns = column..columns.end.min(column + SIDE).max(column);
             let inputs = input..weight.inputs.min(input + DEPTH);
-            match weight.strides {
-                [1, _] => {
-                    let tile = of_contiguous_inputs(weight, inputs, columns);
-                    vectorised(
-                        #[inline(always)]
-                        || transposed(&tile),
-                    )
-                }
-                [_, 1] if columns.len() == SIDE && inputs.len() == DEPTH => {
-                    of_contiguous_columns(weight, inputs.start, columns.start)
-                }
-                _ => of_any(weight, inputs, columns),
-            }
+            vectorised(
+                #[inline(always)]
+                || match weight.strides {
+                    [1, _] => transposed(&of_contiguous_inputs(weight, inputs, columns)),
+                    [_, 1] if columns.len() == SIDE && inputs.len() == DEPTH => {
+                        of_contiguous_columns(weight, inputs.start, columns.start)
+                    }
+                    _ => of_any(weight, inputs, columns),
+                },
+            )
         })
         .collect()
 }
 
 /// The tile with pairs in rows: `SIDE` columns of the weight, each contiguous.
+#[inline(always)]
 fn of_contiguous_inputs(weight: Matrix<bf16>, inputs: Range<usize>, columns: Range<usize>) -> Tile {
     let mut tile = Tile([[0; SIDE]; SIDE]);
     for (tile, column) in tile.0.iter_mut().zip(columns) {
@@ -82,6 +80,7 @@ fn of_contiguous_inputs(weight: Matrix<bf16>, inputs: Range<usize>, columns: Ran
 }
 
 /// A whole tile, of rows that are contiguous.
+#[inline(always)]
 fn of_contiguous_columns(weight: Matrix<bf16>, input: usize, column: usize) -> Tile {
     let row = |input: usize| -> &[bf16; SIDE] {
         let row = &weight.numbers[input * weight.strides[0] + column..][..SIDE];

@@ -1,5 +1,6 @@
 use burn::tensor::bf16;
 
+use super::super::few_rows;
 use super::*;
 
 /// Numbers between -1 and 1 that look random.
@@ -85,31 +86,50 @@ fn a_row_is_the_same_however_many_there_are() {
 #[ignore = "prints the speed of products, which is for a quiet machine"]
 fn speed() {
     for [rows, inputs, outputs] in [
-        [1280, 576, 1536],
-        [4096, 576, 1536],
-        [4096, 1536, 576],
-        [4096, 576, 49_152],
+        [4, 576, 1536],
+        [8, 576, 1536],
+        [12, 576, 1536],
+        [16, 576, 1536],
+        [24, 576, 1536],
+        [32, 576, 1536],
+        [8, 576, 49_152],
+        [16, 576, 49_152],
+        [32, 576, 49_152],
         [64, 4096, 4096],
+        [1280, 576, 1536],
+        [4096, 1536, 576],
         [2048, 4096, 11_008],
     ] {
         let (x, stored) = (numbers(rows * inputs, 5), numbers(inputs * outputs, 6));
-        let weight = Matrix {
-            numbers: &stored,
-            inputs,
-            outputs,
-            strides: [1, inputs],
-        };
+        let single: Vec<f32> = x.iter().map(|x| x.to_f32()).collect();
         let flops = 2.0 * (rows * inputs * outputs) as f64;
-        let mut line = format!("{rows} x {inputs} x {outputs}:");
-        for instructions in Instructions::available() {
-            let repeats = (4e10 / flops).ceil() as usize;
-            let start = std::time::Instant::now();
-            for _ in 0..repeats {
-                std::hint::black_box(multiply(instructions, &x, weight, None));
+        for strides in [[1, inputs], [outputs, 1]] {
+            let weight = Matrix {
+                numbers: &stored,
+                inputs,
+                outputs,
+                strides,
+            };
+            let time = |product: &dyn Fn()| {
+                let repeats = (4e9 / flops).ceil() as usize;
+                let start = std::time::Instant::now();
+                (0..repeats).for_each(|_| product());
+                flops * repeats as f64 / start.elapsed().as_secs_f64() / 1e9
+            };
+            let mut line = format!("{rows} x {inputs} x {outputs}, strides {strides:?}: GFLOP/s");
+            for instructions in Instructions::available() {
+                let speed = time(&|| {
+                    std::hint::black_box(multiply(instructions, &x, weight, None));
+                });
+                line += &format!(" {instructions:?} {speed:.0}");
             }
-            let seconds = start.elapsed().as_secs_f64() / repeats as f64;
-            line += &format!(" {instructions:?} {:.0} GFLOP/s", flops / seconds / 1e9);
+            if rows <= 32 {
+                let speed = time(&|| {
+                    std::hint::black_box(few_rows::multiply(&single, weight, None));
+                });
+                line += &format!(" few rows {speed:.0}");
+            }
+            println!("{line}");
         }
-        println!("{line}");
     }
 }
