@@ -55,6 +55,11 @@ fn run(arguments: Arguments) -> Result<()> {
         dry_run,
         verify,
     } = &arguments;
+    if model.dtype.is_some() && verify.is_none() {
+        bail!(
+            "--dtype: means something only with --verify: what is written keeps the types of the model's files"
+        );
+    }
     if let Some(out) = out {
         check_out(out, &model.model)?;
     }

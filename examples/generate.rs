@@ -93,9 +93,9 @@ fn main() -> ExitCode {
 }
 
 fn run(arguments: Arguments) -> Result<()> {
-    if let Some(out) = &arguments.out {
-        cli::check_out("--out", out)?;
-    }
+    let inputs = [Some(&arguments.model.model), arguments.profile.as_ref()];
+    let inputs = inputs.into_iter().flatten().map(|path| &**path);
+    cli::Outputs::beside(inputs).add("--out", arguments.out.as_deref())?;
     let mut options = options(&arguments)?;
     let directory = arguments.model.open()?;
     if !arguments.ignore_eos {
@@ -157,6 +157,15 @@ fn options(arguments: &Arguments) -> Result<GenerateOptions> {
         if let Some(p) = share.filter(|p| !(*p > 0.0 && *p <= 1.0)) {
             bail!("{flag} {p}: expected more than 0, at most 1");
         }
+    }
+    let narrows = [
+        ("--top-k", top_k.is_some()),
+        ("--top-p", top_p.is_some()),
+        ("--min-p", min_p.is_some()),
+    ];
+    if let (Some((flag, _)), true) = (narrows.iter().find(|(_, given)| *given), temperature == 0.0)
+    {
+        bail!("{flag}: means something only with --temperature above 0, which samples");
     }
     if !(repetition_penalty.is_finite() && repetition_penalty > 0.0) {
         bail!("--repetition-penalty {repetition_penalty}: expected more than 0");

@@ -5,6 +5,7 @@
 //! ```
 
 use std::collections::BTreeMap;
+use std::ffi::OsString;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -203,9 +204,12 @@ struct MergeArguments {
 }
 
 fn main() -> ExitCode {
-    let is_merge = |argument: String| argument == "--merge" || argument.starts_with("--merge=");
+    let is_merge = |argument: OsString| {
+        let argument = argument.to_string_lossy();
+        argument == "--merge" || argument.starts_with("--merge=")
+    };
     // Merging needs no model, which is otherwise required.
-    if std::env::args().any(is_merge) {
+    if std::env::args_os().any(is_merge) {
         cli::main_with(merge)
     } else {
         cli::main_with(run)
@@ -213,21 +217,24 @@ fn main() -> ExitCode {
 }
 
 fn merge(arguments: MergeArguments) -> Result<()> {
-    check_outputs(&arguments.out, &arguments.heatmap)?;
+    let inputs = arguments.merge.iter().map(|path| &**path);
+    check_outputs(inputs, &arguments.out, &arguments.heatmap)?;
     let scores = Scores::merge(&arguments.merge)?;
     let heads = TopK::checked(arguments.top_k, 10, scores.heads().len())?.of(&scores)?;
     finish(&scores, &heads, &arguments.out, &arguments.heatmap)
 }
 
-fn check_outputs(out: &Option<PathBuf>, heatmap: &Option<PathBuf>) -> Result<()> {
-    if let Some(out) = out {
-        cli::check_out("--out", out)?;
-    }
+fn check_outputs<'a>(
+    inputs: impl IntoIterator<Item = &'a Path>,
+    out: &Option<PathBuf>,
+    heatmap: &Option<PathBuf>,
+) -> Result<()> {
     if let Some(heatmap) = heatmap {
         check_picture(heatmap)?;
-        cli::check_out("--heatmap", heatmap)?;
     }
-    Ok(())
+    let mut outputs = cli::Outputs::beside(inputs);
+    outputs.add("--out", out.as_deref())?;
+    outputs.add("--heatmap", heatmap.as_deref())
 }
 
 /// Writes, draws and prints the scores.
@@ -254,7 +261,12 @@ fn finish(
 }
 
 fn run(arguments: Arguments) -> Result<()> {
-    check_outputs(&arguments.out, &arguments.heatmap)?;
+    let inputs = [
+        Some(&arguments.model.model),
+        arguments.proxy_tokens.as_ref(),
+    ];
+    let inputs = inputs.into_iter().flatten().map(|path| &**path);
+    check_outputs(inputs, &arguments.out, &arguments.heatmap)?;
     let options = options(&arguments)?;
     let directory = arguments.model.open()?;
     let job = Job::prepare(&arguments, &directory, options)?;

@@ -7,7 +7,8 @@
 //! With `--circuit seeded`, the default for rotary positions, the circuit that copies from the context is written into the initial
 //! weights by hand and then trained. With `--circuit learned` the model finds it by itself, which takes longer.
 
-use std::path::PathBuf;
+use std::fs;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Instant;
 
@@ -89,6 +90,7 @@ fn run(arguments: Arguments) -> Result<()> {
             out.display()
         );
     }
+    cli::check_out("--out", out)?;
     let folder = state_folder(&arguments)?;
     let world = World::new(0);
     let start = Instant::now();
@@ -99,7 +101,9 @@ fn run(arguments: Arguments) -> Result<()> {
         last_loss = Some(loss);
     })?;
     drop(bar);
-    save(&model, training.positions, &world, arguments.dtype, out)?;
+    save_whole(out, |folder| {
+        save(&model, training.positions, &world, arguments.dtype, folder)
+    })?;
     // Nothing was trained if a finished run was resumed.
     let loss = last_loss.map_or(String::new(), |loss| format!(", last loss {loss:.3}"));
     let origin = match training.circuit {
@@ -117,6 +121,19 @@ fn run(arguments: Arguments) -> Result<()> {
         training.steps(),
         start.elapsed().as_secs_f64(),
     ))
+}
+
+/// Lets `write` fill a folder beside `out`, which is renamed when it is complete.
+fn save_whole(out: &Path, write: impl FnOnce(&Path) -> Result<()>) -> Result<()> {
+    let cannot = || format!("--out {}: cannot write", out.display());
+    let unfinished = tempfile::Builder::new()
+        .prefix(".pear-pretrain-")
+        .tempdir_in(cli::parent(out))
+        .with_context(cannot)?;
+    // A folder within it: the outer one can be read by its owner alone.
+    let folder = unfinished.path().join("model");
+    write(&folder)?;
+    fs::rename(&folder, out).with_context(cannot)
 }
 
 /// The recipe, with the number of steps that the flags give.
@@ -162,7 +179,7 @@ fn state_folder(arguments: &Arguments) -> Result<Option<StateFolder>> {
             folder.display()
         );
     }
-    std::fs::create_dir_all(folder)
+    fs::create_dir_all(folder)
         .with_context(|| format!("--checkpoint {}: cannot make the folder", folder.display()))?;
     Ok(Some(StateFolder::new(folder, arguments.checkpoint_every)))
 }

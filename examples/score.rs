@@ -53,9 +53,14 @@ fn main() -> ExitCode {
 }
 
 fn run(arguments: Arguments) -> Result<()> {
-    if let Some(out) = &arguments.out {
-        cli::check_out("--out", out)?;
-    }
+    let inputs = [
+        Some(&arguments.model.model),
+        arguments.profile.as_ref(),
+        arguments.tokens.as_ref(),
+        arguments.text.as_ref(),
+    ];
+    let inputs = inputs.into_iter().flatten().map(|path| &**path);
+    cli::Outputs::beside(inputs).add("--out", arguments.out.as_deref())?;
     let directory = arguments.model.open()?;
     let profile = arguments
         .profile

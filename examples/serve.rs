@@ -20,7 +20,7 @@ use pear_examples::device::{DeviceName, token};
 #[derive(Parser, Debug)]
 #[command(
     name = "serve",
-    after_help = "Clients have to show the token in the environment's PEAR_TOKEN, if there is one when this starts."
+    after_help = "Clients have to show the token that is in the environment's PEAR_TOKEN when this starts."
 )]
 struct Arguments {
     /// The device, or several of one kind
@@ -35,6 +35,10 @@ struct Arguments {
     /// Address and port; port 0 is any free one
     #[arg(long, value_name = "ADDRESS:PORT", default_value = "127.0.0.1:3000")]
     listen: String,
+
+    /// Serve without a token, on an address that only this machine reaches: every program of every user on it can compute here then
+    #[arg(long)]
+    insecure_local: bool,
 }
 
 fn main() -> ExitCode {
@@ -49,21 +53,28 @@ fn run(arguments: Arguments) -> Result<()> {
     {
         bail!("--device {other}: one server serves devices of one kind");
     }
+    let token = token();
+    if token.is_none() && !arguments.insecure_local {
+        bail!(
+            "PEAR_TOKEN: expected a token in the environment, which clients have to show (or --insecure-local on a local address)"
+        );
+    }
+    let listener = TcpListener::bind(&arguments.listen)
+        .with_context(|| format!("--listen {}", arguments.listen))?;
+    let address = listener.local_addr()?;
+    if token.is_none() && !address.ip().is_loopback() {
+        bail!(
+            "--insecure-local: whoever reaches {address} could compute here: expected a token in PEAR_TOKEN"
+        );
+    }
     let devices = arguments
         .device
         .iter()
         .map(DeviceName::open)
         .collect::<Result<Vec<_>>>()?;
-    let listener = TcpListener::bind(&arguments.listen)
-        .with_context(|| format!("--listen {}", arguments.listen))?;
-    let address = listener.local_addr()?;
     let mut server = RemoteServer::new(devices);
-    match token() {
-        Some(token) => server = server.with_authorizer(TokenAuthorizer::new(token)?),
-        None if !address.ip().is_loopback() => cli::warn(&format!(
-            "anybody who reaches {address} can compute here: set PEAR_TOKEN"
-        )),
-        None => {}
+    if let Some(token) = token {
+        server = server.with_authorizer(TokenAuthorizer::new(token)?);
     }
     cli::print(&format!("serving ws://{address}\n"))?;
     Ok(server.serve(WebSocketTransport::from_listener(listener))?)

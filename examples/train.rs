@@ -20,7 +20,7 @@ use pear_examples::device::DeviceName;
 use pear_examples::draw::{Curve, check_picture, curves};
 use pear_examples::progress::Progress;
 use pear_examples::proxy::Draw;
-use pear_examples::text_gate::TextGate;
+use pear_examples::text_gate::{StoppingGate, TextGate};
 use pear_examples::tokens::TokenFile;
 use pear_examples::training::gradient_ranking::rank_by_gradient;
 use pear_examples::training::heads::{self, HeadChoice};
@@ -228,8 +228,8 @@ fn run(arguments: Arguments) -> Result<()> {
     };
     let mut trainer = trainer(&arguments, &input, &model, &copies, &setup)?;
     let mut observer = Observer {
+        gate: text_gate(&arguments, text.as_ref(), &trainer, checkpoint.as_deref())?,
         checkpoint,
-        gate: text_gate(&arguments, text.as_ref(), &trainer)?,
         ..Observer::new(&arguments, &input, &trainer)?
     };
     trainer.run_with(&input.sequences, |trainer, step| {
@@ -272,16 +272,19 @@ fn check(arguments: &Arguments) -> Result<()> {
     if let Some(curve) = &arguments.curve {
         check_picture(curve)?;
     }
-    for (flag, path) in [
-        ("--out", &arguments.out),
-        ("--curve", &arguments.curve),
-        ("--log", &arguments.log),
-        ("--gradient-scores", &arguments.gradient_scores),
-    ] {
-        if let Some(path) = path {
-            cli::check_out(flag, path)?;
-        }
-    }
+    let scores = PathBuf::from(&arguments.heads);
+    let inputs = [
+        Some(&arguments.model.model),
+        Some(&scores),
+        arguments.proxy_tokens.as_ref(),
+        arguments.text.as_ref(),
+    ];
+    let inputs = inputs.into_iter().flatten().map(|path| &**path);
+    let mut outputs = cli::Outputs::beside(inputs);
+    outputs.add("--out", arguments.out.as_deref())?;
+    outputs.add("--curve", arguments.curve.as_deref())?;
+    outputs.add("--log", arguments.log.as_deref())?;
+    outputs.add("--gradient-scores", arguments.gradient_scores.as_deref())?;
     for (flag, value) in [
         ("--checkpoint-every", arguments.checkpoint_every),
         ("--text-every", arguments.text_every),
@@ -486,16 +489,8 @@ struct Observer<'a> {
     log: Option<TrainingLog>,
     /// For each head, its coefficient before the first step and after each; NaN where that is not known.
     history: Vec<Vec<f64>>,
-    gate: Option<Gate<'a>>,
+    gate: Option<StoppingGate<'a>>,
     bar: Progress,
-}
-
-/// A text that ends training.
-struct Gate<'a> {
-    text: &'a TextGate<'a>,
-    /// The last coefficients measured within the limit.
-    last_within: Profile,
-    is_closed: bool,
 }
 
 /// The gate, with `--text-gate stop`.
@@ -503,15 +498,16 @@ fn text_gate<'a>(
     arguments: &Arguments,
     text: Option<&'a TextGate<'a>>,
     trainer: &Trainer<&Decoder>,
-) -> Result<Option<Gate<'a>>> {
-    match text {
-        Some(text) if arguments.text_gate == TextAction::Stop => Ok(Some(Gate {
-            text,
-            last_within: trainer.profile()?,
-            is_closed: false,
-        })),
-        _ => Ok(None),
-    }
+    checkpoint: Option<&Path>,
+) -> Result<Option<StoppingGate<'a>>> {
+    let stops = arguments.text_gate == TextAction::Stop;
+    let Some(text) = text.filter(|_| stops) else {
+        return Ok(None);
+    };
+    Ok(Some(match checkpoint {
+        Some(file) if arguments.resume => StoppingGate::resumed(text, file)?,
+        _ => StoppingGate::new(text, trainer.profile()?, checkpoint),
+    }))
 }
 
 impl<'a> Observer<'a> {
@@ -568,21 +564,21 @@ impl<'a> Observer<'a> {
         if let Some(log) = &mut self.log {
             log.add(step)?;
         }
+        if let Some(gate) = &mut self.gate
+            && done.is_multiple_of(self.arguments.text_every)
+            && !gate.passes(trainer.coefficients(), || Ok(trainer.profile()?))?
+        {
+            return Ok(ControlFlow::Break(()));
+        }
         // Saved after the log is written, which thus holds every step of a checkpoint.
         let is_last = done == self.steps || trainer.is_stalled();
         if let Some(file) = &self.checkpoint
             && (is_last || done.is_multiple_of(self.arguments.checkpoint_every))
         {
-            trainer.save(file)?;
-        }
-        if let Some(gate) = &mut self.gate
-            && done.is_multiple_of(self.arguments.text_every)
-        {
-            if gate.text.is_exceeded(trainer.coefficients())? {
-                gate.is_closed = true;
-                return Ok(ControlFlow::Break(()));
+            if let Some(gate) = &self.gate {
+                gate.save()?;
             }
-            gate.last_within = trainer.profile()?;
+            trainer.save(file)?;
         }
         Ok(ControlFlow::Continue(()))
     }
@@ -590,18 +586,14 @@ impl<'a> Observer<'a> {
     /// The coefficients to keep, and the history.
     fn finish(self, trainer: &Trainer<&Decoder>) -> Result<(Profile, Vec<Vec<f64>>)> {
         drop(self.bar);
-        let profile = match self.gate {
+        let last_within = match self.gate {
             // The last steps have not been measured.
-            Some(gate) if gate.is_closed || gate.text.is_exceeded(trainer.coefficients())? => {
-                let training = gate.last_within.training.as_ref();
-                cli::warn(&format!(
-                    "{}: the coefficients are those after step {}",
-                    gate.text.limit_text(),
-                    training.map_or(0, |training| training.steps)
-                ));
-                gate.last_within
-            }
-            _ => trainer.profile()?,
+            Some(gate) => gate.finish(trainer.coefficients())?,
+            None => None,
+        };
+        let profile = match last_within {
+            Some(profile) => profile,
+            None => trainer.profile()?,
         };
         Ok((profile, self.history))
     }

@@ -433,16 +433,21 @@ fn located_heads_come_with_what_they_depend_on() {
     // Only what stands out; a random model has nothing that does, or little.
     bench.ok(&format!("locate --model {{llama-2}} {flags} --top-k auto"));
     let mut scores = bench.json("scores.json");
+    let mut grid = scores["by_length"][0]["scores"].clone();
     for (rank, head) in scores["heads"]
         .as_array_mut()
         .unwrap()
         .iter_mut()
         .enumerate()
     {
-        (head["score"], head["standard_error"]) = (
-            json!(1.0 - rank as f64),
-            json!(if rank < 1 { 0.2 } else { 0.5 }),
-        );
+        let score = json!(1.0 - rank as f64);
+        let at = |key: &str| head[key].as_u64().unwrap() as usize;
+        grid[at("layer")][at("head")] = score.clone();
+        head["score"] = score;
+        head["standard_error"] = json!(if rank < 1 { 0.2 } else { 0.5 });
+    }
+    for length in scores["by_length"].as_array_mut().unwrap() {
+        length["scores"] = grid.clone();
     }
     bench.write("clear.json", scores.to_string());
     let train = "train --model {llama-2} --top-k auto --length 4 --steps 1 --batch-size 1 --out profile.json --heads";
@@ -1163,6 +1168,45 @@ fn what_cannot_be_done_is_said_in_one_line() {
             "--prompt-tokens 1 --profile text.txt",
             &["text.txt", "pear-profile"],
         ),
+        (
+            "--prompt-tokens 1 --top-k 3",
+            &["--top-k", "--temperature above 0"],
+        ),
+        (
+            "--prompt-tokens 1 --out /dev/null",
+            &["--out /dev/null", "device"],
+        ),
+    ];
+    let evaluate: &[(&str, &[&str])] = &[
+        ("--format proxy --outputs o.jsonl", &["--outputs", "mdqa"]),
+        ("--format proxy --chat", &["--chat", "mdqa"]),
+        (
+            "--format proxy --template text.txt",
+            &["--template", "mdqa"],
+        ),
+        ("--format proxy --documents 3", &["--documents", "mdqa"]),
+        ("--data odd.jsonl --lengths 5", &["--lengths", "proxy"]),
+        ("--data odd.jsonl --samples 5", &["--samples", "tiny-world"]),
+        (
+            "--data odd.jsonl --gold-position 0,4,0",
+            &["--gold-position 0", "twice"],
+        ),
+        (
+            "--format proxy --samples 1000000000",
+            &["--samples 1000000000", "at most"],
+        ),
+        (
+            "--data odd.jsonl --documents 9223372036854775807",
+            &["--documents 9223372036854775807", "at most"],
+        ),
+        (
+            "--data odd.jsonl --out odd.jsonl",
+            &["--out odd.jsonl", "which is read"],
+        ),
+        (
+            "--data odd.jsonl --out a.json --outputs ./a.json",
+            &["--outputs", "the file of --out"],
+        ),
     ];
     let with_model = |lines: &[(&str, &[&str])], example: &str| {
         for (flags, parts) in lines {
@@ -1184,6 +1228,11 @@ fn what_cannot_be_done_is_said_in_one_line() {
     with_model(export, "export");
     with_model(score, "score");
     with_model(generate, "generate");
+    with_model(evaluate, "evaluate");
+    bench.refused(
+        "export --model {llama-2} --profile text.txt --dry-run --dtype bf16",
+        &["--dtype", "--verify"],
+    );
     bench.refused(
         "generate --model {gpt2} --prompt-tokens 1,2,3 --max-new-tokens 95",
         &["--max-new-tokens 95", "96 positions"],
@@ -1285,4 +1334,57 @@ fn a_model_is_not_exported_into_itself() {
         &["--out model/folded", "within"],
     );
     assert_eq!(fs::read_dir(bench.path("model")).unwrap().count(), 2);
+}
+
+#[test]
+fn the_weights_of_a_model_are_not_replaced_by_results() {
+    let bench = Bench::new();
+    bench.copy_model("llama-2", "model");
+    bench.write("tokens.jsonl", "[5, 6, 7]");
+    for name in ["model.safetensors", "config.json"] {
+        bench.refused(
+            &format!("score --model model --tokens tokens.jsonl --out model/{name}"),
+            &["--out", name, "which is read"],
+        );
+    }
+    bench.ok("score --model model --tokens tokens.jsonl --out model/scores.json");
+}
+
+#[cfg(unix)]
+#[test]
+fn arguments_that_are_no_text_are_refused() {
+    use std::ffi::OsStr;
+    use std::os::unix::ffi::OsStrExt;
+    let bench = Bench::new();
+    for example in ["locate", "train", "evaluate", "score", "generate", "pear"] {
+        let mut command = bench.command(example);
+        command.arg(OsStr::from_bytes(b"--\xff\xfe"));
+        let output = command.output().unwrap();
+        let error = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(2), "{example}: {error}");
+        assert!(!error.contains("internal error"), "{example}: {error}");
+    }
+}
+
+#[test]
+fn weights_that_are_not_finite_are_refused_by_name() {
+    let bench = Bench::new();
+    bench.copy_model("llama-2", "model");
+    let path = bench.path("model").join("model.safetensors");
+    let mut bytes = fs::read(&path).unwrap();
+    let end = bytes.len();
+    // NaN in every type of weights.
+    bytes[end - 4..].copy_from_slice(&[0xff, 0x7f, 0xff, 0x7f]);
+    fs::write(&path, bytes).unwrap();
+    bench.write("tokens.jsonl", "[5, 6, 7]");
+    for command in [
+        "score --tokens tokens.jsonl",
+        "evaluate --format proxy",
+        "locate --lengths 5 --samples 2",
+    ] {
+        bench.refused(
+            &format!("{command} --model model"),
+            &["tensor `", "is NaN", "finite"],
+        );
+    }
 }

@@ -15,7 +15,12 @@ struct Server {
 
 impl Server {
     fn start(bench: &Bench, token: &str) -> Self {
-        let mut command = bench.command("serve --listen 127.0.0.1:0");
+        let local = if token.is_empty() {
+            " --insecure-local"
+        } else {
+            ""
+        };
+        let mut command = bench.command(&format!("serve --listen 127.0.0.1:0{local}"));
         let mut process = command
             .env("PEAR_TOKEN", token)
             .stdout(Stdio::piped())
@@ -92,5 +97,15 @@ fn a_server_that_is_not_there_or_wants_a_token_is_said() {
     bench.refused(
         &format!("{score} --device {url}"),
         &["--device ws://127.0.0.1:", "no device is served there"],
+    );
+}
+
+#[test]
+fn a_server_without_a_token_is_refused_unless_only_this_machine_reaches_it() {
+    let bench = Bench::new();
+    bench.refused("serve --listen 127.0.0.1:0", &["PEAR_TOKEN"]);
+    bench.refused(
+        "serve --listen 0.0.0.0:0 --insecure-local",
+        &["--insecure-local", "PEAR_TOKEN"],
     );
 }

@@ -211,4 +211,16 @@ fn training_stops_or_warns_where_plain_text_gets_worse() {
         assert!(gated["training"]["steps"].as_u64().unwrap() < 12);
     }
     bench.refused(&format!("{flags} --text-limit 0.1"), &["--text"]);
+
+    // The checkpoint is of a step that was not measured: a run that goes on from it falls back no less far.
+    let far = flags.replace("--learning-rate 0.2", "--learning-rate 2");
+    let stopped = format!(
+        "{far} --text text.txt --text-limit 0 --text-gate stop --text-every 5 --checkpoint state --checkpoint-every 3"
+    );
+    bench.ok(&format!("{stopped} --out whole.json"));
+    bench.ok(&format!("{stopped} --resume --out resumed.json"));
+    assert_eq!(bench.json("whole.json")["training"]["steps"], 0);
+    assert_eq!(bench.json("resumed.json"), bench.json("whole.json"));
+    fs::remove_file(bench.path("state/text-gate.json")).unwrap();
+    bench.refused(&format!("{stopped} --resume"), &["text-gate.json"]);
 }

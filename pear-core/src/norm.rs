@@ -101,13 +101,13 @@ impl NormConfig {
     /// [`Error::Config`] for an epsilon that is negative or not finite.
     pub fn validate(&self) -> Result<()> {
         let eps = self.eps();
-        if eps.is_finite() && eps >= 0.0 {
+        if (0.0..=1.0).contains(&eps) {
             return Ok(());
         }
         Err(Error::config(
             "norm_eps",
             eps,
-            "expected a finite number, at least 0",
+            "expected a number from 0 to 1",
         ))
     }
 

@@ -29,6 +29,7 @@ use crate::{Error, Result};
 #[derive(Clone, Debug, PartialEq)]
 pub struct ProxyTask {
     pool: Vec<u32>,
+    vocab_size: usize,
     bos: Option<u32>,
     seed: u64,
 }
@@ -51,6 +52,7 @@ impl ProxyTask {
         }
         Ok(Self {
             pool,
+            vocab_size,
             bos: None,
             seed,
         })
@@ -70,7 +72,7 @@ impl ProxyTask {
     /// Sequences `indices` of `2n` tokens.
     ///
     /// # Errors
-    /// [`Error::ProxyTask`] for `n` below 2 or no sequences.
+    /// [`Error::ProxyTask`] for `n` below 2, no sequences, or a BOS that is not in the vocabulary.
     pub fn batch(&self, n: usize, indices: Range<usize>) -> Result<ProxyBatch> {
         if n < 2 {
             return Err(Error::ProxyTask(format!(
@@ -79,6 +81,12 @@ impl ProxyTask {
         }
         if indices.is_empty() {
             return Err(Error::ProxyTask("no sequences asked for".into()));
+        }
+        if let Some(bos) = self.bos.filter(|&bos| bos as usize >= self.vocab_size) {
+            return Err(Error::ProxyTask(format!(
+                "the BOS {bos} is beyond the vocabulary of {} tokens",
+                self.vocab_size
+            )));
         }
         let sequences = indices.map(|index| self.sequence(n, index)).collect();
         Ok(ProxyBatch {

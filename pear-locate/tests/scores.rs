@@ -59,6 +59,55 @@ fn scores_are_ranked_by_their_mean_over_lengths_and_survive_a_file() {
 }
 
 #[test]
+fn a_file_whose_numbers_contradict_each_other_is_refused() {
+    let lengths = vec![
+        LengthScores {
+            standard_errors: Some(vec![vec![0.1; 3]; 2]),
+            ..length(10, [[0.0, 0.5, 0.1], [0.3, -0.2, 0.1]])
+        },
+        length(20, [[0.0, 0.1, 0.3], [0.5, 0.2, 0.2]]),
+    ];
+    let scores = Scores::new(shape(), ScoreSettings::default(), lengths).unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("scores.json");
+    scores.write(&path).unwrap();
+    let good: serde_json::Value = serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
+    let last_head = good["heads"].as_array().unwrap().len() - 1;
+    let broken: [(&str, serde_json::Value, &str); 4] = [
+        ("/heads/0/score", 0.45.into(), "0.45, but the mean"),
+        (
+            "/by_length/0/standard_errors/1/0",
+            (-0.1).into(),
+            "is negative",
+        ),
+        ("/by_length/0/scores/0/1", 1.7e308.into(), "but the mean"),
+        (
+            "/heads",
+            good["heads"].as_array().unwrap()[..last_head].into(),
+            "is missing",
+        ),
+    ];
+    for (field, value, expected) in broken {
+        let mut file = good.clone();
+        *file.pointer_mut(field).unwrap() = value;
+        std::fs::write(&path, file.to_string()).unwrap();
+        let error = Scores::read(&path).unwrap_err().to_string();
+        assert!(
+            error.contains("scores.json") && error.contains(expected),
+            "{field}: {error}"
+        );
+    }
+    // Two that are finite, and their sum is not.
+    let mut file = good;
+    for length in ["/by_length/0/scores/0/1", "/by_length/1/scores/0/1"] {
+        *file.pointer_mut(length).unwrap() = 1.7e308.into();
+    }
+    std::fs::write(&path, file.to_string()).unwrap();
+    let error = Scores::read(&path).unwrap_err().to_string();
+    assert!(error.contains("is inf"), "{error}");
+}
+
+#[test]
 fn heads_that_stand_out_of_the_noise_are_told_from_those_that_do_not() {
     let with_errors = |error: f64, n| LengthScores {
         standard_errors: Some(vec![vec![error; 3], vec![0.001; 3]]),

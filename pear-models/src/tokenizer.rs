@@ -1,5 +1,6 @@
 //! Text to token ids and back, by the tokenizer that came with a model.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 
 use crate::error::Error;
@@ -25,7 +26,8 @@ impl Tokenizer {
     /// Reads `tokenizer.json` of a model directory, or what the metadata of a GGUF file say of its tokenizer.
     ///
     /// What a `tokenizer.json` puts around a text is what stands around it: `add_bos_token` and `add_eos_token` of `tokenizer_config.json`
-    /// change nothing where there is a `tokenizer.json`, as in transformers 5. The token ids of GGUF files are those of llama.cpp, which knows
+    /// change nothing where there is a `tokenizer.json`, as in transformers 5; its `truncation` and `padding`, which transformers sets anew in
+    /// each call, are ignored. The token ids of GGUF files are those of llama.cpp, which knows
     /// the metadata's `add_bos_token` and `add_eos_token`.
     ///
     /// # Errors
@@ -37,11 +39,11 @@ impl Tokenizer {
             return Self::from_metadata(GgufFile::open(path)?.metadata());
         }
         let path = path.join("tokenizer.json");
-        let inner = tokenizers::Tokenizer::from_bytes(regular_file::read(&path)?).map_err(|e| {
-            Error::Tokenizer {
-                path: path.clone(),
-                problem: e.to_string(),
-            }
+        let bytes = regular_file::read(&path)?;
+        let inner = guarded(&path, || {
+            let mut tokenizer = tokenizers::Tokenizer::from_bytes(&bytes)?;
+            tokenizer.with_truncation(None)?.with_padding(None);
+            Ok(tokenizer)
         })?;
         Ok(Self {
             path,
@@ -80,7 +82,7 @@ impl Tokenizer {
     /// [`Error::Tokenizer`].
     pub fn decode(&self, tokens: &[u32]) -> Result<String, Error> {
         match &self.inner {
-            Inner::HuggingFace(inner) => inner.decode(tokens, true).map_err(|e| self.error(e)),
+            Inner::HuggingFace(inner) => guarded(&self.path, || inner.decode(tokens, true)),
             Inner::Gguf(inner) => Ok(inner.decode(tokens)),
         }
     }
@@ -88,17 +90,29 @@ impl Tokenizer {
     fn encode_with(&self, text: &str, add_special: bool) -> Result<Vec<u32>, Error> {
         match &self.inner {
             Inner::HuggingFace(inner) => {
-                let encoding = inner.encode(text, add_special).map_err(|e| self.error(e))?;
+                let encoding = guarded(&self.path, || inner.encode(text, add_special))?;
                 Ok(encoding.get_ids().to_vec())
             }
             Inner::Gguf(inner) => Ok(inner.encode(text, add_special)),
         }
     }
+}
 
-    fn error(&self, problem: tokenizers::Error) -> Error {
-        Error::Tokenizer {
-            path: self.path.clone(),
-            problem: problem.to_string(),
+/// Calls the tokenizers library, which panics at some files and texts.
+fn guarded<T>(path: &Path, f: impl FnOnce() -> Result<T, tokenizers::Error>) -> Result<T, Error> {
+    let error = |problem: String| Error::Tokenizer {
+        path: path.into(),
+        problem,
+    };
+    match catch_unwind(AssertUnwindSafe(f)) {
+        Ok(result) => result.map_err(|e| error(e.to_string())),
+        Err(panic) => {
+            let message = panic.downcast_ref::<String>().map(String::as_str);
+            let message = message.or_else(|| panic.downcast_ref::<&str>().copied());
+            Err(error(format!(
+                "the tokenizers library cannot handle it: {}",
+                message.unwrap_or("it panicked")
+            )))
         }
     }
 }

@@ -239,3 +239,44 @@ fn missing_and_malformed_templates_are_errors_that_name_the_file() {
     let error = ChatTemplate::open(empty.path()).unwrap_err().to_string();
     assert!(error.contains("no chat template"), "{error}");
 }
+
+#[test]
+fn templates_that_would_not_end_or_write_without_end_are_errors() {
+    let nots = format!("{{{{ {} true }}}}", "not ".repeat(20_000));
+    let loops = "{% for a in range(99999) %}".repeat(4) + "x" + &"{% endfor %}".repeat(4);
+    let compiled = [
+        ("{% set n = namespace() %}{% set n.a = n %}{{ n }}", "`n`"),
+        (&nots, "20001 parts"),
+    ];
+    for (template, expected) in compiled {
+        let folder = directory(&[("chat_template.jinja", template)]);
+        let error = ChatTemplate::open(folder.path()).unwrap_err().to_string();
+        assert!(error.contains("chat_template.jinja"), "{error}");
+        assert!(error.contains(expected), "{error}");
+    }
+    let rendered = [
+        (
+            "{% macro fib(n) %}{% if n < 2 %}1{% else %}{{ fib(n - 1) }}{{ fib(n - 2) }}{% endif %}{% endmacro %}{{ fib(60) }}",
+            "fuel",
+        ),
+        (&loops, "fuel"),
+        (
+            "{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}",
+            "recursion",
+        ),
+        ("{{ messages | tojson(indent=100000000000) }}", "indent"),
+        (
+            "{% for i in range(99999) %}{{ 'x' * 9999 }}{% endfor %}",
+            "writes more than",
+        ),
+    ];
+    for (template, expected) in rendered {
+        let folder = directory(&[("chat_template.jinja", template)]);
+        let error = open(&folder)
+            .render(&[Message::user("?")], true)
+            .unwrap_err()
+            .to_string();
+        assert!(error.contains("chat_template.jinja"), "{error}");
+        assert!(error.contains(expected), "{template}: {error}");
+    }
+}

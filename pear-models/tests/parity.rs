@@ -19,6 +19,8 @@ use serde::Deserialize;
 const TOLERANCE: f64 = 1e-4;
 /// Errors of rounding are drawn by chance: how much larger ours may turn out than transformers' on the same text.
 const WORSE: f64 = 1.25;
+/// The same where experts are chosen: one that is chosen otherwise at an early position changes all that follow.
+const WORSE_EXPERTS: f64 = 1.5;
 
 /// What transformers computes in half precision: log-probabilities of some of the `prompts` of `expected.json`.
 #[derive(Deserialize)]
@@ -275,6 +277,7 @@ fn re_weighted_and_folded_models_follow_the_reference() {
 fn half_precision_errs_no_more_than_transformers_does_in_half_precision() {
     let text = std::fs::read(fixtures().join("half.json")).unwrap();
     let half: BTreeMap<String, Half> = serde_json::from_slice(&text).unwrap();
+    let mut worse = Vec::new();
     for name in names() {
         let (expected, half) = (expected(&name), &half[&name]);
         let exact: Vec<f64> = half
@@ -295,19 +298,21 @@ fn half_precision_errs_no_more_than_transformers_does_in_half_precision() {
                 .iter()
                 .any(|layer| matches!(layer.mlp, MlpConfig::Experts(_)));
             // Rounding decides between experts that are nearly equal: a few large errors, in the library, too.
-            let typical = if has_experts {
-                of_three_quarters
+            let (typical, worst): (fn(&[f64], &[f64]) -> f64, f64) = if has_experts {
+                (of_three_quarters, WORSE_EXPERTS)
             } else {
-                root_mean_square
+                (root_mean_square, WORSE)
             };
             let (error, floor) = (typical(&ours, &exact), typical(&theirs.concat(), &exact));
             println!("| `{name}` | {dtype:?} | {floor:.4} | {error:.4} |");
-            assert!(
-                error < WORSE * floor,
-                "{name} in {dtype:?}: {error}, transformers {floor}"
-            );
+            if error >= worst * floor {
+                worse.push(format!(
+                    "{name} in {dtype:?}: {error}, transformers {floor}"
+                ));
+            }
         }
     }
+    assert!(worse.is_empty(), "{}", worse.join("\n"));
 }
 
 /// The root mean square of the smaller three quarters of the differences.

@@ -7,7 +7,7 @@ mod row_budget;
 mod run;
 mod top_k;
 
-pub use files::{check_out, parent, read_profile, warn_of_mismatches};
+pub use files::{Outputs, check_out, parent, read_profile, warn_of_mismatches};
 pub use model::{Dtype, ModelArgs, half_of, name_of};
 pub use options::{check_text_limit, option_error};
 pub use row_budget::RowBudget;

@@ -4,6 +4,7 @@ use std::ffi::OsString;
 use std::io::{ErrorKind, Write};
 use std::panic::{AssertUnwindSafe, catch_unwind, set_hook};
 use std::process::ExitCode;
+use std::sync::Mutex;
 
 use anyhow::{Context, Result};
 use clap::Parser;
@@ -12,6 +13,9 @@ use crate::progress::print_above;
 
 /// Exit status for wrong arguments or unusable input.
 const UNUSABLE: u8 = 2;
+
+/// What the last panic said.
+static LAST_PANIC: Mutex<Option<String>> = Mutex::new(None);
 
 /// Runs a command. Its exit status is 0; or 2 with one line on standard error that says what is wrong with the input.
 pub fn main_with<A: Parser>(command: impl FnOnce(A) -> Result<()>) -> ExitCode {
@@ -38,12 +42,15 @@ fn run<A: Parser>(
     command: impl FnOnce(A) -> Result<ExitCode>,
 ) -> ExitCode {
     crate::allocator::keep_pages();
+    // A panic is printed where it ends the command: a library may catch those of another library.
     set_hook(Box::new(|panic| {
         let location = panic.location().map_or(String::new(), |location| {
             format!(" ({}:{})", location.file(), location.line())
         });
         let message = panic.payload_as_str().unwrap_or("unknown cause");
-        fail(&format!("internal error{location}: {message}"));
+        if let Ok(mut last) = LAST_PANIC.lock() {
+            *last = Some(format!("internal error{location}: {message}"));
+        }
     }));
     crate::log::install();
     let arguments = match A::try_parse_from(arguments) {
@@ -61,8 +68,10 @@ fn run<A: Parser>(
     match catch_unwind(AssertUnwindSafe(|| command(arguments))) {
         Ok(Ok(status)) => return status,
         Ok(Err(error)) => fail(&chain(&error)),
-        // A panic: its hook has printed the error.
-        Err(_) => {}
+        Err(_) => {
+            let last = LAST_PANIC.lock().ok().and_then(|mut last| last.take());
+            fail(&last.unwrap_or_else(|| "internal error".into()));
+        }
     }
     ExitCode::from(UNUSABLE)
 }

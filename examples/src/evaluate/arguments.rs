@@ -28,36 +28,26 @@ pub struct Arguments {
     #[arg(long, value_name = "FILE")]
     pub profile: Option<PathBuf>,
 
-    /// conflict, swap, kv: what is measured, the probability of the right tokens or the answers that are generated
-    #[arg(
-        long,
-        value_enum,
-        value_name = "WAY,…",
-        value_delimiter = ',',
-        default_value = "likelihood,generation"
-    )]
-    pub by: Vec<By>,
+    /// conflict, swap, kv: what is measured, the probability of the right tokens or the answers that are generated [default:
+    /// likelihood,generation]
+    #[arg(long, value_enum, value_name = "WAY,…", value_delimiter = ',')]
+    by: Option<Vec<By>>,
 
-    /// mdqa: number of documents before each question
-    #[arg(long, value_name = "COUNT", default_value_t = 10)]
-    pub documents: usize,
+    /// mdqa: number of documents before each question [default: 10]
+    #[arg(long, value_name = "COUNT")]
+    documents: Option<usize>,
 
-    /// mdqa: positions of the right document, from 0
-    #[arg(
-        long,
-        value_name = "PLACE,…",
-        value_delimiter = ',',
-        default_value = "0,4,9"
-    )]
-    pub gold_position: Vec<usize>,
+    /// mdqa: positions of the right document, from 0 [default: 0,4,9]
+    #[arg(long, value_name = "PLACE,…", value_delimiter = ',')]
+    gold_position: Option<Vec<usize>>,
 
     /// kv: keep at most COUNT of the pairs, the one that is asked for among them [default: all]
     #[arg(long, value_name = "COUNT")]
     pub pairs: Option<usize>,
 
-    /// kv: number of groups of places of the key that results are given for
-    #[arg(long, value_name = "COUNT", default_value_t = 5)]
-    pub place_groups: usize,
+    /// kv: number of groups of places of the key that results are given for [default: 5]
+    #[arg(long, value_name = "COUNT")]
+    place_groups: Option<usize>,
 
     /// Use only the first COUNT questions of the file (conflict, swap: of those that can be used)
     #[arg(long, value_name = "COUNT")]
@@ -73,9 +63,9 @@ pub struct Arguments {
     #[arg(long, value_name = "TOKENS")]
     pub max_prompt_tokens: Option<usize>,
 
-    /// Largest number of tokens that the model reads together, in questions of similar length
-    #[arg(long, value_name = "TOKENS", default_value_t = 4096)]
-    pub batch_tokens: usize,
+    /// Largest number of tokens that the model reads together, in questions of similar length [default: 4096]
+    #[arg(long, value_name = "TOKENS")]
+    batch_tokens: Option<usize>,
 
     /// File with another prompt template: a text with {search_results} and {question} (mdqa), {context} and {input} (longbench) or {json}
     /// and {key} (kv)
@@ -94,18 +84,14 @@ pub struct Arguments {
     #[arg(long, value_name = "FILE")]
     pub outputs: Option<PathBuf>,
 
-    /// proxy: numbers n of random tokens that are repeated
-    #[arg(
-        long,
-        value_name = "N,…",
-        value_delimiter = ',',
-        default_value = "10,25,50"
-    )]
-    pub lengths: Vec<usize>,
+    /// proxy: numbers n of random tokens that are repeated [default: 10,25,50]
+    #[arg(long, value_name = "N,…", value_delimiter = ',')]
+    lengths: Option<Vec<usize>>,
 
     /// proxy: number of sequences for each length; tiny-world: number of questions for each kind, number of documents and position
-    #[arg(long, value_name = "COUNT", default_value_t = 100)]
-    pub samples: usize,
+    /// [default: 100]
+    #[arg(long, value_name = "COUNT")]
+    samples: Option<usize>,
 
     /// proxy: begin each sequence with the model's BOS
     #[arg(long)]
@@ -131,6 +117,11 @@ pub struct Arguments {
     #[arg(long, value_name = "FILE")]
     pub out: Option<PathBuf>,
 }
+
+/// Documents before a question, or groups of places.
+const MOST_DOCUMENTS: usize = 1000;
+/// Sequences of a length, or questions of a kind.
+const MOST_SAMPLES: usize = 100_000;
 
 /// What is measured, beside a text.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -191,17 +182,20 @@ impl Arguments {
     /// # Errors
     /// One that does not fit, named.
     pub fn check(&self, format: Option<Format>) -> Result<()> {
-        for (flag, path) in [("--out", &self.out), ("--outputs", &self.outputs)] {
-            if let Some(path) = path {
-                cli::check_out(flag, path)?;
-            }
-        }
+        let inputs = [
+            Some(&self.model.model),
+            self.data.as_ref(),
+            self.profile.as_ref(),
+            self.template.as_ref(),
+            self.text.as_ref(),
+        ];
+        let inputs = inputs.into_iter().flatten().map(|path| &**path);
+        let mut outputs = cli::Outputs::beside(inputs);
+        outputs.add("--out", self.out.as_deref())?;
+        outputs.add("--outputs", self.outputs.as_deref())?;
         let needs_data = format.is_some_and(Format::needs_data);
         if needs_data && self.data.is_none() {
             bail!("--format: expected --data beside it, the file of questions");
-        }
-        if !needs_data && self.data.is_some() {
-            bail!("--data: only mdqa, longbench, conflict, swap and kv read a file of questions");
         }
         if let (Some(Format::Conflict | Format::Swap), true) = (format, self.template.is_some()) {
             bail!("--template: the prompts of conflict and swap are fixed");
@@ -209,26 +203,33 @@ impl Arguments {
         if format == Some(Format::Conflict) && self.chat {
             bail!("--chat: conflict reads plain text to the model, which it continues");
         }
-        for (flag, count) in [
-            ("--documents", Some(self.documents)),
-            ("--samples", Some(self.samples)),
-            ("--pairs", self.pairs),
-            ("--place-groups", Some(self.place_groups)),
-            ("--batch-tokens", Some(self.batch_tokens)),
-            ("--limit", self.limit),
-            ("--max-new-tokens", self.max_new_tokens),
+        self.check_use(format)?;
+        for (flag, count, most) in [
+            ("--documents", self.documents, MOST_DOCUMENTS),
+            ("--samples", self.samples, MOST_SAMPLES),
+            ("--pairs", self.pairs, usize::MAX),
+            ("--place-groups", self.place_groups, MOST_DOCUMENTS),
+            ("--batch-tokens", self.batch_tokens, usize::MAX),
+            ("--limit", self.limit, usize::MAX),
+            ("--max-new-tokens", self.max_new_tokens, usize::MAX),
         ] {
-            if count == Some(0) {
-                bail!("{flag} 0: expected at least 1");
+            match count {
+                Some(0) => bail!("{flag} 0: expected at least 1"),
+                Some(count) if count > most => bail!("{flag} {count}: expected at most {most}"),
+                _ => {}
             }
         }
         if format == Some(Format::Mdqa) {
-            let documents = self.documents;
-            let positions = &self.gold_position;
-            if let Some(position) = positions.iter().find(|&&position| position >= documents) {
-                bail!(
-                    "--gold-position {position}: expected less than {documents}, the number of --documents"
-                );
+            let (documents, positions) = (self.documents(), self.gold_position());
+            for (index, position) in positions.iter().enumerate() {
+                if *position >= documents {
+                    bail!(
+                        "--gold-position {position}: expected less than {documents}, the number of --documents"
+                    );
+                }
+                if positions[..index].contains(position) {
+                    bail!("--gold-position {position}: is there twice");
+                }
             }
         }
         if self.window < 2 {
@@ -237,18 +238,99 @@ impl Arguments {
         cli::check_text_limit(self.text_limit)
     }
 
+    /// Refuses flags that mean nothing to the format.
+    fn check_use(&self, format: Option<Format>) -> Result<()> {
+        use Format::{Conflict, Kv, Longbench, Mdqa, Proxy, Swap, TinyWorld};
+        const QUESTIONS: &[Format] = &[Mdqa, Longbench, Conflict, Swap, Kv];
+        let uses: [(&str, bool, &[Format]); 15] = [
+            ("--data", self.data.is_some(), QUESTIONS),
+            ("--by", self.by.is_some(), &[Conflict, Swap, Kv]),
+            ("--documents", self.documents.is_some(), &[Mdqa]),
+            ("--gold-position", self.gold_position.is_some(), &[Mdqa]),
+            ("--pairs", self.pairs.is_some(), &[Kv]),
+            ("--place-groups", self.place_groups.is_some(), &[Kv]),
+            ("--limit", self.limit.is_some(), QUESTIONS),
+            ("--max-new-tokens", self.max_new_tokens.is_some(), QUESTIONS),
+            (
+                "--max-prompt-tokens",
+                self.max_prompt_tokens.is_some(),
+                QUESTIONS,
+            ),
+            ("--batch-tokens", self.batch_tokens.is_some(), QUESTIONS),
+            (
+                "--template",
+                self.template.is_some(),
+                &[Mdqa, Longbench, Kv],
+            ),
+            ("--chat", self.chat, &[Mdqa, Longbench, Swap, Kv]),
+            ("--stop-at-newline", self.stop_at_newline, QUESTIONS),
+            ("--outputs", self.outputs.is_some(), QUESTIONS),
+            ("--lengths", self.lengths.is_some(), &[Proxy]),
+        ];
+        let more: [(&str, bool, &[Format]); 2] = [
+            ("--samples", self.samples.is_some(), &[Proxy, TinyWorld]),
+            ("--bos", self.bos, &[Proxy]),
+        ];
+        for (flag, is_given, formats) in uses.into_iter().chain(more) {
+            if is_given && !format.is_some_and(|format| formats.contains(&format)) {
+                let names: Vec<String> = formats.iter().map(|format| format.name()).collect();
+                bail!(
+                    "{flag}: means something only with --format {}",
+                    names.join(", ")
+                );
+            }
+        }
+        Ok(())
+    }
+
+    /// `--by`.
+    pub fn by(&self) -> Vec<By> {
+        let all = || vec![By::Likelihood, By::Generation];
+        self.by.clone().unwrap_or_else(all)
+    }
+
+    /// `--documents`.
+    pub fn documents(&self) -> usize {
+        self.documents.unwrap_or(10)
+    }
+
+    /// `--gold-position`.
+    pub fn gold_position(&self) -> Vec<usize> {
+        self.gold_position.clone().unwrap_or_else(|| vec![0, 4, 9])
+    }
+
+    /// `--place-groups`.
+    pub fn place_groups(&self) -> usize {
+        self.place_groups.unwrap_or(5)
+    }
+
+    /// `--batch-tokens`.
+    pub fn batch_tokens(&self) -> usize {
+        self.batch_tokens.unwrap_or(4096)
+    }
+
+    /// `--lengths`.
+    pub fn lengths(&self) -> Vec<usize> {
+        self.lengths.clone().unwrap_or_else(|| vec![10, 25, 50])
+    }
+
+    /// `--samples`.
+    pub fn samples(&self) -> usize {
+        self.samples.unwrap_or(100)
+    }
+
     /// The flags as they stand in files of results.
     pub fn settings(&self, format: Option<Format>) -> Value {
         let by: Vec<_> = self
-            .by
+            .by()
             .iter()
             .map(|by| format!("{by:?}").to_lowercase())
             .collect();
         json!({
-            "format": format.map(Format::name), "by": by, "documents": self.documents, "gold_position": self.gold_position,
-            "pairs": self.pairs, "place_groups": self.place_groups, "limit": self.limit, "max_new_tokens": self.max_new_tokens,
-            "max_prompt_tokens": self.max_prompt_tokens, "batch_tokens": self.batch_tokens, "template": self.template, "chat": self.chat,
-            "stop_at_newline": self.stop_at_newline, "lengths": self.lengths, "samples": self.samples, "bos": self.bos, "seed": self.seed,
+            "format": format.map(Format::name), "by": by, "documents": self.documents(), "gold_position": self.gold_position(),
+            "pairs": self.pairs, "place_groups": self.place_groups(), "limit": self.limit, "max_new_tokens": self.max_new_tokens,
+            "max_prompt_tokens": self.max_prompt_tokens, "batch_tokens": self.batch_tokens(), "template": self.template, "chat": self.chat,
+            "stop_at_newline": self.stop_at_newline, "lengths": self.lengths(), "samples": self.samples(), "bos": self.bos, "seed": self.seed,
             "window": self.window,
         })
     }

@@ -49,7 +49,7 @@ impl ContextItems {
                 let options = kv::Options {
                     template: template(arguments, kv::FIELDS)?.unwrap_or(defaults.template),
                     max_pairs: arguments.pairs,
-                    num_groups: arguments.place_groups,
+                    num_groups: arguments.place_groups(),
                     limit: arguments.limit,
                 };
                 (Items::Kv(kv::read(path, prompts, &options)?), 100)

@@ -70,18 +70,18 @@ impl Task {
                 .as_ref()
                 .map(|path| OutputFile::create(path))
                 .transpose()?;
-            let batch_tokens = arguments.batch_tokens;
+            let batch_tokens = arguments.batch_tokens();
             let report = QuestionReport::run(questions, answerer, models, batch_tokens, outputs)?;
             Ok(report.measured())
         };
         match self {
             Self::Questions(questions, answerer) => answer(&questions, &answerer),
             Self::Context(mut items, answerer) => {
-                let mut measured = items.choose(&models.baseline, arguments.batch_tokens)?;
-                if arguments.by.contains(&By::Likelihood) {
-                    measured.append(items.likelihood(models, arguments.batch_tokens)?);
+                let mut measured = items.choose(&models.baseline, arguments.batch_tokens())?;
+                if arguments.by().contains(&By::Likelihood) {
+                    measured.append(items.likelihood(models, arguments.batch_tokens())?);
                 }
-                if arguments.by.contains(&By::Generation) {
+                if arguments.by().contains(&By::Generation) {
                     let is_chat = answerer.prompts().is_chat();
                     let answers = answer(&items.questions(is_chat), &answerer)?;
                     measured.append(answers.under("generation"));
@@ -89,7 +89,7 @@ impl Task {
                 Ok(measured)
             }
             Self::Proxy(batches) => proxy_task(&batches, models),
-            Self::TinyWorld => tiny_world(arguments.samples, arguments.seed, models),
+            Self::TinyWorld => tiny_world(arguments.samples(), arguments.seed, models),
         }
     }
 }
@@ -99,8 +99,8 @@ fn mdqa_questions(arguments: &Arguments) -> Result<Vec<Question>> {
     let defaults = mdqa::Options::default();
     let options = mdqa::Options {
         template: template(arguments, mdqa::FIELDS)?.unwrap_or(defaults.template),
-        num_documents: arguments.documents,
-        gold_positions: arguments.gold_position.clone(),
+        num_documents: arguments.documents(),
+        gold_positions: arguments.gold_position(),
         limit: arguments.limit,
         seed: arguments.seed,
         max_new_tokens: arguments.max_new_tokens.unwrap_or(defaults.max_new_tokens),
@@ -193,10 +193,10 @@ fn proxy_batches(arguments: &Arguments, directory: &ModelDirectory) -> Result<Ve
         special: false,
     };
     let task = draw.task(directory)?;
-    let indices = NEVER_DRAWN..NEVER_DRAWN + arguments.samples;
+    let indices = NEVER_DRAWN..NEVER_DRAWN + arguments.samples();
     let batch = |&n: &usize| {
         draw.check_length("--lengths", n, directory)?;
         Ok(task.batch(n, indices.clone())?)
     };
-    arguments.lengths.iter().map(batch).collect()
+    arguments.lengths().iter().map(batch).collect()
 }

@@ -62,7 +62,10 @@ struct Chat {
 
 /// The program: `pear MODEL`, or `pear chat MODEL --profile FILE`.
 pub fn main() -> ExitCode {
-    if std::env::args().nth(1).is_some_and(|first| first == "chat") {
+    if std::env::args_os()
+        .nth(1)
+        .is_some_and(|first| first == "chat")
+    {
         let after_name = std::env::args_os().skip(1);
         return cli::main_with_from(after_name, |chat: Chat| chat::run(&chat.arguments));
     }

@@ -1,6 +1,7 @@
 //! Checkpoints of a training run.
 
-use std::fs;
+use std::collections::BTreeMap;
+use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
@@ -18,6 +19,8 @@ struct Latest {
     version: u32,
     training: Pretraining,
     steps: usize,
+    /// Hash of each file of the checkpoint, by name.
+    files: BTreeMap<String, String>,
 }
 
 /// A folder of checkpoints: weights and optimizer in a subfolder for each number of steps. `latest.json` names the latest complete
@@ -63,7 +66,15 @@ impl StateFolder {
                 training.steps()
             );
         }
-        Ok(Some((latest.steps, self.folder(latest.steps))))
+        let folder = self.folder(latest.steps);
+        if hashes(&folder)? != latest.files {
+            bail!(
+                "{}: its files are not those that {} names: start again without --resume, in a new folder",
+                folder.display(),
+                path.display()
+            );
+        }
+        Ok(Some((latest.steps, folder)))
     }
 
     pub(super) fn save(
@@ -81,6 +92,7 @@ impl StateFolder {
             version: 1,
             training: training.clone(),
             steps,
+            files: hashes(&folder)?,
         };
         write_json(&self.path.join("latest.json"), &latest)?;
         let entries = fs::read_dir(&self.path)
@@ -102,4 +114,22 @@ impl StateFolder {
     fn folder(&self, steps: usize) -> PathBuf {
         self.path.join(format!("steps-{steps}"))
     }
+}
+
+/// The hash of each file of a folder, by name.
+fn hashes(folder: &Path) -> Result<BTreeMap<String, String>> {
+    let cannot = || format!("{}: cannot read", folder.display());
+    let mut hashes = BTreeMap::new();
+    for entry in fs::read_dir(folder).with_context(cannot)? {
+        let entry = entry.with_context(cannot)?;
+        if !entry.file_type().with_context(cannot)?.is_file() {
+            bail!("{}: is not a file", entry.path().display());
+        }
+        let mut hasher = blake3::Hasher::new();
+        let file = File::open(entry.path()).with_context(cannot)?;
+        hasher.update_reader(file).with_context(cannot)?;
+        let name = entry.file_name().to_string_lossy().into_owned();
+        hashes.insert(name, hasher.finalize().to_hex().to_string());
+    }
+    Ok(hashes)
 }

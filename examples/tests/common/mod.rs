@@ -41,6 +41,18 @@ impl Bench {
         serde_json::from_slice(&fs::read(self.path(name)).unwrap()).unwrap()
     }
 
+    /// A copy of a reference model, to be changed.
+    pub fn copy_model(&self, name: &str, copy: &str) {
+        fs::create_dir(self.path(copy)).unwrap();
+        for entry in fs::read_dir(model(name)).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_file() {
+                let file = path.file_name().unwrap();
+                fs::copy(&path, self.path(copy).join(file)).unwrap();
+            }
+        }
+    }
+
     /// An example in the folder; `line` is split at spaces, and `{llama-2}` stands for that model's directory.
     pub fn command(&self, line: &str) -> Command {
         let mut words = line.split(' ').map(|word| {

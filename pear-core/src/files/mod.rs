@@ -1,21 +1,24 @@
 //! Results as JSON files: [`Profile`] (the coefficients of a model's heads) and what all of them share.
 
+mod atomic;
 mod profile;
 mod provenance;
 
-use std::fs::File;
+use std::fs::{self, File};
 use std::io::{Read, Write};
 use std::path::Path;
 
 use serde::{Serialize, de::DeserializeOwned};
 
+#[doc(hidden)]
+pub use atomic::write_atomic;
 pub use profile::{Coefficient, Profile, TrainingRecord};
 pub use provenance::{Provenance, SequenceRecord};
 
 use crate::{Error, Result};
 
 /// No PEAR JSON file comes near this; a larger one is something else.
-const MAX_FILE_BYTES: u64 = 256 << 20;
+const MAX_FILE_BYTES: u64 = 64 << 20;
 
 /// The first two fields of every file.
 #[derive(serde::Deserialize)]
@@ -39,13 +42,23 @@ pub fn read_json<T: DeserializeOwned>(path: &Path, format: &str) -> Result<T> {
         path: path.into(),
         problem,
     };
-    let mut file = File::open(path).map_err(io)?;
-    let size = file.metadata().map_err(io)?.len();
-    if size > MAX_FILE_BYTES {
+    // Before it is opened: opening a pipe waits for someone to write into it.
+    let metadata = fs::metadata(path).map_err(io)?;
+    if !metadata.is_file() {
+        return Err(malformed(format!(
+            "is not a file: expected a {format} file"
+        )));
+    }
+    if metadata.len() > MAX_FILE_BYTES {
+        let size = metadata.len();
         return Err(malformed(format!("{size} bytes: expected a {format} file")));
     }
     let mut text = Vec::new();
-    file.read_to_end(&mut text).map_err(io)?;
+    // What is appended while it is read is left out.
+    let file = File::open(path).map_err(io)?;
+    file.take(metadata.len())
+        .read_to_end(&mut text)
+        .map_err(io)?;
     let not_ours = |problem| malformed(format!("not a {format} file: {problem}"));
     let header: Header = serde_json::from_slice(&text).map_err(|e| not_ours(e.to_string()))?;
     if header.format != format {
@@ -77,31 +90,4 @@ pub fn write_json<T: Serialize>(path: &Path, value: &T) -> Result<()> {
         file.write_all(b"\n")
     })
     .map_err(io)
-}
-
-/// Lets `fill` write a new file beside `path`, then renames it there.
-///
-/// # Errors
-/// Whatever the file system or `fill` says; `path` is then as it was.
-#[doc(hidden)]
-pub fn write_atomic(
-    path: &Path,
-    fill: impl FnOnce(&mut File) -> std::io::Result<()>,
-) -> std::io::Result<()> {
-    let folder = match path.parent() {
-        Some(parent) if !parent.as_os_str().is_empty() => parent,
-        _ => Path::new("."),
-    };
-    let mut builder = tempfile::Builder::new();
-    #[cfg(unix)]
-    let builder = {
-        use std::os::unix::fs::PermissionsExt;
-        // What a plain `File::create` asks for; the umask takes its share.
-        builder.permissions(std::fs::Permissions::from_mode(0o666))
-    };
-    let mut file = builder.prefix(".pear-").tempfile_in(folder)?;
-    fill(file.as_file_mut())?;
-    file.as_file_mut().sync_all()?;
-    file.persist(path).map_err(|e| e.error)?;
-    Ok(())
 }

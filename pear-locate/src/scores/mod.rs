@@ -8,6 +8,7 @@ mod rank;
 mod settings;
 mod stability;
 
+use std::collections::BTreeMap;
 use std::path::Path;
 
 use pear_core::files::{Provenance, read_json, write_json};
@@ -211,8 +212,58 @@ impl Scores {
                 wrong.n, scores.model
             )));
         }
+        scores.check_numbers().map_err(malformed)?;
         rank(&mut scores.heads);
         Ok(scores)
+    }
+
+    /// Whether every head is listed, with the mean of its scores at each length; the problem if not.
+    fn check_numbers(&self) -> Result<(), String> {
+        let errors = self
+            .heads
+            .iter()
+            .map(|head| (head.head, head.standard_error));
+        let of_length = |length: &LengthScores| {
+            let heads = self.heads.iter().map(|head| head.head);
+            heads
+                .map(|head| (head, length.standard_error(head)))
+                .collect::<Vec<_>>()
+        };
+        let negative = errors
+            .chain(self.by_length.iter().flat_map(of_length))
+            .find(|(_, error)| error.is_some_and(|error| error < 0.0));
+        if let Some((head, _)) = negative {
+            return Err(format!("`standard_error` of head {head}: is negative"));
+        }
+        if self.by_length.is_empty() {
+            return Ok(());
+        }
+        let means = Self::new(
+            self.model.clone(),
+            self.settings.clone(),
+            self.by_length.clone(),
+        )
+        .map_err(|e| e.to_string())?;
+        let listed: BTreeMap<HeadId, f64> = self
+            .heads
+            .iter()
+            .map(|head| (head.head, head.score))
+            .collect();
+        for mean in &means.heads {
+            let (head, mean) = (mean.head, mean.score);
+            let Some(&score) = listed.get(&head) else {
+                return Err(format!("`heads`: head {head} is missing"));
+            };
+            if !mean.is_finite() {
+                return Err(format!("the mean score of head {head} is {mean}"));
+            }
+            if (score - mean).abs() > ROUNDED * mean.abs().max(1.0) {
+                return Err(format!(
+                    "`score` of head {head}: {score}, but the mean over `by_length` is {mean}"
+                ));
+            }
+        }
+        Ok(())
     }
 
     /// # Errors
@@ -222,6 +273,9 @@ impl Scores {
         write_json(path, self)
     }
 }
+
+/// Listed scores may be rounded: so much may they differ from the means.
+const ROUNDED: f64 = 2e-3;
 
 fn whole(model: &ModelShape) -> LayerRange {
     LayerRange {

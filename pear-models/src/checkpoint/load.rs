@@ -83,6 +83,7 @@ impl ModelDirectory {
             .part(id)
             .ok_or_else(|| Error::malformed(self.path(), format!("holds no parameter `{id}`")))?;
         let parameter = Parameter {
+            path: self.path(),
             tensors: self.tensors(),
             part: &part,
             shape,

@@ -1,6 +1,7 @@
 //! One parameter of a decoder, read out of the tensor that holds it.
 
 use std::ops::Range;
+use std::path::Path;
 
 use burn::prelude::*;
 use burn::tensor::DType;
@@ -18,6 +19,8 @@ const SQUARE: usize = 32;
 
 /// A parameter, and where its numbers are.
 pub(super) struct Parameter<'a> {
+    /// The model, for errors.
+    pub path: &'a Path,
     pub tensors: &'a dyn TensorSource,
     pub part: &'a TensorPart,
     /// Its shape in the decoder.
@@ -32,7 +35,7 @@ impl Parameter<'_> {
     /// Beside them, no more than a few rows of the tensor are in memory.
     ///
     /// # Errors
-    /// As [`TensorSource::read`].
+    /// As [`TensorSource::read`]; [`Error::Tensor`] for a number that is not finite, as it is stored or in `dtype`.
     pub(super) fn read(&self, dtype: DType) -> Result<TensorData, Error> {
         match dtype {
             DType::F16 => self.read_as::<f16>(),
@@ -134,7 +137,20 @@ impl Parameter<'_> {
     fn numbers<T: Float>(&self, range: Range<usize>, into: &mut [T]) -> Result<(), Error> {
         let before = self.part.numbers_before(self.shape);
         let range = before + range.start..before + range.end;
-        self.tensors.read(&self.part.name, range, T::floats(into))
+        let name = &self.part.name;
+        self.tensors.read(name, range.clone(), T::floats(into))?;
+        match T::floats(into).first_not_finite() {
+            None => Ok(()),
+            Some(at) => Err(Error::Tensor {
+                path: self.path.into(),
+                name: name.clone(),
+                problem: format!(
+                    "number {} is {:?}: expected finite weights",
+                    range.start + at,
+                    into[at]
+                ),
+            }),
+        }
     }
 }
 
@@ -263,6 +279,7 @@ mod tests {
     ) {
         assert_eq!(part.file_shape(&shape), tensors.info.shape);
         let parameter = Parameter {
+            path: Path::new("model"),
             tensors,
             part: &part,
             shape: &shape,
@@ -343,6 +360,7 @@ mod tests {
     fn normalized_rows_have_length_one() {
         let tensors = Quantized::new(3, 70);
         let parameter = Parameter {
+            path: Path::new("model"),
             tensors: &tensors,
             part: &part(MatrixLayout::Table, 3, &[0..3]),
             shape: &[3, 70],
@@ -360,6 +378,7 @@ mod tests {
     #[test]
     fn a_tensor_that_is_not_there_is_an_error() {
         let parameter = Parameter {
+            path: Path::new("model"),
             tensors: &Quantized::new(3, 70),
             part: &TensorPart {
                 name: "other".into(),

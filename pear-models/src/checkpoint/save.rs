@@ -96,7 +96,7 @@ fn write_tensors(tensors: &Tensors, dtype: Dtype, directory: &Path) -> Result<()
         .map_err(|e| Error::malformed(directory, e))?;
     let path = directory.join("model.safetensors");
     // Written under another name and renamed, so that the file is never there in part.
-    let unfinished = directory.join(".pear-model.safetensors");
+    let unfinished = directory.join(".model.safetensors.unfinished");
     let metadata = HashMap::from([("format".into(), "pt".into())]);
     serialize_to_file(views, Some(metadata), &unfinished)
         .map_err(|e| Error::malformed(&unfinished, e))?;

@@ -175,6 +175,32 @@ impl FloatsMut<'_> {
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
+
+    /// Where the first number is that is NaN or infinite.
+    pub(super) fn first_not_finite(&self) -> Option<usize> {
+        match self {
+            Self::F32(into) => first_piece(into, |x| x.to_bits(), 0x7f80_0000),
+            Self::F16(into) => first_piece(into, |x| x.to_bits().into(), 0x7c00),
+            Self::BF16(into) => first_piece(into, |x| x.to_bits().into(), 0x7f80),
+        }
+    }
+}
+
+/// The first number all of whose `exponent` bits are set. Pieces without one are passed over without a branch for each number.
+fn first_piece<T: Copy>(numbers: &[T], bits: impl Fn(T) -> u32, exponent: u32) -> Option<usize> {
+    const PIECE: usize = 1024;
+    let is_not_finite = |x: T| bits(x) & exponent == exponent;
+    numbers
+        .chunks(PIECE)
+        .enumerate()
+        .find_map(|(piece, numbers)| {
+            let any = numbers.iter().fold(false, |any, &x| any | is_not_finite(x));
+            if !any {
+                return None;
+            }
+            let at = numbers.iter().position(|&x| is_not_finite(x));
+            at.map(|at| piece * PIECE + at)
+        })
 }
 
 impl<'a> From<&'a mut [f32]> for FloatsMut<'a> {
@@ -205,6 +231,34 @@ mod tests {
             dtype: StoredDtype::F32,
             num_bytes: 0,
         }
+    }
+
+    #[test]
+    fn the_first_number_that_is_not_finite_is_found_in_every_type() {
+        let at = [5, 1024, 2047, 2999];
+        for odd in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
+            for first in at {
+                let mut wide = vec![1.5f32; 3000];
+                wide[first] = odd;
+                wide[2999] = odd;
+                let mut f16s: Vec<f16> = wide.iter().map(|&x| f16::from_f32(x)).collect();
+                let mut bf16s: Vec<bf16> = wide.iter().map(|&x| bf16::from_f32(x)).collect();
+                assert_eq!(
+                    FloatsMut::from(&mut wide[..]).first_not_finite(),
+                    Some(first)
+                );
+                assert_eq!(
+                    FloatsMut::from(&mut f16s[..]).first_not_finite(),
+                    Some(first)
+                );
+                assert_eq!(
+                    FloatsMut::from(&mut bf16s[..]).first_not_finite(),
+                    Some(first)
+                );
+            }
+        }
+        let mut finite = [0.0, f32::MAX, f32::MIN, f32::MIN_POSITIVE];
+        assert_eq!(FloatsMut::from(&mut finite[..]).first_not_finite(), None);
     }
 
     #[test]

@@ -53,8 +53,8 @@ pub(super) fn read_records<T: DeserializeOwned, R>(
 }
 
 impl<T: DeserializeOwned> JsonLines<T> {
-    /// The longest line that is read unless [`with_max_line_bytes`](Self::with_max_line_bytes) says otherwise: 64 MiB.
-    pub const DEFAULT_MAX_LINE_BYTES: u64 = 64 << 20;
+    /// The longest line that is read unless [`with_max_line_bytes`](Self::with_max_line_bytes) says otherwise: 16 MiB.
+    pub const DEFAULT_MAX_LINE_BYTES: u64 = 16 << 20;
 
     /// Opens a file; it is decompressed if its name ends in `.gz`.
     ///

@@ -127,6 +127,9 @@ pub fn questions(path: impl AsRef<Path>, options: &Options) -> Result<QuestionSe
     Ok(set)
 }
 
+/// Bytes of gold documents that distractors are drawn from, at most: all of Natural Questions has a thousandth.
+const MAX_GOLD_BYTES: usize = 256 << 20;
+
 /// One line of the file.
 #[derive(Deserialize)]
 struct RawRecord {
@@ -156,13 +159,26 @@ struct Record {
 fn read(path: &Path, options: &Options) -> Result<(Vec<Record>, Vec<Document>), Error> {
     let limit = options.limit.unwrap_or(usize::MAX);
     let mut records = Vec::new();
-    let mut gold = Vec::new();
+    let mut gold: Vec<Document> = Vec::new();
+    let (mut bytes, mut is_short) = (0, false);
     for (index, record) in JsonLines::<RawRecord>::open(path)?.enumerate() {
+        // Other records are needed for their documents alone.
+        if index >= limit && !is_short {
+            break;
+        }
         let mut record = record?;
         let gold_index =
             gold_index(&record).map_err(|problem| EvaluationError::record(path, index, problem))?;
-        gold.push(record.ctxs.remove(gold_index));
+        let document = record.ctxs.remove(gold_index);
+        bytes += document.title.len() + document.text.len();
+        if bytes > MAX_GOLD_BYTES {
+            let problem =
+                format!("the gold documents so far have more than {MAX_GOLD_BYTES} bytes");
+            return Err(EvaluationError::record(path, index, problem).into());
+        }
+        gold.push(document);
         if index < limit {
+            is_short |= record.ctxs.len() < options.num_documents - 1;
             record.ctxs.truncate(options.num_documents - 1);
             records.push(Record {
                 question: record.question,

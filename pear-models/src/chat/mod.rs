@@ -1,10 +1,13 @@
 //! Chat templates: what a conversation looks like to the model that was trained on it.
 
+mod json;
+mod limits;
+
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use minijinja::syntax::SyntaxConfig;
-use minijinja::value::{Kwargs, Serde, ValueKind};
+use minijinja::value::Serde;
 use minijinja::{Environment, ErrorKind, Value as Jinja};
 use serde::Serialize;
 use serde_json::Value;
@@ -146,10 +149,12 @@ impl ChatTemplate {
     }
 
     fn new(path: PathBuf, source: &str, special: BTreeMap<String, String>) -> Result<Self, Error> {
+        let malformed =
+            |problem: String| Error::malformed(&path, format!("not a chat template: {problem}"));
+        limits::check(source).map_err(malformed)?;
         let mut environment = environment();
-        environment
-            .add_template_owned(NAME, scoped_generation(source))
-            .map_err(|e| Error::malformed(&path, format!("not a chat template: {e:#}")))?;
+        limits::on_large_stack(|| environment.add_template_owned(NAME, scoped_generation(source)))
+            .map_err(|e| malformed(format!("{e:#}")))?;
         Ok(Self {
             path,
             environment,
@@ -179,11 +184,11 @@ impl ChatTemplate {
         // Templates ask for these whether there are any or not.
         context.insert("tools", ().into());
         context.insert("documents", ().into());
-        self.environment
-            .get_template(NAME)
-            .map_err(fail)?
-            .render(context)
-            .map_err(fail)
+        let template = self.environment.get_template(NAME).map_err(fail)?;
+        let mut text = limits::Output::default();
+        let rendered =
+            limits::on_large_stack(|| template.render_captured_to(context, &mut text).map(drop));
+        text.finish(rendered).map_err(fail)
     }
 }
 
@@ -240,6 +245,7 @@ fn scoped_generation(source: &str) -> String {
 /// What transformers gives templates beside Jinja itself.
 fn environment() -> Environment<'static> {
     let mut environment = Environment::new();
+    environment.set_fuel(Some(limits::FUEL));
     environment.set_syntax(
         SyntaxConfig::builder()
             .trim_blocks(true)
@@ -248,7 +254,7 @@ fn environment() -> Environment<'static> {
             .expect("Jinja's own delimiters"),
     );
     environment.set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
-    environment.add_filter("tojson", to_json);
+    environment.add_filter("tojson", json::to_json);
     // As in Python, `none` is not iterable: templates ask this of `tools` before they count them.
     environment.add_test("iterable", |value: Jinja| {
         !value.is_none() && value.try_iter().is_ok()
@@ -274,101 +280,4 @@ fn environment() -> Environment<'static> {
         },
     );
     environment
-}
-
-/// transformers' `tojson`: `json.dumps` of Python with `ensure_ascii=False`.
-fn to_json(value: Jinja, options: Kwargs) -> Result<String, minijinja::Error> {
-    let indent: Option<usize> = options.get("indent")?;
-    let after_item = if indent.is_some() { "," } else { ", " };
-    let separators: Option<Vec<String>> = options.get("separators")?;
-    let separators = separators.unwrap_or_else(|| vec![after_item.into(), ": ".into()]);
-    let [between_items, after_key] = separators.try_into().map_err(|_| {
-        minijinja::Error::new(
-            ErrorKind::InvalidOperation,
-            "tojson: two separators expected",
-        )
-    })?;
-    let json = JsonWriter {
-        indent,
-        between_items,
-        after_key,
-        sort_keys: options.get::<Option<bool>>("sort_keys")?.unwrap_or(false),
-        ensure_ascii: options
-            .get::<Option<bool>>("ensure_ascii")?
-            .unwrap_or(false),
-    };
-    options.assert_all_used()?;
-    let mut text = String::new();
-    json.write(&value, 0, &mut text)?;
-    Ok(text)
-}
-
-/// The options of Python's `json.dumps`.
-struct JsonWriter {
-    /// Spaces for each level; all in one line without.
-    indent: Option<usize>,
-    between_items: String,
-    after_key: String,
-    sort_keys: bool,
-    ensure_ascii: bool,
-}
-
-impl JsonWriter {
-    fn write(
-        &self,
-        value: &Jinja,
-        depth: usize,
-        text: &mut String,
-    ) -> Result<(), minijinja::Error> {
-        let is_map = value.kind() == ValueKind::Map;
-        if !is_map && !matches!(value.kind(), ValueKind::Seq | ValueKind::Iterable) {
-            let scalar = serde_json::to_string(value).map_err(|e| {
-                minijinja::Error::new(ErrorKind::BadSerialization, format!("tojson: {e}"))
-            })?;
-            self.push(&scalar, text);
-            return Ok(());
-        }
-        let mut items: Vec<Jinja> = value.try_iter()?.collect();
-        if is_map && self.sort_keys {
-            items.sort();
-        }
-        text.push(if is_map { '{' } else { '[' });
-        for (index, item) in items.iter().enumerate() {
-            if index > 0 {
-                *text += &self.between_items;
-            }
-            self.break_line(depth + 1, text);
-            if is_map {
-                self.push(&Value::from(item.to_string()).to_string(), text);
-                *text += &self.after_key;
-                self.write(&value.get_item(item)?, depth + 1, text)?;
-            } else {
-                self.write(item, depth + 1, text)?;
-            }
-        }
-        if !items.is_empty() {
-            self.break_line(depth, text);
-        }
-        text.push(if is_map { '}' } else { ']' });
-        Ok(())
-    }
-
-    fn break_line(&self, depth: usize, text: &mut String) {
-        if let Some(indent) = self.indent {
-            text.push('\n');
-            text.extend(std::iter::repeat_n(' ', indent * depth));
-        }
-    }
-
-    /// A number or quoted text, letters beyond ASCII escaped if that is asked for.
-    fn push(&self, scalar: &str, text: &mut String) {
-        for letter in scalar.chars() {
-            if self.ensure_ascii && !letter.is_ascii() {
-                let units = letter.encode_utf16(&mut [0; 2]).to_vec();
-                text.extend(units.iter().map(|unit| format!("\\u{unit:04x}")));
-            } else {
-                text.push(letter);
-            }
-        }
-    }
 }

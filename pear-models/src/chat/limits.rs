@@ -1,0 +1,276 @@
+//! Limits of chat templates: programs that come with a model.
+
+use std::collections::BTreeSet;
+use std::io::{self, Write};
+
+use minijinja::{Error, ErrorKind};
+
+/// Instructions that a template may run: a second's worth, of which the longest conversations take a hundredth.
+pub(super) const FUEL: u64 = 10_000_000;
+/// Bytes that a template may write.
+pub(super) const MAX_OUTPUT: usize = 1 << 26;
+/// Bytes of a template: published ones have at most a tenth.
+const MAX_SOURCE: usize = 1 << 20;
+/// Names, numbers, texts and signs between two braces: an expression may be as deep as it is long.
+const MAX_TOKENS: usize = 4000;
+/// Room for expressions of so many tokens.
+const STACK: usize = 1 << 26;
+
+/// What a template that writes too much is told.
+pub(super) fn too_large() -> Error {
+    Error::new(
+        ErrorKind::InvalidOperation,
+        format!("writes more than {MAX_OUTPUT} bytes"),
+    )
+}
+
+/// Runs `f` where deep expressions have room.
+pub(super) fn on_large_stack<T: Send>(
+    f: impl FnOnce() -> Result<T, Error> + Send,
+) -> Result<T, Error> {
+    let failed = |problem: String| Error::new(ErrorKind::InvalidOperation, problem);
+    std::thread::scope(|scope| {
+        std::thread::Builder::new()
+            .name("chat template".into())
+            .stack_size(STACK)
+            .spawn_scoped(scope, f)
+            .map_err(|e| failed(format!("no thread for it: {e}")))?
+            .join()
+            .unwrap_or_else(|_| Err(failed("the template library failed".into())))
+    })
+}
+
+/// What a template writes, up to [`MAX_OUTPUT`].
+#[derive(Debug, Default)]
+pub(super) struct Output {
+    bytes: Vec<u8>,
+    is_full: bool,
+}
+
+impl Output {
+    /// The text, if `rendered` went well.
+    pub(super) fn finish(self, rendered: Result<(), Error>) -> Result<String, Error> {
+        if self.is_full {
+            return Err(too_large());
+        }
+        rendered?;
+        String::from_utf8(self.bytes)
+            .map_err(|e| Error::new(ErrorKind::InvalidOperation, format!("writes no UTF-8: {e}")))
+    }
+}
+
+impl Write for Output {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        if self.bytes.len() + bytes.len() > MAX_OUTPUT {
+            self.is_full = true;
+            return Err(io::ErrorKind::FileTooLarge.into());
+        }
+        self.bytes.extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// Checks a template before it is compiled; the problem if it has one.
+///
+/// A namespace that contains itself has no end when it is written, and the template library does not look for one. So what attributes are
+/// set of must be made by `namespace(…)`, and is only ever used for its attributes.
+pub(super) fn check(source: &str) -> Result<(), String> {
+    if source.len() > MAX_SOURCE {
+        return Err(format!(
+            "{} bytes long: expected at most {MAX_SOURCE}",
+            source.len()
+        ));
+    }
+    let tags: Vec<Vec<Token>> = Tags(source).collect();
+    if let Some(tag) = tags.iter().find(|tag| tag.len() > MAX_TOKENS) {
+        return Err(format!(
+            "an expression of {} parts: expected at most {MAX_TOKENS}",
+            tag.len()
+        ));
+    }
+    let namespaces: BTreeSet<&str> = tags.iter().filter_map(|tag| attribute_owner(tag)).collect();
+    for tag in &tags {
+        if let Some(name) = bare_namespace(tag, &namespaces) {
+            return Err(format!(
+                "`{name}`, of which attributes are set, is used as a whole: it could contain itself"
+            ));
+        }
+    }
+    Ok(())
+}
+
+/// Of `set name.attribute = …`, the name.
+fn attribute_owner<'a>(tag: &[Token<'a>]) -> Option<&'a str> {
+    match tag {
+        [Token::Name("set"), Token::Name(name), Token::Sign(b'.'), ..] => Some(name),
+        _ => None,
+    }
+}
+
+/// A namespace that a tag uses otherwise than for its attributes, or that it makes of something else.
+fn bare_namespace<'a>(tag: &[Token<'a>], namespaces: &BTreeSet<&str>) -> Option<&'a str> {
+    let is_made = |at: usize| {
+        matches!(
+            tag,
+            [
+                Token::Name("set"),
+                _,
+                Token::Sign(b'='),
+                Token::Name("namespace"),
+                Token::Sign(b'('),
+                ..
+            ]
+        ) && at == 1
+    };
+    tag.iter().enumerate().find_map(|(at, token)| match *token {
+        Token::Name(name) if namespaces.contains(name) => {
+            let before = at.checked_sub(1).map(|before| tag[before]);
+            let after = tag.get(at + 1);
+            let is_attribute = before == Some(Token::Sign(b'.'));
+            // `f(name=…)`, and not `name == …`.
+            let is_argument = at > 1
+                && after == Some(&Token::Sign(b'='))
+                && tag.get(at + 2) != Some(&Token::Sign(b'='));
+            let is_owner = after == Some(&Token::Sign(b'.'));
+            (!is_attribute && !is_argument && !is_owner && !is_made(at)).then_some(name)
+        }
+        _ => None,
+    })
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Token<'a> {
+    Name(&'a str),
+    Text,
+    Sign(u8),
+}
+
+/// The tags of a template, `{{ … }}` and `{% … %}`, as tokens.
+struct Tags<'a>(&'a str);
+
+impl<'a> Iterator for Tags<'a> {
+    type Item = Vec<Token<'a>>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        loop {
+            let start = self.0.find("{")?;
+            let rest = &self.0[start + 1..];
+            self.0 = rest;
+            match rest.as_bytes().first() {
+                Some(b'#') => self.0 = rest.find("#}").map_or("", |end| &rest[end + 2..]),
+                Some(b'{' | b'%') => {
+                    let (tag, rest) = tokens(&rest[1..]);
+                    self.0 = rest;
+                    return Some(tag);
+                }
+                _ => {}
+            }
+        }
+    }
+}
+
+/// The tokens up to the end of a tag, and what follows.
+fn tokens(source: &str) -> (Vec<Token<'_>>, &str) {
+    let bytes = source.as_bytes();
+    let is_of_name = |byte: &u8| byte.is_ascii_alphanumeric() || *byte == b'_';
+    let (mut tokens, mut at, mut open) = (Vec::new(), 0, 0usize);
+    while at < bytes.len() {
+        let byte = bytes[at];
+        let is_end = matches!(byte, b'}' | b'%') && bytes.get(at + 1) == Some(&b'}');
+        if is_end && open == 0 {
+            return (tokens, &source[at + 2..]);
+        }
+        let length = match byte {
+            b'"' | b'\'' => {
+                tokens.push(Token::Text);
+                text_length(&bytes[at..])
+            }
+            _ if is_of_name(&byte) => {
+                let length = bytes[at..]
+                    .iter()
+                    .take_while(|byte| is_of_name(byte))
+                    .count();
+                tokens.push(Token::Name(&source[at..at + length]));
+                length
+            }
+            _ => {
+                match byte {
+                    b'{' => open += 1,
+                    b'}' => open = open.saturating_sub(1),
+                    _ => {}
+                }
+                // `{%-` and `-%}` are no part of an expression.
+                let is_trim = matches!(byte, b'-' | b'+') && tokens.is_empty();
+                if !byte.is_ascii_whitespace() && !is_trim {
+                    tokens.push(Token::Sign(byte));
+                }
+                1
+            }
+        };
+        at += length;
+    }
+    (tokens, "")
+}
+
+/// Bytes of a quoted text at the beginning, with its quotes.
+fn text_length(bytes: &[u8]) -> usize {
+    let mut at = 1;
+    while at < bytes.len() {
+        match bytes[at] {
+            b'\\' => at += 1,
+            byte if byte == bytes[0] => return at + 1,
+            _ => {}
+        }
+        at += 1;
+    }
+    bytes.len()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn namespaces_are_used_for_their_attributes_alone() {
+        for fine in [
+            "{% set ns = namespace(a=1, b=[]) %}{% set ns.a = ns.a + 1 %}{{ ns.b }}{{ x.ns }}",
+            "{%- set ns = namespace(found=false) -%}{% if not ns.found %}{% set ns.found = f(ns=2) %}{% endif %}",
+            "{# ns #}{{ {'a': {'b': 1}} }} ns {{ 'ns' }}{% set ns.x = 'ns' %}",
+        ] {
+            assert_eq!(check(fine), Ok(()), "{fine}");
+        }
+        for circular in [
+            "{% set n = namespace() %}{% set n.a = n %}",
+            "{% set n = namespace() %}{% set m = [n] %}{% set n.a = m %}",
+            "{% for n in [namespace()] %}{% set n.a = 1 %}{% endfor %}",
+            "{% set l = [namespace()] %}{% set n = l[0] %}{% set n.a = l %}",
+            "{% set n.a = 1 %}{{ n == 1 }}",
+            "{% set n.a = 1 %}{{ {'x': n} | tojson }}",
+        ] {
+            let problem = check(circular).unwrap_err();
+            assert!(
+                problem.starts_with("`n`, of which"),
+                "{circular}: {problem}"
+            );
+        }
+    }
+
+    #[test]
+    fn templates_and_expressions_have_a_largest_size() {
+        assert!(check(&"x".repeat(MAX_SOURCE)).is_ok());
+        assert!(
+            check(&"x".repeat(MAX_SOURCE + 1))
+                .unwrap_err()
+                .contains("bytes long")
+        );
+        let nots = |count: usize| format!("{{{{ {} true }}}}", "not ".repeat(count));
+        assert!(check(&nots(MAX_TOKENS - 1)).is_ok());
+        assert!(check(&nots(MAX_TOKENS)).unwrap_err().contains("parts"));
+        // A text is one of them.
+        assert!(check(&format!("{{{{ '{}' }}}}", "not \\' }}".repeat(MAX_TOKENS))).is_ok());
+    }
+}
