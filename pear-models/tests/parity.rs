@@ -298,10 +298,10 @@ fn half_precision_errs_no_more_than_transformers_does_in_half_precision() {
                 .iter()
                 .any(|layer| matches!(layer.mlp, MlpConfig::Experts(_)));
             // Rounding decides between experts that are nearly equal: a few large errors, in the library, too.
-            let (typical, worst): (fn(&[f64], &[f64]) -> f64, f64) = if has_experts {
-                (of_three_quarters, WORSE_EXPERTS)
+            let (typical, worst) = if has_experts {
+                (of_three_quarters as Distance, WORSE_EXPERTS)
             } else {
-                (root_mean_square, WORSE)
+                (root_mean_square as Distance, WORSE)
             };
             let (error, floor) = (typical(&ours, &exact), typical(&theirs.concat(), &exact));
             println!("| `{name}` | {dtype:?} | {floor:.4} | {error:.4} |");
@@ -314,6 +314,8 @@ fn half_precision_errs_no_more_than_transformers_does_in_half_precision() {
     }
     assert!(worse.is_empty(), "{}", worse.join("\n"));
 }
+
+type Distance = fn(&[f64], &[f64]) -> f64;
 
 /// The root mean square of the smaller three quarters of the differences.
 fn of_three_quarters(a: &[f64], b: &[f64]) -> f64 {

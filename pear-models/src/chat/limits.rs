@@ -76,8 +76,8 @@ impl Write for Output {
 
 /// Checks a template before it is compiled; the problem if it has one.
 ///
-/// A namespace that contains itself has no end when it is written, and the template library does not look for one. So what attributes are
-/// set of must be made by `namespace(…)`, and is only ever used for its attributes.
+/// A namespace that contains itself has no end when it is written, and the template library does not look for one. So nothing is put into a
+/// namespace that may hold one.
 pub(super) fn check(source: &str) -> Result<(), String> {
     if source.len() > MAX_SOURCE {
         return Err(format!(
@@ -92,53 +92,84 @@ pub(super) fn check(source: &str) -> Result<(), String> {
             tag.len()
         ));
     }
-    let namespaces: BTreeSet<&str> = tags.iter().filter_map(|tag| attribute_owner(tag)).collect();
+    let holders = holders(&tags);
     for tag in &tags {
-        if let Some(name) = bare_namespace(tag, &namespaces) {
+        let put = match tag[..] {
+            [Token::Name("set"), Token::Name(_), Token::Sign(b'.'), ..] => &tag[3..],
+            _ => match tag
+                .iter()
+                .position(|token| *token == Token::Name(NAMESPACE))
+            {
+                Some(at) => &tag[at + 1..],
+                None => continue,
+            },
+        };
+        let made = put.contains(&Token::Name(NAMESPACE)).then_some(NAMESPACE);
+        if let Some(name) = made.or_else(|| held(put, &holders)) {
             return Err(format!(
-                "`{name}`, of which attributes are set, is used as a whole: it could contain itself"
+                "`{name}`, which may be a namespace, is put into one: it could contain itself"
             ));
         }
     }
     Ok(())
 }
 
-/// Of `set name.attribute = …`, the name.
-fn attribute_owner<'a>(tag: &[Token<'a>]) -> Option<&'a str> {
-    match tag {
-        [Token::Name("set"), Token::Name(name), Token::Sign(b'.'), ..] => Some(name),
-        _ => None,
+const NAMESPACE: &str = "namespace";
+
+/// The names that may hold a namespace, on their own or in a list.
+fn holders<'a>(tags: &[Vec<Token<'a>>]) -> BTreeSet<&'a str> {
+    let mut holders = BTreeSet::new();
+    loop {
+        let before = holders.len();
+        let mut is_passed = false;
+        for tag in tags {
+            let (names, value) = match tag[..] {
+                [Token::Name("set"), Token::Name(name), Token::Sign(b'='), ..] => {
+                    (vec![name], &tag[3..])
+                }
+                [Token::Name("for"), ..] => {
+                    let at = tag.iter().position(|token| *token == Token::Name("in"));
+                    let (names, value) = tag.split_at(at.unwrap_or(tag.len()));
+                    (names[1..].iter().filter_map(Token::name).collect(), value)
+                }
+                _ => (Vec::new(), &tag[..]),
+            };
+            let holds = value.contains(&Token::Name(NAMESPACE)) || held(value, &holders).is_some();
+            if holds {
+                holders.extend(names);
+            }
+            let is_made_in_call = value
+                .windows(2)
+                .any(|pair| matches!(pair, [Token::Sign(b'(' | b','), Token::Name(NAMESPACE)]));
+            let has_call = value.contains(&Token::Sign(b'('));
+            is_passed |= is_made_in_call || has_call && held(value, &holders).is_some();
+        }
+        // A macro may be called with one.
+        if is_passed {
+            let parameters = tags
+                .iter()
+                .filter(|tag| matches!(tag[..], [Token::Name("macro" | "call"), ..]))
+                .flat_map(|tag| tag[1..].iter().filter_map(Token::name));
+            holders.extend(parameters.filter(|name| *name != NAMESPACE));
+        }
+        if holders.len() == before {
+            return holders;
+        }
     }
 }
 
-/// A namespace that a tag uses otherwise than for its attributes, or that it makes of something else.
-fn bare_namespace<'a>(tag: &[Token<'a>], namespaces: &BTreeSet<&str>) -> Option<&'a str> {
-    let is_made = |at: usize| {
-        matches!(
-            tag,
-            [
-                Token::Name("set"),
-                _,
-                Token::Sign(b'='),
-                Token::Name("namespace"),
-                Token::Sign(b'('),
-                ..
-            ]
-        ) && at == 1
-    };
-    tag.iter().enumerate().find_map(|(at, token)| match *token {
-        Token::Name(name) if namespaces.contains(name) => {
-            let before = at.checked_sub(1).map(|before| tag[before]);
-            let after = tag.get(at + 1);
-            let is_attribute = before == Some(Token::Sign(b'.'));
-            // `f(name=…)`, and not `name == …`.
-            let is_argument = at > 1
-                && after == Some(&Token::Sign(b'='))
-                && tag.get(at + 2) != Some(&Token::Sign(b'='));
-            let is_owner = after == Some(&Token::Sign(b'.'));
-            (!is_attribute && !is_argument && !is_owner && !is_made(at)).then_some(name)
-        }
-        _ => None,
+/// A name of an expression that stands for what it holds, not for one of its attributes.
+fn held<'a>(expression: &[Token<'a>], holders: &BTreeSet<&str>) -> Option<&'a str> {
+    expression.iter().enumerate().find_map(|(at, token)| {
+        let name = token.name().filter(|name| holders.contains(name))?;
+        let is_attribute = at > 0 && expression[at - 1] == Token::Sign(b'.');
+        let is_owner = expression.get(at + 1) == Some(&Token::Sign(b'.'));
+        // `f(name=…)`, and not `name == …`.
+        let is_argument = at > 0
+            && matches!(expression[at - 1], Token::Sign(b'(' | b','))
+            && expression.get(at + 1) == Some(&Token::Sign(b'='))
+            && expression.get(at + 2) != Some(&Token::Sign(b'='));
+        (!is_attribute && !is_owner && !is_argument).then_some(name)
     })
 }
 
@@ -147,6 +178,15 @@ enum Token<'a> {
     Name(&'a str),
     Text,
     Sign(u8),
+}
+
+impl<'a> Token<'a> {
+    fn name(&self) -> Option<&'a str> {
+        match self {
+            Self::Name(name) => Some(name),
+            _ => None,
+        }
+    }
 }
 
 /// The tags of a template, `{{ … }}` and `{% … %}`, as tokens.
@@ -235,27 +275,27 @@ mod tests {
     use super::*;
 
     #[test]
-    fn namespaces_are_used_for_their_attributes_alone() {
+    fn nothing_is_put_into_a_namespace_that_may_hold_one() {
         for fine in [
             "{% set ns = namespace(a=1, b=[]) %}{% set ns.a = ns.a + 1 %}{{ ns.b }}{{ x.ns }}",
             "{%- set ns = namespace(found=false) -%}{% if not ns.found %}{% set ns.found = f(ns=2) %}{% endif %}",
             "{# ns #}{{ {'a': {'b': 1}} }} ns {{ 'ns' }}{% set ns.x = 'ns' %}",
+            "{% set c = namespace(text='') %}{% set c.text = c.text ~ m.c %}{% set c = m.content %}{{ c }}",
+            "{% macro f(m) %}{% set n = namespace(a=m) %}{% set n.a = m.x %}{% endmacro %}{{ f(messages) }}",
         ] {
             assert_eq!(check(fine), Ok(()), "{fine}");
         }
         for circular in [
             "{% set n = namespace() %}{% set n.a = n %}",
             "{% set n = namespace() %}{% set m = [n] %}{% set n.a = m %}",
-            "{% for n in [namespace()] %}{% set n.a = 1 %}{% endfor %}",
+            "{% for n in [namespace()] %}{% set n.a = n %}{% endfor %}",
             "{% set l = [namespace()] %}{% set n = l[0] %}{% set n.a = l %}",
-            "{% set n.a = 1 %}{{ n == 1 }}",
-            "{% set n.a = 1 %}{{ {'x': n} | tojson }}",
+            "{% set n = namespace() %}{% set m = namespace(a=n) %}{% set n.a = m %}",
+            "{% set n = namespace() %}{% macro f(p) %}{% set n.a = p %}{% endmacro %}{{ f(n) }}",
+            "{% set n.a = namespace() %}{% set m = n.a %}{% set m.b = {'x': m} %}",
         ] {
             let problem = check(circular).unwrap_err();
-            assert!(
-                problem.starts_with("`n`, of which"),
-                "{circular}: {problem}"
-            );
+            assert!(problem.contains("is put into one"), "{circular}: {problem}");
         }
     }
 
