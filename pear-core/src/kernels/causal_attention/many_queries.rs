@@ -126,21 +126,21 @@ impl Attention<'_> {
         let query = of_rows(query, self.head_dim);
         let mut scores = vec![0.0; BLOCK * width];
         let mut weights = vec![bf16::ZERO; rows * width];
-        // SAFETY: the instructions are available, or nobody had them.
+        // SAFETY: the instructions are available, or nobody had them; no other task runs within.
         unsafe {
             self.instructions.with_blocks(|multiply| {
                 self.score(multiply, &query, seen, span.start, &mut scores);
-                vectorised(
-                    #[inline(always)]
-                    || self.weigh(head, first, span.start, &mut scores, &mut weights),
-                );
-                self.sum(
-                    multiply,
-                    &of_rows(&weights, width),
-                    seen,
-                    span.start,
-                    output,
-                );
+            });
+        }
+        vectorised(
+            #[inline(always)]
+            || self.weigh(head, first, span.start, &mut scores, &mut weights),
+        );
+        let weights = of_rows(&weights, width);
+        // SAFETY: as above.
+        unsafe {
+            self.instructions.with_blocks(|multiply| {
+                self.sum(multiply, &weights, seen, span.start, output);
             });
         }
     }

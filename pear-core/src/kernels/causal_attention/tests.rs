@@ -48,7 +48,14 @@ fn attention_of_many_queries_in_half_precision_is_that_of_the_composed_operation
     if Instructions::best().is_none() {
         return;
     }
-    for (queries, keys, head_dim) in [(9, 9, 16), (40, 100, 48), (100, 100, 64), (65, 70, 5)] {
+    for (queries, keys, head_dim) in [
+        (9, 9, 16),
+        (40, 100, 48),
+        (100, 100, 64),
+        (65, 70, 5),
+        // So many keys that threads divide their tiles.
+        (150, 2300, 16),
+    ] {
         let [query, key, value] = [
             random([2, queries, 6, head_dim]).swap_dims(1, 2),
             random([2, 2, keys + 3, head_dim]).narrow(2, 0, keys),

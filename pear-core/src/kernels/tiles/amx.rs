@@ -90,7 +90,7 @@ mod x86 {
     /// Calls `f` with a function that computes a block of the output.
     ///
     /// # Safety
-    /// AMX must be available.
+    /// AMX must be available; `f` must not lead here again.
     pub(in super::super) unsafe fn with_blocks<R>(
         f: impl FnOnce(&mut dyn FnMut(Factors, &mut Sums)) -> R,
     ) -> R {

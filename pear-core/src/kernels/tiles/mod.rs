@@ -46,7 +46,8 @@ impl Instructions {
     /// Calls `f` with a function that multiplies tiles.
     ///
     /// # Safety
-    /// The instructions must be available.
+    /// The instructions must be available, and `f` must not let this thread run other tasks, as anything parallel would: they might do the
+    /// same, and leave the tiles unusable.
     pub unsafe fn with_blocks<R>(
         self,
         f: impl FnOnce(&mut dyn FnMut(Factors, &mut Sums)) -> R,
