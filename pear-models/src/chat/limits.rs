@@ -13,8 +13,24 @@ pub(super) const MAX_OUTPUT: usize = 1 << 26;
 const MAX_SOURCE: usize = 1 << 20;
 /// Names, numbers, texts and signs between two braces: an expression may be as deep as it is long.
 const MAX_TOKENS: usize = 4000;
+/// Characters of an error.
+const LONGEST_MESSAGE: usize = 500;
 /// Room for expressions of so many tokens.
 const STACK: usize = 1 << 26;
+
+/// An error of a template with its causes, without the source around it; cut where a template's own message is long.
+pub(super) fn problem(error: &Error) -> String {
+    let mut problem = error.to_string();
+    let mut cause = std::error::Error::source(error);
+    while let Some(error) = cause {
+        problem += &format!(": {error}");
+        cause = error.source();
+    }
+    match problem.char_indices().nth(LONGEST_MESSAGE) {
+        Some((end, _)) => format!("{} …", &problem[..end]),
+        None => problem,
+    }
+}
 
 /// What a template that writes too much is told.
 pub(super) fn too_large() -> Error {

@@ -154,7 +154,7 @@ impl ChatTemplate {
         limits::check(source).map_err(malformed)?;
         let mut environment = environment();
         limits::on_large_stack(|| environment.add_template_owned(NAME, scoped_generation(source)))
-            .map_err(|e| malformed(format!("{e:#}")))?;
+            .map_err(|e| malformed(limits::problem(&e)))?;
         Ok(Self {
             path,
             environment,
@@ -172,8 +172,12 @@ impl ChatTemplate {
         messages: &[Message],
         add_generation_prompt: bool,
     ) -> Result<String, Error> {
-        let fail =
-            |e: minijinja::Error| Error::malformed(&self.path, format!("the chat template: {e:#}"));
+        let fail = |e: minijinja::Error| {
+            Error::malformed(
+                &self.path,
+                format!("the chat template: {}", limits::problem(&e)),
+            )
+        };
         let mut context: BTreeMap<&str, Jinja> = self
             .special
             .iter()
