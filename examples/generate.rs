@@ -94,7 +94,6 @@ fn main() -> ExitCode {
 
 fn run(arguments: Arguments) -> Result<()> {
     let inputs = [Some(&arguments.model.model), arguments.profile.as_ref()];
-    let inputs = inputs.into_iter().flatten().map(|path| &**path);
     cli::Outputs::beside(inputs).add("--out", arguments.out.as_deref())?;
     let mut options = options(&arguments)?;
     let directory = arguments.model.open()?;

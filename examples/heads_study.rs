@@ -172,9 +172,13 @@ fn run(arguments: Arguments) -> Result<()> {
     if arguments.seeds == 0 || arguments.pieces == 0 || arguments.num_passages == 0 {
         bail!("--seeds, --pieces and --num-passages: expected at least 1");
     }
-    if let Some(out) = &arguments.out {
-        cli::check_out("--out", out)?;
-    }
+    let inputs = [
+        &arguments.model.model,
+        &arguments.facts,
+        &arguments.passages,
+        &arguments.text,
+    ];
+    cli::Outputs::beside(inputs.map(Some)).add("--out", arguments.out.as_deref())?;
     let directory = arguments.model.open()?;
     let model = arguments.model.load(&directory)?;
     let exam = Exam::read(&arguments, &directory, &model)?;

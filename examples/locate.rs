@@ -217,15 +217,18 @@ fn main() -> ExitCode {
 }
 
 fn merge(arguments: MergeArguments) -> Result<()> {
-    let inputs = arguments.merge.iter().map(|path| &**path);
-    check_outputs(inputs, &arguments.out, &arguments.heatmap)?;
+    check_outputs(
+        arguments.merge.iter().map(Some),
+        &arguments.out,
+        &arguments.heatmap,
+    )?;
     let scores = Scores::merge(&arguments.merge)?;
     let heads = TopK::checked(arguments.top_k, 10, scores.heads().len())?.of(&scores)?;
     finish(&scores, &heads, &arguments.out, &arguments.heatmap)
 }
 
 fn check_outputs<'a>(
-    inputs: impl IntoIterator<Item = &'a Path>,
+    inputs: impl IntoIterator<Item = Option<&'a PathBuf>>,
     out: &Option<PathBuf>,
     heatmap: &Option<PathBuf>,
 ) -> Result<()> {
@@ -265,7 +268,6 @@ fn run(arguments: Arguments) -> Result<()> {
         Some(&arguments.model.model),
         arguments.proxy_tokens.as_ref(),
     ];
-    let inputs = inputs.into_iter().flatten().map(|path| &**path);
     check_outputs(inputs, &arguments.out, &arguments.heatmap)?;
     let options = options(&arguments)?;
     let directory = arguments.model.open()?;

@@ -59,7 +59,6 @@ fn run(arguments: Arguments) -> Result<()> {
         arguments.tokens.as_ref(),
         arguments.text.as_ref(),
     ];
-    let inputs = inputs.into_iter().flatten().map(|path| &**path);
     cli::Outputs::beside(inputs).add("--out", arguments.out.as_deref())?;
     let directory = arguments.model.open()?;
     let profile = arguments

@@ -279,7 +279,6 @@ fn check(arguments: &Arguments) -> Result<()> {
         arguments.proxy_tokens.as_ref(),
         arguments.text.as_ref(),
     ];
-    let inputs = inputs.into_iter().flatten().map(|path| &**path);
     let mut outputs = cli::Outputs::beside(inputs);
     outputs.add("--out", arguments.out.as_deref())?;
     outputs.add("--curve", arguments.curve.as_deref())?;
@@ -586,12 +585,9 @@ impl<'a> Observer<'a> {
     /// The coefficients to keep, and the history.
     fn finish(self, trainer: &Trainer<&Decoder>) -> Result<(Profile, Vec<Vec<f64>>)> {
         drop(self.bar);
-        let last_within = match self.gate {
-            // The last steps have not been measured.
-            Some(gate) => gate.finish(trainer.coefficients())?,
-            None => None,
-        };
-        let profile = match last_within {
+        // The last steps have not been measured.
+        let last_within = self.gate.map(|gate| gate.finish(trainer.coefficients()));
+        let profile = match last_within.transpose()?.flatten() {
             Some(profile) => profile,
             None => trainer.profile()?,
         };

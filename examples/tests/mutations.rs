@@ -79,15 +79,7 @@ impl Bench {
     fn new() -> Self {
         let folder = tempfile::tempdir().unwrap();
         let (llama, tiny) = (folder.path().join("llama"), folder.path().join("tiny"));
-        for (from, to) in [("llama-2", &llama)] {
-            fs::create_dir(to).unwrap();
-            for entry in fs::read_dir(common::model(from)).unwrap() {
-                let path = entry.unwrap().path();
-                if path.is_file() {
-                    fs::copy(&path, to.join(path.file_name().unwrap())).unwrap();
-                }
-            }
-        }
+        common::copy_model("llama-2", &llama);
         fs::create_dir(&tiny).unwrap();
         Tiny::Rope.write(&tiny).unwrap();
         fs::write(tiny.join("tokenizer.json"), bytes_as_tokens().to_string()).unwrap();

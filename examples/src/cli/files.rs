@@ -42,14 +42,14 @@ pub struct Outputs {
 }
 
 impl Outputs {
-    /// Of a command that reads these files, and the files of these model directories.
-    pub fn beside<'a>(inputs: impl IntoIterator<Item = &'a Path>) -> Self {
+    /// Of a command that reads these files, as far as they are given, and the files of these model directories.
+    pub fn beside<'a>(inputs: impl IntoIterator<Item = Option<&'a PathBuf>>) -> Self {
         let is_of_model = |path: &PathBuf| {
             let name = path.file_name().unwrap_or_default().to_string_lossy();
             CONFIGURATION.contains(&&*name) || OF_MODELS.iter().any(|end| name.ends_with(end))
         };
         let mut files = Vec::new();
-        for input in inputs {
+        for input in inputs.into_iter().flatten() {
             match fs::read_dir(input) {
                 Ok(entries) => {
                     let paths = entries.flatten().map(|entry| entry.path());
@@ -204,7 +204,7 @@ mod tests {
             fs::write(path(name), "{}").unwrap();
         }
         let (model, scores) = (folder.path().to_owned(), path("scores.json"));
-        let mut outputs = Outputs::beside([&*model, &*scores]);
+        let mut outputs = Outputs::beside([Some(&model), Some(&scores)]);
         outputs.add("--out", None).unwrap();
         outputs.add("--out", Some(&path("new.json"))).unwrap();
         for read in ["model.safetensors", "scores.json"] {

@@ -189,7 +189,6 @@ impl Arguments {
             self.template.as_ref(),
             self.text.as_ref(),
         ];
-        let inputs = inputs.into_iter().flatten().map(|path| &**path);
         let mut outputs = cli::Outputs::beside(inputs);
         outputs.add("--out", self.out.as_deref())?;
         outputs.add("--outputs", self.outputs.as_deref())?;
@@ -242,7 +241,7 @@ impl Arguments {
     fn check_use(&self, format: Option<Format>) -> Result<()> {
         use Format::{Conflict, Kv, Longbench, Mdqa, Proxy, Swap, TinyWorld};
         const QUESTIONS: &[Format] = &[Mdqa, Longbench, Conflict, Swap, Kv];
-        let uses: [(&str, bool, &[Format]); 15] = [
+        let uses: [(&str, bool, &[Format]); 17] = [
             ("--data", self.data.is_some(), QUESTIONS),
             ("--by", self.by.is_some(), &[Conflict, Swap, Kv]),
             ("--documents", self.documents.is_some(), &[Mdqa]),
@@ -266,12 +265,10 @@ impl Arguments {
             ("--stop-at-newline", self.stop_at_newline, QUESTIONS),
             ("--outputs", self.outputs.is_some(), QUESTIONS),
             ("--lengths", self.lengths.is_some(), &[Proxy]),
-        ];
-        let more: [(&str, bool, &[Format]); 2] = [
             ("--samples", self.samples.is_some(), &[Proxy, TinyWorld]),
             ("--bos", self.bos, &[Proxy]),
         ];
-        for (flag, is_given, formats) in uses.into_iter().chain(more) {
+        for (flag, is_given, formats) in uses {
             if is_given && !format.is_some_and(|format| formats.contains(&format)) {
                 let names: Vec<String> = formats.iter().map(|format| format.name()).collect();
                 bail!(

@@ -83,8 +83,6 @@ impl Journal {
         }
         fs::create_dir_all(&folder)
             .with_context(|| format!("--out {name}: cannot make the folder"))?;
-        remove_unfinished(out)?;
-        remove_unfinished(&folder)?;
         let journal = Self {
             out: out.into(),
             seconds: RefCell::default(),
@@ -184,19 +182,6 @@ impl Journal {
         all.insert(step.into(), (seconds * 1000.0).round() / 1000.0);
         Ok(write_json(&self.out.join(TIMINGS), &*all)?)
     }
-}
-
-/// Removes the files that a killed run was writing: they are made beside those that they would have replaced.
-fn remove_unfinished(folder: &Path) -> Result<()> {
-    let cannot = || format!("{}: cannot read", folder.display());
-    for entry in fs::read_dir(folder).with_context(cannot)? {
-        let path = entry.with_context(cannot)?.path();
-        let name = path.file_name().unwrap_or_default().to_string_lossy();
-        if name.starts_with(".pear-") && path.is_file() {
-            fs::remove_file(&path).with_context(|| format!("{}: cannot remove", path.display()))?;
-        }
-    }
-    Ok(())
 }
 
 #[cfg(test)]

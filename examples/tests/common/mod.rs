@@ -15,6 +15,17 @@ pub fn model(name: &str) -> PathBuf {
         .join(name)
 }
 
+/// A copy of a reference model in a new folder.
+pub fn copy_model(name: &str, folder: &Path) {
+    fs::create_dir(folder).unwrap();
+    for entry in fs::read_dir(model(name)).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_file() {
+            fs::copy(&path, folder.join(path.file_name().unwrap())).unwrap();
+        }
+    }
+}
+
 /// A folder to work in, and runs of commands in it.
 pub struct Bench(TempDir);
 
@@ -43,14 +54,7 @@ impl Bench {
 
     /// A copy of a reference model, to be changed.
     pub fn copy_model(&self, name: &str, copy: &str) {
-        fs::create_dir(self.path(copy)).unwrap();
-        for entry in fs::read_dir(model(name)).unwrap() {
-            let path = entry.unwrap().path();
-            if path.is_file() {
-                let file = path.file_name().unwrap();
-                fs::copy(&path, self.path(copy).join(file)).unwrap();
-            }
-        }
+        copy_model(name, &self.path(copy));
     }
 
     /// An example in the folder; `line` is split at spaces, and `{llama-2}` stands for that model's directory.

@@ -43,24 +43,24 @@ fn check_replaceable(path: &Path) -> io::Result<()> {
 /// A new file, locked as long as it is open: so others see that it is being written.
 fn unfinished(folder: &Path) -> io::Result<NamedTempFile> {
     let mut builder = tempfile::Builder::new();
+    builder.prefix(PREFIX);
     #[cfg(unix)]
-    let builder = {
+    {
         use std::os::unix::fs::PermissionsExt;
         // What a plain `File::create` asks for; the umask takes its share.
-        builder.permissions(fs::Permissions::from_mode(0o666))
-    };
-    let file = builder.prefix(PREFIX).tempfile_in(folder)?;
-    // A file system without locks has its leftovers removed by hand.
-    if let Err(error) = file.as_file().lock() {
-        log::debug!("{}: {error}", file.path().display());
+        builder.permissions(fs::Permissions::from_mode(0o666));
     }
-    if file.path().exists() {
-        return Ok(file);
+    loop {
+        let file = builder.tempfile_in(folder)?;
+        // A file system without locks has its leftovers removed by hand.
+        if let Err(error) = file.as_file().lock() {
+            log::debug!("{}: {error}", file.path().display());
+        }
+        // Otherwise another run has taken it for a leftover before it was locked.
+        if file.path().exists() {
+            return Ok(file);
+        }
     }
-    // Another run has taken it for a leftover before it was locked.
-    let file = builder.prefix(PREFIX).tempfile_in(folder)?;
-    file.as_file().lock()?;
-    Ok(file)
 }
 
 /// Removes what runs that were killed have left: unfinished files that nobody holds.

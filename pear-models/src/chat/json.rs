@@ -6,7 +6,7 @@ use serde_json::Value;
 
 use super::limits::{MAX_OUTPUT, too_large};
 
-/// Levels of nesting that are written: a namespace may contain itself.
+/// Levels of nesting that are written.
 const MAX_DEPTH: usize = 64;
 /// Spaces for each level.
 const MAX_INDENT: usize = 64;

@@ -86,20 +86,18 @@ impl<T: Stored> Attention<'_, T> {
             .zip(query.chunks_exact(self.head_dim));
         for (row, (output, query)) in rows.enumerate() {
             let (head, index) = (first_head + row / self.queries, row % self.queries);
-            let end = self.keys - self.queries + index + 1;
-            let window = self.scoring.window.unwrap_or(usize::MAX);
-            let start = end.saturating_sub(window);
-            let weights = &mut scores[start..end];
-            for (position, weight) in (start..end).zip(weights.iter_mut()) {
+            let visible = self.scoring.visible(index, self.queries, self.keys);
+            let weights = &mut scores[visible.clone()];
+            for (position, weight) in visible.clone().zip(weights.iter_mut()) {
                 let key = self
                     .key
                     .row(sample, key_value_head, position, self.head_dim);
                 *weight = dot(query, key) * self.scoring.scale;
             }
             let bias = self.bias.as_ref();
-            let bias = bias.map(|bias| &bias.row(sample, head, index)[start..end]);
+            let bias = bias.map(|bias| &bias.row(sample, head, index)[visible.clone()]);
             self.scoring.weigh(weights, bias);
-            for (position, &weight) in (start..end).zip(weights.iter()) {
+            for (position, &weight) in visible.zip(weights.iter()) {
                 let value = self
                     .value
                     .row(sample, key_value_head, position, self.head_dim);

@@ -1,5 +1,7 @@
 //! Attention without a gradient as one kernel, which holds no scores: for a few queries, and for many in bf16 where the processor multiplies it.
 
+use std::ops::Range;
+
 use burn::backend::TensorMetadata;
 use burn::prelude::*;
 use burn::tensor::DType;
@@ -60,6 +62,13 @@ pub(super) struct Scoring {
 }
 
 impl Scoring {
+    /// The positions that a query sees: the `queries` are the last of the positions that have `keys`.
+    #[inline(always)]
+    pub fn visible(&self, query: usize, queries: usize, keys: usize) -> Range<usize> {
+        let end = keys - queries + query + 1;
+        end.saturating_sub(self.window.unwrap_or(usize::MAX))..end
+    }
+
     /// Turns scaled scores into weights.
     #[inline(always)]
     pub fn weigh(&self, scores: &mut [f32], bias: Option<&[f32]>) {

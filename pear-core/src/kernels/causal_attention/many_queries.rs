@@ -147,9 +147,7 @@ impl Attention<'_> {
 
     /// The positions that a query sees.
     fn visible(&self, query: usize) -> Range<usize> {
-        let end = self.keys - self.queries + query + 1;
-        let window = self.scoring.window.unwrap_or(usize::MAX);
-        end.saturating_sub(window)..end
+        self.scoring.visible(query, self.queries, self.keys)
     }
 
     /// The scores of a block of queries against the keys from `start` on, row by row.

@@ -61,11 +61,12 @@ impl Panel<'_> {
     fn multiply(&self, output: &mut [bf16], width: usize) {
         let rows = output.len() / width;
         let near = NEAR / (self.depth * size_of::<Tile>() * BLOCK / SIDE) * BLOCK;
-        let share = rows.div_ceil(PIECES * rayon::current_num_threads());
+        let pieces = PIECES * rayon::current_num_threads();
+        let share = rows.div_ceil(pieces);
         let height = share.next_multiple_of(BLOCK).min(near.max(BLOCK));
         let bands = rows.div_ceil(height);
         // Few rows are cut across, too.
-        let cuts = (PIECES * rayon::current_num_threads()).div_ceil(bands);
+        let cuts = pieces.div_ceil(bands);
         let breadth = (self.columns.len().div_ceil(cuts)).next_multiple_of(BLOCK);
         let pieces = (0..rows).step_by(height).flat_map(|row| {
             (0..self.columns.len())
