@@ -74,6 +74,10 @@ struct Arguments {
     #[arg(long, value_name = "COUNT", default_value_t = 5)]
     seeds: u64,
 
+    /// The first of them; the others follow it
+    #[arg(long, value_name = "SEED", default_value_t = 0)]
+    first_seed: u32,
+
     /// File to write the table to, in Markdown
     #[arg(long, value_name = "FILE")]
     out: Option<PathBuf>,
@@ -197,11 +201,11 @@ fn study(
     let before = exam.sit(model, &reference)?;
     let mut marks: Vec<Vec<Marks>> = WAYS.iter().map(|_| Vec::new()).collect();
     let mut bar = Progress::new("study", arguments.seeds * WAYS.len() as u64);
-    for seed in 0..arguments.seeds {
+    for (done, seed) in (0..arguments.seeds).zip(u64::from(arguments.first_seed)..) {
         let task = ProxyTask::new(model.vocab_size(), &directory.special_tokens()?, seed)?;
         let ranks = Ranks::new(model, &task, seed)?;
         for (index, (way, marks)) in WAYS.iter().zip(&mut marks).enumerate() {
-            bar.set(seed * WAYS.len() as u64 + index as u64, way.name);
+            bar.set(done * WAYS.len() as u64 + index as u64, way.name);
             let heads = ranks.heads(way.choice, way.count);
             let coefficients = coefficients(model, &task, exam, &heads, way.setting)?;
             let reweighted = model.clone().with_coefficients(&coefficients)?;

@@ -7,7 +7,7 @@
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use anyhow::{Result, bail};
+use anyhow::{Context, Result, bail};
 use clap::{ArgGroup, Parser};
 use pear_core::files::write_json;
 use pear_examples::cli::{self, ModelArgs};
@@ -72,15 +72,7 @@ fn run(arguments: Arguments) -> Result<()> {
     let mut bar = Progress::new("scoring", rows.iter().map(|row| row.len() as u64).sum());
     let (mut scored, mut done) = (Vec::with_capacity(rows.len()), 0);
     for (index, row) in rows.iter().enumerate() {
-        let row_probs = log_probs(&model, row)?;
-        if let Some(at) = row_probs.iter().position(|p| !p.is_finite()) {
-            bail!(
-                "row {index}: the log-probability of token {} is {}: the model gives no finite logits",
-                at + 1,
-                row_probs[at]
-            );
-        }
-        scored.push(row_probs);
+        scored.push(log_probs(&model, row).with_context(|| format!("row {index}"))?);
         done += row.len() as u64;
         bar.set(done, format!("row {}", index + 1));
     }

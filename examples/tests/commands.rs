@@ -1388,3 +1388,31 @@ fn weights_that_are_not_finite_are_refused_by_name() {
         );
     }
 }
+
+#[test]
+fn logits_that_are_not_finite_are_refused_with_the_layer_that_gives_them() {
+    let bench = Bench::new();
+    bench.copy_model("llama-2", "model");
+    let path = bench.path("model").join("model.safetensors");
+    let mut bytes = fs::read(&path).unwrap();
+    let length = u64::from_le_bytes(bytes[..8].try_into().unwrap()) as usize;
+    let header: Value = serde_json::from_slice(&bytes[8..8 + length]).unwrap();
+    let range = &header["model.layers.1.mlp.down_proj.weight"]["data_offsets"];
+    let [start, end] = [0, 1].map(|at| 8 + length + range[at].as_u64().unwrap() as usize);
+    // The largest finite numbers, whose sums are not.
+    bytes[start..end].fill(0x7f);
+    fs::write(&path, bytes).unwrap();
+    bench.write("tokens.jsonl", "[5, 6, 7]");
+    for command in [
+        "score --tokens tokens.jsonl",
+        "evaluate --format proxy",
+        "locate --lengths 5 --samples 2 --out scores.json",
+        "train --heads 0.1 --length 5 --batch-size 2 --steps 2 --out profile.json",
+        "generate --prompt-tokens 5,6,7 --max-new-tokens 2",
+    ] {
+        bench.refused(
+            &format!("{command} --model model"),
+            &["layer 1 is the first whose output is not finite"],
+        );
+    }
+}

@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use crate::forward::NotFiniteFrom;
 use crate::head::{HeadId, ModelShape};
 
 /// Everything in this crate that can fail on input.
@@ -47,6 +48,14 @@ pub enum Error {
     /// Layers written otherwise than `first-last`.
     #[error("`{0}` is no range of layers: expected `first-last`, such as `0-15`, or one number")]
     NotLayers(String),
+    /// Logits that are not finite: weights, or coefficients, are too large for the dtype.
+    #[error("{found}: {from}")]
+    NotFinite {
+        /// What was found.
+        found: String,
+        /// Where it begins.
+        from: NotFiniteFrom,
+    },
     /// A coefficient that is not a finite number.
     #[error("the coefficient of head {head} is {value}: expected a finite number")]
     CoefficientNotFinite {

@@ -3,11 +3,13 @@
 //! [`logits`], [`residual`] and [`residual_cached`] are for inference: they refuse to build an autodiff graph, which burn would
 //! keep until a backward pass. [`training_logits`], [`training_residual`] and the layer-by-layer functions keep what is tracked tracked.
 
+use std::fmt;
+
 use burn::prelude::*;
 
 use crate::attend::{attend, attend_padded};
 use crate::cache::KvCache;
-use crate::edit::HeadEdit;
+use crate::edit::{HeadEdit, NoEdit};
 use crate::model::{DecoderLayer, DecoderModel, HeadAttention, Qkv};
 use crate::position::Positions;
 use crate::{Error, Result};
@@ -244,6 +246,67 @@ pub fn untracked<const D: usize>(outcome: Tensor<D>) -> Result<Tensor<D>> {
     }
 }
 
+/// Where the numbers of a forward pass stop being finite.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NotFiniteFrom {
+    /// The embedding.
+    Embedding,
+    /// A layer, from 0.
+    Layer(usize),
+    /// The logits; the residual stream after the last layer is finite.
+    Logits,
+}
+
+impl fmt::Display for NotFiniteFrom {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Embedding => f.write_str("the embedding is not finite"),
+            Self::Layer(layer) => {
+                write!(f, "layer {layer} is the first whose output is not finite")
+            }
+            Self::Logits => f.write_str("the output of all layers is finite"),
+        }
+    }
+}
+
+/// The error for a sequence whose logits are not finite, with the place where that begins; `found` is what was seen of them.
+///
+/// The sequence is read once more, with `edit`, one layer after the other.
+pub fn not_finite<M: DecoderModel>(
+    model: &M,
+    tokens: &[u32],
+    edit: &mut (impl HeadEdit + ?Sized),
+    found: String,
+) -> Error {
+    match not_finite_from(model, tokens, edit) {
+        Ok(from) => Error::NotFinite { found, from },
+        Err(error) => error,
+    }
+}
+
+fn not_finite_from<M: DecoderModel>(
+    model: &M,
+    tokens: &[u32],
+    edit: &mut (impl HeadEdit + ?Sized),
+) -> Result<NotFiniteFrom> {
+    let tokens = token_tensor(&[tokens], &model.device());
+    check_input(model, &tokens, 0, edit)?;
+    let positions = Positions::first(tokens.dims()[1]);
+    let is_finite = |residual: &Tensor<3>| residual.clone().is_finite().all().into_scalar::<bool>();
+    let mut residual = untracked(model.embed(tokens, positions))?;
+    if !is_finite(&residual) {
+        return Ok(NotFiniteFrom::Embedding);
+    }
+    for layer in 0..model.shape().num_layers {
+        let context = TokenContext::uncached(positions);
+        residual = untracked(run_layer(model, layer, residual, context, edit)?)?;
+        if !is_finite(&residual) {
+            return Ok(NotFiniteFrom::Layer(layer));
+        }
+    }
+    Ok(NotFiniteFrom::Logits)
+}
+
 /// What each head adds to the residual stream: `[batch, heads, seq, hidden]`, from head outputs `[batch, heads, seq, head_dim]`.
 ///
 /// The output projection is linear, so these and its bias sum to the attention's output.
@@ -266,7 +329,7 @@ pub fn head_contributions<A: HeadAttention>(attention: &A, heads: Tensor<4>) -> 
 /// # Errors
 /// As [`residual`].
 pub fn additivity_error<M: DecoderModel>(model: &M, tokens: Tensor<2, Int>) -> Result<f32> {
-    check_input(model, &tokens, 0, &crate::edit::NoEdit)?;
+    check_input(model, &tokens, 0, &NoEdit)?;
     let positions = Positions::first(tokens.dims()[1]);
     let mut residual = model.embed(tokens, positions);
     let mut worst = 0f32;

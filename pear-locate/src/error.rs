@@ -70,16 +70,6 @@ pub enum Error {
         "the model is on an autodiff device, where every run would be kept for a backward pass: call `valid()` on it first"
     )]
     Autodiff,
-    /// The clean run gives no finite logit.
-    #[error("n = {n}: the logit of sequence {sample} is {value} with no head replaced")]
-    BaseNotFinite {
-        /// Tokens that are repeated.
-        n: usize,
-        /// Which sequence, from 0.
-        sample: usize,
-        /// The logit, or the number it is compared by.
-        value: f32,
-    },
     /// A patched run gives no finite logit.
     #[error("n = {n}: the logit of sequence {sample} is {value} with head {head} replaced")]
     NotFinite {

@@ -88,7 +88,8 @@ fn replaced<M: DecoderModel>(
         patched.push(read(model, last, batch, options.metric));
     }
     PatchedLogits::collect(
-        batch.n(),
+        model,
+        batch,
         selected,
         options.metric,
         &[Part { base, patched }],

@@ -1,7 +1,8 @@
 //! The raw outcome of replacing every head once.
 
+use pear_core::forward::not_finite;
 use pear_core::proxy::ProxyBatch;
-use pear_core::{HeadId, ModelShape};
+use pear_core::{DecoderModel, HeadId, ModelShape, NoEdit};
 use serde::{Deserialize, Serialize};
 
 use crate::readings::{Performance, Reading};
@@ -83,8 +84,12 @@ impl PatchedLogits {
     }
 
     /// The sequences of all parts, one part after the other.
-    pub(crate) fn collect(
-        n: usize,
+    ///
+    /// # Errors
+    /// Numbers that are not finite, with the layer or the replaced head that gives them.
+    pub(crate) fn collect<M: DecoderModel>(
+        model: &M,
+        batch: &ProxyBatch,
         selected: &Selection,
         metric: Metric,
         parts: &[Part],
@@ -103,6 +108,7 @@ impl PatchedLogits {
                 parts.copied().collect::<Vec<f32>>()
             })
         };
+        let n = batch.n();
         let collected = Self {
             n,
             base_logits: base(|reading| &reading.logits),
@@ -114,7 +120,13 @@ impl PatchedLogits {
             accuracy: performance.accuracy(),
             cross_entropy: performance.cross_entropy(),
         };
-        collected.check_finite()?;
+        if let Some((sample, value)) = collected.base_not_finite() {
+            let found =
+                format!("n = {n}: the logit of sequence {sample} is {value} with no head replaced");
+            let tokens = &batch.sequences()[sample];
+            return Err(not_finite(model, tokens, &mut NoEdit, found).into());
+        }
+        collected.check_patched()?;
         Ok(collected)
     }
 
@@ -215,20 +227,14 @@ impl PatchedLogits {
         Err(Error::Unresumable { n: self.n })
     }
 
-    fn check_finite(&self) -> Result<()> {
-        let base = [
-            Some(&self.base_logits),
-            self.normalizers.as_ref().map(|r| &r.base),
-        ];
-        for numbers in base.into_iter().flatten() {
-            if let Some((sample, value)) = first_not_finite(numbers) {
-                return Err(Error::BaseNotFinite {
-                    n: self.n,
-                    sample,
-                    value,
-                });
-            }
-        }
+    /// The first sequence with a number that is not finite while no head is replaced.
+    fn base_not_finite(&self) -> Option<(usize, f32)> {
+        let normalizers = self.normalizers.as_ref().map(|readings| &readings.base);
+        let mut base = [Some(&self.base_logits), normalizers].into_iter().flatten();
+        base.find_map(|numbers| first_not_finite(numbers))
+    }
+
+    fn check_patched(&self) -> Result<()> {
         let patched = [
             Some(&self.patched_logits),
             self.normalizers.as_ref().map(|r| &r.patched),

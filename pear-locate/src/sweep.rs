@@ -65,7 +65,7 @@ pub(crate) fn sweep<M: DecoderModel>(
             None => return Ok(None),
         }
     }
-    PatchedLogits::collect(batch.n(), selected, options.metric, &parts, performance).map(Some)
+    PatchedLogits::collect(model, batch, selected, options.metric, &parts, performance).map(Some)
 }
 
 /// Sequences that run together.

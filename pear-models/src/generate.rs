@@ -2,7 +2,7 @@
 
 use std::ops::ControlFlow;
 
-use pear_core::forward::{check_length, residual_cached, token_tensor};
+use pear_core::forward::{check_length, not_finite, residual_cached, token_tensor};
 use pear_core::{DecoderModel, HeadEdit, KvCache, NoEdit};
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::SeedableRng;
@@ -189,9 +189,9 @@ impl Batch {
         let logits: Vec<f32> = model.logits(residual).into_data().iter::<f32>().collect();
         if let Some(index) = logits.iter().position(|logit| logit.is_nan()) {
             let (token, after) = (index % model.vocab_size(), self.cache.len());
-            return Err(Error::Input(format!(
-                "the logit of token {token} after {after} tokens is NaN"
-            )));
+            let tokens = &self.rows[index / model.vocab_size()].tokens;
+            let found = format!("the logit of token {token} after {after} tokens is NaN");
+            return Err(not_finite(model, tokens, edit, found).into());
         }
         Ok(logits)
     }

@@ -2,7 +2,7 @@
 
 use burn::prelude::*;
 use burn::tensor::DType;
-use pear_core::forward::{check_length, residual};
+use pear_core::forward::{check_length, not_finite, residual};
 use pear_core::{DecoderModel, NoEdit};
 
 use crate::error::Error;
@@ -198,7 +198,10 @@ fn last_logits<M: DecoderModel, E: From<Error>>(
             let logits = logits_at(model, &residual, places)?;
             let rows = logits.chunks_exact(model.vocab_size());
             for (place, logits) in places.iter().zip(rows) {
-                check_not_nan(logits, place)?;
+                if let Some(found) = nan_at(logits, place) {
+                    let tokens = &sequences[place.sequence].tokens;
+                    return Err(Error::from(not_finite(model, tokens, &mut NoEdit, found)).into());
+                }
                 observe(place.sequence, place.index, NextTokenLogits(logits))?;
             }
         }
@@ -263,13 +266,11 @@ fn logits_at<M: DecoderModel>(
         .map_err(|e| Error::Input(format!("logits that cannot be read: {e:?}")))
 }
 
-fn check_not_nan(logits: &[f32], place: &Place) -> Result<(), Error> {
-    match logits.iter().position(|logit| logit.is_nan()) {
-        Some(token) => Err(Error::Input(format!(
-            "prompt {}: the logit of token {token} after {} tokens is NaN",
-            place.sequence,
-            place.column + 1
-        ))),
-        None => Ok(()),
-    }
+/// What is wrong where a logit is NaN.
+fn nan_at(logits: &[f32], place: &Place) -> Option<String> {
+    let token = logits.iter().position(|logit| logit.is_nan())?;
+    let (sequence, after) = (place.sequence, place.column + 1);
+    Some(format!(
+        "prompt {sequence}: the logit of token {token} after {after} tokens is NaN"
+    ))
 }

@@ -1,6 +1,6 @@
 //! How probable a model finds given tokens.
 
-use pear_core::forward::{check_length, check_vocabulary, residual, token_tensor};
+use pear_core::forward::{check_length, check_vocabulary, not_finite, residual, token_tensor};
 use pear_core::kernels::log_sum_exp;
 use pear_core::{DecoderModel, NoEdit};
 
@@ -12,7 +12,8 @@ pub(crate) const LOGITS_IN_MEMORY: usize = 1 << 24;
 /// Natural-log probability of token `i + 1` given tokens `0 ..= i`, for every `i`: one number less than there are tokens.
 ///
 /// # Errors
-/// [`Error::Input`] for fewer than two tokens or ids outside the vocabulary; more tokens than the model has positions for.
+/// [`Error::Input`] for fewer than two tokens or ids outside the vocabulary; more tokens than the model has positions for;
+/// [`pear_core::Error::NotFinite`] for a log-probability that is not finite.
 pub fn log_probs<M: DecoderModel>(model: &M, tokens: &[u32]) -> Result<Vec<f64>, Error> {
     check_tokens(model, tokens)?;
     if tokens.len() < 2 {
@@ -34,6 +35,10 @@ pub fn log_probs<M: DecoderModel>(model: &M, tokens: &[u32]) -> Result<Vec<f64>,
         let total = log_sum_exp(logits.clone());
         let chosen = logits.gather(1, token_tensor(&[labels], &device).reshape([len, 1]));
         result.extend((chosen - total).into_data().iter::<f64>());
+    }
+    if let Some(at) = result.iter().position(|log_prob| !log_prob.is_finite()) {
+        let found = format!("the log-probability of token {} is {}", at + 1, result[at]);
+        return Err(not_finite(model, tokens, &mut NoEdit, found).into());
     }
     Ok(result)
 }

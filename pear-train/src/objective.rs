@@ -2,7 +2,9 @@
 
 use burn::module::Module;
 use burn::prelude::*;
-use pear_core::forward::{TokenContext, check_length, check_not_reweighted, run_layer, untracked};
+use pear_core::forward::{
+    TokenContext, check_length, check_not_reweighted, not_finite, run_layer, untracked,
+};
 use pear_core::kernels::cross_entropy;
 use pear_core::proxy::ProxyBatch;
 use pear_core::{
@@ -121,6 +123,16 @@ pub fn evaluate<M: DecoderModel>(
             .into_data()
             .iter::<f64>()
             .collect();
+        if let Some(row) = losses.iter().position(|loss| !loss.is_finite()) {
+            let (sequence, loss) = (start + row / n, losses[row]);
+            let tokens = &batch.sequences()[sequence];
+            let found = format!("the cross-entropy of sequence {sequence} is {loss}");
+            let error = match coefficients {
+                Some(coefficients) => not_finite(model, tokens, &mut coefficients.fixed(), found),
+                None => not_finite(model, tokens, &mut NoEdit, found),
+            };
+            return Err(error.into());
+        }
         for (row, (loss, hit)) in losses.into_iter().zip(hits).enumerate() {
             if row % n == 0 {
                 first += loss;

@@ -4,7 +4,7 @@ use std::cell::OnceCell;
 
 use burn::prelude::*;
 use burn::tensor::DType;
-use pear_core::forward::{check_length, residual, token_tensor};
+use pear_core::forward::{check_length, not_finite, residual, token_tensor};
 use pear_core::kernels::kl_divergence;
 use pear_core::{DecoderModel, NoEdit};
 use serde::{Deserialize, Serialize};
@@ -181,6 +181,12 @@ fn from_residual<M: DecoderModel, N: DecoderModel>(
             logits(original, chunk(original_residual)),
             logits(reweighted, chunk(&reweighted_residual)),
         ));
+    }
+    let is_finite = |divergence: &PositionDivergence| divergence.kl.is_finite();
+    if let Some(at) = divergences.iter().position(|it| !is_finite(it)) {
+        let kl = divergences[at].kl;
+        let found = format!("the divergence after {} tokens is {kl}", at + 1);
+        return Err(not_finite(reweighted, tokens, &mut NoEdit, found).into());
     }
     Ok(divergences)
 }

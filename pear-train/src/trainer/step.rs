@@ -20,6 +20,10 @@ impl<M: DecoderModel> Trainer<M> {
         let step = self.steps_done();
         let reading = self.reading(batch)?;
         let of_step = (self.compute)(&self.replicas, &reading, &self.coefficients)?;
+        if step == 0 && !of_step.proxy.0.is_finite() {
+            // Nothing was learned that could be wrong: the model itself is, and this says where.
+            evaluate(&self.replicas[0].model, batch, Some(&self.coefficients))?;
+        }
         let loss = finite(step, "loss", of_step.proxy.0)?;
         let kl = match &of_step.divergence {
             Some((kl, _)) => Some(finite(step, "divergence", *kl)?),
