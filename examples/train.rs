@@ -368,6 +368,9 @@ impl Input {
         let (mut text, mut text_price) = (None, None);
         if let Some(path) = &arguments.text {
             let window = arguments.window;
+            if window < 2 {
+                bail!("--window {window}: expected at least 2 tokens");
+            }
             if arguments.prices.has_price() {
                 let seed = arguments.seed;
                 let read = TrainingText::read(path, &directory, seed, text_length, window)?;

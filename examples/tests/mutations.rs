@@ -1,4 +1,5 @@
-//! Files that were changed at random: each is read or refused in one line, without a panic, in little time and memory.
+//! Files that were changed at random: each is read or refused in one line, without a panic, in little time and memory, and what is written
+//! of it is whole or not there.
 //!
 //! 10,000 changes by default; for a long run:
 //!
@@ -15,7 +16,7 @@ use std::time::{Duration, Instant};
 
 use burn::prelude::Device;
 use burn::tensor::DType;
-use pear_core::{HeadId, ModelShape, Profile, ProxyTask};
+use pear_core::{HeadCoefficients, HeadId, ModelShape, Profile, ProxyTask};
 use pear_examples::memory::peak_memory;
 use pear_examples::random::Random;
 use pear_examples::tokens::TokenFile;
@@ -71,6 +72,7 @@ struct Target<'a> {
 struct Bench {
     folder: TempDir,
     llama: PathBuf,
+    sharded: PathBuf,
     tiny: PathBuf,
     model: Decoder,
 }
@@ -78,8 +80,10 @@ struct Bench {
 impl Bench {
     fn new() -> Self {
         let folder = tempfile::tempdir().unwrap();
-        let (llama, tiny) = (folder.path().join("llama"), folder.path().join("tiny"));
+        let [llama, sharded, tiny] =
+            ["llama", "sharded", "tiny"].map(|name| folder.path().join(name));
         common::copy_model("llama-2", &llama);
+        common::copy_model("llama-rope-parameters", &sharded);
         fs::create_dir(&tiny).unwrap();
         Tiny::Rope.write(&tiny).unwrap();
         fs::write(tiny.join("tokenizer.json"), bytes_as_tokens().to_string()).unwrap();
@@ -89,6 +93,7 @@ impl Bench {
         Self {
             folder,
             llama,
+            sharded,
             tiny,
             model,
         }
@@ -137,6 +142,16 @@ impl Bench {
                 Box::new(load(&self.llama)),
             ),
             target(
+                "index",
+                self.sharded.join("model.safetensors.index.json"),
+                Box::new(load(&self.sharded)),
+            ),
+            target(
+                "shard",
+                self.sharded.join("model-00002-of-00003.safetensors"),
+                Box::new(load(&self.sharded)),
+            ),
+            target(
                 "tokenizer",
                 self.tiny.join("tokenizer.json"),
                 Box::new(encode(&self.tiny)),
@@ -147,11 +162,70 @@ impl Bench {
                 Box::new(load(&self.tiny)),
             ),
         ];
+        targets.push(self.gguf());
+        targets.extend(self.exported());
         targets.push(self.template());
         targets.extend(self.results());
         targets.extend(self.questions());
         targets.push(self.checkpoint());
         targets
+    }
+
+    fn gguf(&self) -> Target<'_> {
+        let path = self.folder.path().join("model.gguf");
+        fs::copy(common::model("gguf/llama-2.gguf"), &path).unwrap();
+        let file = path.clone();
+        Target {
+            name: "gguf",
+            path,
+            read: Box::new(move || {
+                let directory = ModelDirectory::open(&file).map_err(text)?;
+                directory.load(&Device::flex(), DType::F32).map_err(text)?;
+                Ok(())
+            }),
+        }
+    }
+
+    /// A changed model or profile that is written again: what is there afterwards is whole, or nothing is.
+    fn exported(&self) -> Vec<Target<'_>> {
+        let folder = self.folder.path().join("exports");
+        let model = folder.join("model");
+        fs::create_dir(&folder).unwrap();
+        common::copy_model("llama-2", &model);
+        let profile = folder.join("profile.json");
+        let pairs = [(HeadId::new(0, 1), 0.5), (HeadId::new(1, 4), 1.5)];
+        let shape = pear_core::DecoderModel::shape(&self.model);
+        let coefficients = HeadCoefficients::new(&pairs, &shape, &Device::flex()).unwrap();
+        let given = Profile::new(&coefficients, None).unwrap();
+        given.write(&profile).unwrap();
+        let export = |name, changed: PathBuf| {
+            let (folder, model, profile) = (folder.clone(), model.clone(), profile.clone());
+            let read = move || {
+                let out = folder.join("out");
+                let directory = ModelDirectory::open(&model).map_err(text)?;
+                let profile = Profile::read(&profile).map_err(text)?;
+                let written = directory.export(&profile, &out);
+                let names = fs::read_dir(&folder).unwrap().count();
+                if written.is_err() {
+                    assert_eq!(names, 2, "something was left behind");
+                } else {
+                    assert_eq!(names, 3, "something was left behind");
+                    ModelDirectory::open(&out).expect("what was written is whole");
+                    fs::remove_dir_all(&out).unwrap();
+                }
+                written.map(drop).map_err(text)
+            };
+            Target {
+                name,
+                path: changed,
+                read: Box::new(read),
+            }
+        };
+        vec![
+            export("exported weights", model.join("model.safetensors")),
+            export("exported config", model.join("config.json")),
+            export("exported profile", profile.clone()),
+        ]
     }
 
     fn template(&self) -> Target<'_> {

@@ -6,8 +6,11 @@ use std::path::Path;
 
 use crate::error::Error;
 
-/// The largest text file that is read whole: indices and vocabularies of the largest models take a tenth of it.
-const LARGEST_TEXT: u64 = 256 << 20;
+/// Bytes of the largest file of settings, such as `config.json`, that is read: published ones have a tenth. As JSON it may take 16 times as
+/// much memory.
+pub(crate) const SETTINGS: u64 = 16 << 20;
+/// Bytes of the largest vocabulary or index of tensors that is read: those of the largest models have a quarter.
+pub(crate) const LISTS: u64 = 128 << 20;
 
 /// Opens a file for reading. A link is followed; what is neither a file nor a link to one is refused before it is opened, as opening
 /// a pipe waits for someone to write into it.
@@ -32,15 +35,11 @@ pub(crate) fn open(path: &Path, action: &'static str) -> Result<File, Error> {
     Ok(file)
 }
 
-/// Reads a whole text file.
+/// Reads a whole text file of at most `limit` bytes.
 ///
 /// # Errors
 /// As [`open`], and [`Error::Malformed`] for a file that is too large to be what its name says.
-pub(crate) fn read(path: &Path) -> Result<Vec<u8>, Error> {
-    read_at_most(path, LARGEST_TEXT)
-}
-
-fn read_at_most(path: &Path, limit: u64) -> Result<Vec<u8>, Error> {
+pub(crate) fn read(path: &Path, limit: u64) -> Result<Vec<u8>, Error> {
     let file = open(path, "read")?;
     let length = file.metadata().map_err(Error::io("read", path))?.len();
     if length > limit {
@@ -61,8 +60,8 @@ fn read_at_most(path: &Path, limit: u64) -> Result<Vec<u8>, Error> {
 ///
 /// # Errors
 /// As [`read`], except for a missing file.
-pub(crate) fn read_if_present(path: &Path) -> Result<Option<Vec<u8>>, Error> {
-    match read(path) {
+pub(crate) fn read_if_present(path: &Path, limit: u64) -> Result<Option<Vec<u8>>, Error> {
+    match read(path, limit) {
         Err(Error::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => Ok(None),
         other => other.map(Some),
     }
@@ -77,8 +76,8 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("text");
         fs::write(&path, "12345").unwrap();
-        assert_eq!(read_at_most(&path, 5).unwrap(), b"12345");
-        let error = read_at_most(&path, 4).unwrap_err().to_string();
+        assert_eq!(read(&path, 5).unwrap(), b"12345");
+        let error = read(&path, 4).unwrap_err().to_string();
         assert!(
             error.ends_with("text: is 5 bytes long: expected at most 4"),
             "{error}"
@@ -89,9 +88,9 @@ mod tests {
     fn only_files_are_opened_and_a_missing_one_is_told_apart() {
         let folder = tempfile::tempdir().unwrap();
         let absent = folder.path().join("absent");
-        assert_eq!(read_if_present(&absent).unwrap(), None);
-        assert!(matches!(read(&absent), Err(Error::Io { .. })));
-        let error = read_if_present(folder.path()).unwrap_err().to_string();
+        assert_eq!(read_if_present(&absent, 9).unwrap(), None);
+        assert!(matches!(read(&absent, 9), Err(Error::Io { .. })));
+        let error = read_if_present(folder.path(), 9).unwrap_err().to_string();
         assert!(error.contains("is not a file"), "{error}");
     }
 }

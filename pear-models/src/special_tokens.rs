@@ -9,7 +9,7 @@ use serde_json::Value;
 use crate::config::DecoderConfig;
 use crate::error::Error;
 use crate::python_json;
-use crate::regular_file;
+use crate::regular_file::{self, SETTINGS};
 
 /// The parts of `tokenizer.json` that say which tokens are special; the tokenizer itself is not built.
 #[derive(Deserialize)]
@@ -84,7 +84,7 @@ pub(crate) fn generation_eos(directory: &Path) -> Result<Vec<u32>, Error> {
 }
 
 fn read<T: serde::de::DeserializeOwned>(path: &Path) -> Result<Option<T>, Error> {
-    let Some(text) = regular_file::read_if_present(path)? else {
+    let Some(text) = regular_file::read_if_present(path, SETTINGS)? else {
         return Ok(None);
     };
     python_json::from_slice(&text)

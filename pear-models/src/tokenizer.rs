@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use crate::error::Error;
 use crate::gguf::{GgufFile, GgufMetadata, GgufTokenizer};
-use crate::regular_file;
+use crate::regular_file::{self, LISTS};
 
 /// The tokenizer of a model.
 #[derive(Debug)]
@@ -39,7 +39,7 @@ impl Tokenizer {
             return Self::from_metadata(GgufFile::open(path)?.metadata());
         }
         let path = path.join("tokenizer.json");
-        let bytes = regular_file::read(&path)?;
+        let bytes = regular_file::read(&path, LISTS)?;
         let inner = guarded(&path, || {
             let mut tokenizer = tokenizers::Tokenizer::from_bytes(&bytes)?;
             tokenizer.with_truncation(None)?.with_padding(None);

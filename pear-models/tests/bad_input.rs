@@ -6,7 +6,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use common::fixtures;
-use pear_models::ModelDirectory;
+use pear_models::{ModelDirectory, Tokenizer};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
@@ -349,14 +349,29 @@ fn a_pipe_in_place_of_a_file_is_refused_without_waiting() {
 }
 
 #[test]
-fn an_index_too_large_to_be_one_is_refused_before_it_is_read() {
+fn files_too_large_to_be_what_they_are_called_are_refused_before_they_are_read() {
+    let grown = |name: &str, size: u64| {
+        let copy = Copy::of("llama-rope-parameters");
+        let mut options = fs::File::options();
+        let file = options.write(true).create(true).truncate(false);
+        // A sparse file: nothing is written.
+        file.open(copy.path(name)).unwrap().set_len(size).unwrap();
+        copy
+    };
     const INDEX: &str = "model.safetensors.index.json";
-    let sharded = Copy::of("llama-rope-parameters");
-    let index = fs::File::options()
-        .write(true)
-        .open(sharded.path(INDEX))
-        .unwrap();
-    // A sparse file: nothing is written.
-    index.set_len(1 << 40).unwrap();
-    sharded.refused(&[INDEX, "is 1099511627776 bytes long"]);
+    grown(INDEX, 1 << 40).refused(&[INDEX, "is 1099511627776 bytes long"]);
+    grown("config.json", 17 << 20).refused(&["config.json: is 17825792 bytes long"]);
+    let copy = grown("generation_config.json", 17 << 20);
+    let directory = ModelDirectory::open(copy.0.path()).unwrap();
+    let error = directory.eos_tokens().unwrap_err().to_string();
+    assert!(
+        error.contains("generation_config.json: is 17825792 bytes long"),
+        "{error}"
+    );
+    let copy = grown("tokenizer.json", 1 << 40);
+    let error = Tokenizer::open(copy.0.path()).unwrap_err().to_string();
+    assert!(
+        error.contains("tokenizer.json: is 1099511627776 bytes long"),
+        "{error}"
+    );
 }

@@ -247,6 +247,10 @@ fn templates_that_would_not_end_or_write_without_end_are_errors() {
     let compiled = [
         ("{% set n = namespace() %}{% set n.a = n %}{{ n }}", "`n`"),
         (&nots, "20001 parts"),
+        (
+            "{% set n = namespace(a=['xx']) %}{% for i in range(99) %}{% set n.a = n.a + n.a %}{% endfor %}{{ n.a | join }}",
+            "`a` grows by itself",
+        ),
     ];
     for (template, expected) in compiled {
         let folder = directory(&[("chat_template.jinja", template)]);
@@ -260,6 +264,18 @@ fn templates_that_would_not_end_or_write_without_end_are_errors() {
             "fuel",
         ),
         (&loops, "fuel"),
+        (
+            "{% set n = namespace(a='xx') %}{% for i in range(99) %}{% set n.a = n.a ~ n.a %}{% endfor %}",
+            "fuel",
+        ),
+        (
+            "{% set n = namespace(a='xx') %}{% for i in range(99) %}{% set n.a = [n.a, n.a] | join %}{% endfor %}",
+            "fuel",
+        ),
+        (
+            "{% set n = namespace(a='xx') %}{% for i in range(99) %}{% set n.a = n.a | replace('x', n.a) %}{% endfor %}",
+            "fuel",
+        ),
         (
             "{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}",
             "recursion",

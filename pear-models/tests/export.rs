@@ -7,7 +7,7 @@ use std::path::Path;
 
 use burn::prelude::*;
 use burn::tensor::DType;
-use common::{distance, expected, names, open};
+use common::{distance, expected, fixtures, names, open};
 use pear_core::{HeadCoefficients, HeadId, ModelShape, Profile};
 use pear_models::{ModelDirectory, log_probs};
 use safetensors::SafeTensors;
@@ -212,4 +212,23 @@ fn coefficients_that_are_no_numbers_listed_twice_or_too_large_for_the_weights_wr
         assert!(error.contains(expected), "{error}");
         assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0);
     }
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn a_file_that_cannot_be_copied_is_the_one_that_is_named() {
+    let folder = tempfile::tempdir().unwrap();
+    let model = folder.path().join("model");
+    fs::create_dir(&model).unwrap();
+    for file in ["config.json", "model.safetensors"] {
+        fs::copy(fixtures().join("llama-2").join(file), model.join(file)).unwrap();
+    }
+    // Can be opened, but its first page cannot be read.
+    std::os::unix::fs::symlink("/proc/self/mem", model.join("notes.txt")).unwrap();
+    let directory = ModelDirectory::open(&model).unwrap();
+    let profile = profile(&directory.shape(), &[(HeadId::new(0, 1), 0.5)]);
+    let out = folder.path().join("out");
+    let error = directory.export(&profile, &out).unwrap_err().to_string();
+    assert!(error.contains("model/notes.txt: cannot read"), "{error}");
+    assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
 }

@@ -1,7 +1,10 @@
 //! Chat templates: what a conversation looks like to the model that was trained on it.
 
+mod growth;
 mod json;
 mod limits;
+mod source;
+mod tokens;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -14,7 +17,7 @@ use serde_json::Value;
 
 use crate::error::Error;
 use crate::gguf::{GgufFile, GgufMetadata};
-use crate::regular_file;
+use crate::regular_file::{self, SETTINGS};
 
 /// One turn of a conversation.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -151,7 +154,7 @@ impl ChatTemplate {
     fn new(path: PathBuf, source: &str, special: BTreeMap<String, String>) -> Result<Self, Error> {
         let malformed =
             |problem: String| Error::malformed(&path, format!("not a chat template: {problem}"));
-        limits::check(source).map_err(malformed)?;
+        source::check(source).map_err(malformed)?;
         let mut environment = environment();
         limits::on_large_stack(|| environment.add_template_owned(NAME, scoped_generation(source)))
             .map_err(|e| malformed(limits::problem(&e)))?;
@@ -197,7 +200,7 @@ impl ChatTemplate {
 }
 
 fn read(path: &Path) -> Result<Option<String>, Error> {
-    let Some(text) = regular_file::read_if_present(path)? else {
+    let Some(text) = regular_file::read_if_present(path, SETTINGS)? else {
         return Ok(None);
     };
     String::from_utf8(text)

@@ -1,6 +1,7 @@
 //! The same model with coefficients folded into its output projections.
 
-use std::fs;
+use std::fs::{self, File};
+use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 
 use pear_core::Profile;
@@ -12,6 +13,7 @@ use super::origin::Origin;
 use crate::error::Error;
 use crate::fold_plan::FoldPlan;
 use crate::param::{ModuleId, ParamId};
+use crate::regular_file;
 use crate::tensor_part::MatrixLayout;
 
 impl ModelDirectory {
@@ -185,10 +187,25 @@ impl ModelDirectory {
             if is_folder {
                 self.copy_files(&source, &target)?;
             } else if source.is_file() && !weights.contains(&&*source) {
-                fs::copy(&source, &target).map_err(Error::io("write", &target))?;
+                copy(&source, &target)?;
             }
         }
         Ok(())
+    }
+}
+
+/// Copies a file, so that an error names the one that could not be read or written.
+fn copy(from: &Path, to: &Path) -> Result<(), Error> {
+    let mut source = regular_file::open(from, "read")?;
+    let mut target = File::create(to).map_err(Error::io("write", to))?;
+    let mut buffer = vec![0; 1 << 20];
+    loop {
+        let read = source.read(&mut buffer).map_err(Error::io("read", from))?;
+        if read == 0 {
+            return Ok(());
+        }
+        let write = target.write_all(&buffer[..read]);
+        write.map_err(Error::io("write", to))?;
     }
 }
 

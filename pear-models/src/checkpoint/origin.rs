@@ -8,7 +8,8 @@ use serde_json::Value;
 use crate::config::DecoderConfig;
 use crate::error::Error;
 use crate::gguf::GgufMetadata;
-use crate::{python_json, regular_file, special_tokens};
+use crate::regular_file::{self, LISTS, SETTINGS};
+use crate::{python_json, special_tokens};
 
 /// Where a model came from.
 #[derive(Debug)]
@@ -60,7 +61,7 @@ impl Origin {
     pub fn tokenizer_fingerprint(&self) -> Result<Option<String>, Error> {
         match self {
             Self::Directory(path) => {
-                let bytes = regular_file::read_if_present(&path.join("tokenizer.json"))?;
+                let bytes = regular_file::read_if_present(&path.join("tokenizer.json"), LISTS)?;
                 Ok(bytes.map(|bytes| blake3::hash(&bytes).to_hex().to_string()))
             }
             Self::Gguf(metadata) => Ok(metadata.fingerprint("tokenizer.ggml.")),
@@ -89,7 +90,7 @@ fn trained_length(path: &Path) -> Result<Option<usize>, Error> {
         "seq_length",
         "model_max_length",
     ];
-    let text = regular_file::read(path)?;
+    let text = regular_file::read(path, SETTINGS)?;
     let config: Value =
         python_json::from_slice(&text).map_err(|e| Error::malformed(path, e.to_string()))?;
     // A multimodal model says it of its text model.

@@ -11,7 +11,7 @@ use super::convert::{FloatDtype, decode};
 use super::tensor_source::{FloatsMut, StoredDtype, TensorInfo, TensorSource};
 use crate::error::Error;
 use crate::mapped_file::MappedFile;
-use crate::regular_file;
+use crate::regular_file::{self, LISTS};
 
 const SINGLE: &str = "model.safetensors";
 pub(super) const INDEX: &str = "model.safetensors.index.json";
@@ -70,7 +70,7 @@ impl SafetensorsCheckpoint {
 
     fn add_indexed_shards(&mut self) -> Result<(), Error> {
         let index_path = self.directory.join(INDEX);
-        let index: Index = serde_json::from_slice(&regular_file::read(&index_path)?)
+        let index: Index = serde_json::from_slice(&regular_file::read(&index_path, LISTS)?)
             .map_err(|e| Error::malformed(&index_path, format!("not a shard index: {e}")))?;
         let mut shards: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
         for (tensor, shard) in &index.weight_map {

@@ -10,7 +10,7 @@ use super::{ConfigReader, Family, IgnoredKeys, find, supported_model_types};
 use crate::config::DecoderConfig;
 use crate::error::Error;
 use crate::python_json;
-use crate::regular_file;
+use crate::regular_file::{self, SETTINGS};
 
 impl DecoderConfig {
     /// What the contents of a `config.json` say. Keys that nothing reads are ignored; [`from_json_reporting`](Self::from_json_reporting)
@@ -78,7 +78,7 @@ pub(crate) fn read_config(path: &Path) -> Result<ModelConfig, Error> {
 
 /// Reads the contents of `config.json`.
 pub(crate) fn read_json(path: &Path) -> Result<Value, Error> {
-    let text = regular_file::read(path)?;
+    let text = regular_file::read(path, SETTINGS)?;
     python_json::from_slice(&text)
         .map_err(|e| Error::malformed(path, format!("not valid JSON: {e}")))
 }

@@ -6,7 +6,7 @@ use serde_json::{Map, Value};
 
 use crate::checkpoint::convert::FloatDtype;
 use crate::error::Error;
-use crate::regular_file;
+use crate::regular_file::{self, SETTINGS};
 
 /// Keys of `config.json` that hold the settings.
 const KEYS: [&str; 2] = ["quantization_config", "compression_config"];
@@ -213,7 +213,7 @@ fn find(directory: &Path, config: &mut Value) -> Result<Option<Found>, Error> {
     }
     for (name, writer) in FILES {
         let path = directory.join(name);
-        let Some(text) = regular_file::read_if_present(&path)? else {
+        let Some(text) = regular_file::read_if_present(&path, SETTINGS)? else {
             continue;
         };
         let map = serde_json::from_slice(&text)
