@@ -5,16 +5,19 @@
 //! PEAR_TOKEN=secret cargo run --release --features remote --example locate -- --model DIR --device ws://there:3000           # here
 //! ```
 //!
-//! The connection is not encrypted: whoever reads the traffic reads the token and the weights.
+//! The connection is not encrypted: whoever reads the traffic reads the token and the weights. Clients pass a guard first
+//! ([`pear_examples::serve_guard`]), which closes connections that do not show the token and refuses web pages.
 
 use std::net::TcpListener;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
-use burn::server::{RemoteServer, TokenAuthorizer, WebSocketTransport};
+use burn::server::{RemoteServer, WebSocketTransport};
 use clap::Parser;
 use pear_examples::cli;
 use pear_examples::device::{DeviceName, token};
+use pear_examples::serve_guard::{Guard, Limits};
 
 /// Serve this machine's device to commands on other machines, until interrupted
 #[derive(Parser, Debug)]
@@ -72,10 +75,11 @@ fn run(arguments: Arguments) -> Result<()> {
         .iter()
         .map(DeviceName::open)
         .collect::<Result<Vec<_>>>()?;
-    let mut server = RemoteServer::new(devices);
-    if let Some(token) = token {
-        server = server.with_authorizer(TokenAuthorizer::new(token)?);
-    }
+    let inner = TcpListener::bind("127.0.0.1:0").context("the local address 127.0.0.1")?;
+    let guard = Guard::start(listener, inner.local_addr()?, token, Limits::default())?;
+    let server = RemoteServer::new(devices).with_authorizer(guard.authorizer());
     cli::print(&format!("serving ws://{address}\n"))?;
-    Ok(server.serve(WebSocketTransport::from_listener(listener))?)
+    server.serve(WebSocketTransport::from_listener(inner))?;
+    guard.drain(Duration::from_secs(1));
+    Ok(())
 }

@@ -16,6 +16,8 @@ pub mod pretrain;
 pub mod progress;
 pub mod proxy;
 pub mod random;
+#[cfg(feature = "remote")]
+pub mod serve_guard;
 pub mod text_gate;
 pub mod text_stream;
 pub mod tiny_world;
