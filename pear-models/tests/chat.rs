@@ -244,6 +244,7 @@ fn missing_and_malformed_templates_are_errors_that_name_the_file() {
 fn templates_that_would_not_end_or_write_without_end_are_errors() {
     let nots = format!("{{{{ {} true }}}}", "not ".repeat(20_000));
     let loops = "{% for a in range(99999) %}".repeat(4) + "x" + &"{% endfor %}".repeat(4);
+    let quoted = format!("{{{{ 'x' {}}}}}", "| tojson ".repeat(48));
     let compiled = [
         ("{% set n = namespace() %}{% set n.a = n %}{{ n }}", "`n`"),
         (&nots, "20001 parts"),
@@ -281,6 +282,8 @@ fn templates_that_would_not_end_or_write_without_end_are_errors() {
             "recursion",
         ),
         ("{{ messages | tojson(indent=100000000000) }}", "indent"),
+        (&quoted, "tojson: more than"),
+        ("{{ ([1] * 100000000) | tojson }}", "tojson: more than"),
         (
             "{% for i in range(99999) %}{{ 'x' * 9999 }}{% endfor %}",
             "writes more than",

@@ -135,17 +135,41 @@ fn assignments<'t, 'a>(tags: &'t [Vec<Token<'a>>], macros: &Macros<'a>) -> Vec<A
             if let [Token::Name(name), Token::Sign(b'='), given @ ..] = rest
                 && given.first() != Some(&Token::Sign(b'='))
             {
+                let given = first_argument(given);
                 add(Place::Attribute(name), given, &places(given, macros));
             }
             if rest.len() > 1 && macros.is_called(&rest[..2]) {
-                let given = &rest[2..2 + length_to_end(&rest[2..])];
-                let read = places(given, macros);
-                let parameters = macros.parameters.iter();
-                parameters.for_each(|&place| add(place, given, &read));
+                let mut given = &rest[2..2 + length_to_end(&rest[2..])];
+                while !given.is_empty() {
+                    let argument = first_argument(given);
+                    given = given.get(argument.len() + 1..).unwrap_or(&[]);
+                    let argument = match argument {
+                        [Token::Name(_), Token::Sign(b'='), value @ ..] => value,
+                        value => value,
+                    };
+                    let read = places(argument, macros);
+                    let parameters = macros.parameters.iter();
+                    parameters.for_each(|&place| add(place, argument, &read));
+                }
             }
         }
     }
     found
+}
+
+/// The tokens before the first comma, or before the bracket that closes one before them.
+fn first_argument<'t, 'a>(tokens: &'t [Token<'a>]) -> &'t [Token<'a>] {
+    let tokens = &tokens[..length_to_end(tokens)];
+    let mut at = 0;
+    while at < tokens.len() {
+        match tokens[at] {
+            Token::Sign(b',') => break,
+            Token::Sign(b'(' | b'[' | b'{') => at += 1 + length_to_end(&tokens[at + 1..]),
+            _ => {}
+        }
+        at += 1;
+    }
+    &tokens[..at.min(tokens.len())]
 }
 
 /// Tokens before the bracket that closes one before them.
@@ -292,6 +316,7 @@ mod tests {
             "{% set text = '-' * 3 %}{% set ns.text = ns.text ~ 'x' %}",
             "{% set x = a + a %}{{ x + x }}",
             "{% set ns.p = ns.p + ('\n' if ns.p else '') + 'Tools: [' %}",
+            "{% macro f(v, d=0, m='-') %}{% for x in v %}{{ '  ' * d }}{{ f(x, d + 1) }}{{ f(x, d=d + 1, m='+') }}{% endfor %}{% endmacro %}",
             "{% macro f(p) %}{{ p }}{% endmacro %}{% set n.a = n.a + [x + '=' + f(x)] %}{% set n.b = n.b + [n.a | join] %}",
             "{% macro f(p) %}{% for x in p %}{{ '+' + f(x) + f(p[x]) }}{% endfor %}{% endmacro %}",
         ] {

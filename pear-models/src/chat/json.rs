@@ -4,8 +4,9 @@ use minijinja::value::{Kwargs, ValueKind};
 use minijinja::{ErrorKind, Value as Jinja};
 use serde_json::Value;
 
-use super::limits::{MAX_OUTPUT, too_large};
-
+/// Bytes that are written: the longest descriptions of tools have a hundredth. A filter of the template library pays for what it makes with
+/// the template's instructions; this one cannot.
+const MAX_BYTES: usize = 1 << 24;
 /// Levels of nesting that are written.
 const MAX_DEPTH: usize = 64;
 /// Spaces for each level.
@@ -67,8 +68,11 @@ impl JsonWriter {
                 format!("tojson: more than {MAX_DEPTH} levels"),
             ));
         }
-        if text.len() > MAX_OUTPUT {
-            return Err(too_large());
+        if text.len() + value.as_str().map_or(0, str::len) > MAX_BYTES {
+            return Err(minijinja::Error::new(
+                ErrorKind::InvalidOperation,
+                format!("tojson: more than {MAX_BYTES} bytes"),
+            ));
         }
         let is_map = value.kind() == ValueKind::Map;
         if !is_map && !matches!(value.kind(), ValueKind::Seq | ValueKind::Iterable) {
@@ -78,25 +82,29 @@ impl JsonWriter {
             self.push(&scalar, text);
             return Ok(());
         }
-        let mut items: Vec<Jinja> = value.try_iter()?.collect();
+        let mut items: Box<dyn Iterator<Item = Jinja>> = Box::new(value.try_iter()?);
         if is_map && self.sort_keys {
-            items.sort();
+            let mut keys: Vec<Jinja> = items.collect();
+            keys.sort();
+            items = Box::new(keys.into_iter());
         }
         text.push(if is_map { '{' } else { '[' });
-        for (index, item) in items.iter().enumerate() {
-            if index > 0 {
+        let mut is_empty = true;
+        // Not collected: a list may be a short one that is repeated a hundred million times.
+        for item in items {
+            if !std::mem::take(&mut is_empty) {
                 *text += &self.between_items;
             }
             self.break_line(depth + 1, text);
             if is_map {
                 self.push(&Value::from(item.to_string()).to_string(), text);
                 *text += &self.after_key;
-                self.write(&value.get_item(item)?, depth + 1, text)?;
+                self.write(&value.get_item(&item)?, depth + 1, text)?;
             } else {
-                self.write(item, depth + 1, text)?;
+                self.write(&item, depth + 1, text)?;
             }
         }
-        if !items.is_empty() {
+        if !is_empty {
             self.break_line(depth, text);
         }
         text.push(if is_map { '}' } else { ']' });

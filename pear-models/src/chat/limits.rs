@@ -7,7 +7,7 @@ use minijinja::{Error, ErrorKind};
 /// Instructions that a template may run: a second's worth, of which the longest conversations take a hundredth.
 pub(super) const FUEL: u64 = 10_000_000;
 /// Bytes that a template may write.
-pub(super) const MAX_OUTPUT: usize = 1 << 26;
+const MAX_OUTPUT: usize = 1 << 26;
 /// Characters of an error.
 const LONGEST_MESSAGE: usize = 500;
 /// Room for expressions of so many tokens.
@@ -25,14 +25,6 @@ pub(super) fn problem(error: &Error) -> String {
         Some((end, _)) => format!("{} …", &problem[..end]),
         None => problem,
     }
-}
-
-/// What a template that writes too much is told.
-pub(super) fn too_large() -> Error {
-    Error::new(
-        ErrorKind::InvalidOperation,
-        format!("writes more than {MAX_OUTPUT} bytes"),
-    )
 }
 
 /// Runs `f` where deep expressions have room.
@@ -62,7 +54,8 @@ impl Output {
     /// The text, if `rendered` went well.
     pub(super) fn finish(self, rendered: Result<(), Error>) -> Result<String, Error> {
         if self.is_full {
-            return Err(too_large());
+            let problem = format!("writes more than {MAX_OUTPUT} bytes");
+            return Err(Error::new(ErrorKind::InvalidOperation, problem));
         }
         rendered?;
         String::from_utf8(self.bytes)
