@@ -100,6 +100,10 @@ struct Arguments {
     #[arg(long, value_name = "COUNT")]
     micro_batch_size: Option<usize>,
 
+    /// Run each layer once more in the backward pass instead of keeping what it computed: half the memory, half as much time again
+    #[arg(long)]
+    recompute: bool,
+
     /// Seed of the random sequences
     #[arg(long, default_value_t = 0)]
     seed: u64,
@@ -463,6 +467,7 @@ fn trainer<'a>(
     let checkpoint = setup.checkpoint;
     let mut trainer = Trainer::new(model, &setup.heads, input.options.clone())?
         .with_copies(copies)
+        .with_recompute(arguments.recompute)
         .with_held_out(input.held_out.clone());
     if let Some(text) = setup.text {
         trainer = trainer.with_text(text.learned.clone())?;

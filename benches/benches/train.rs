@@ -5,8 +5,8 @@
 //! PEAR_PYTHON=path/to/python cargo bench --bench train        # and theirs: needs torch and transformers
 //! ```
 //!
-//! A random Llama of GPT-2-small's shape, f32, n = 50, 20 sequences a step, 10 heads re-weighted in all layers or in the upper half; then
-//! what a step costs as heads, sequences, their length and the vocabulary grow. Every row is a process of its own, so that peaks of memory
+//! A random Llama of GPT-2-small's shape, f32, n = 50, 20 sequences a step, 10 heads re-weighted in all layers or in the upper half, also
+//! with each layer recomputed in the backward pass; then what a step costs as heads, sequences, their length and the vocabulary grow. Every row is a process of its own, so that peaks of memory
 //! compare.
 
 use std::env;
@@ -31,6 +31,8 @@ struct Case {
     n: usize,
     batch_size: usize,
     vocab_size: usize,
+    /// Whether layers run once more in the backward pass.
+    recompute: bool,
 }
 
 const USUAL: Case = Case {
@@ -39,6 +41,7 @@ const USUAL: Case = Case {
     n: 50,
     batch_size: 20,
     vocab_size: 32000,
+    recompute: false,
 };
 
 fn main() {
@@ -79,6 +82,21 @@ fn main() {
             work / seconds / 1e9,
             100.0 * work / rate / seconds,
             peak / 1e9
+        );
+        let recomputed = Case {
+            recompute: true,
+            ..case
+        };
+        let (again, peak_again) = in_a_process(recomputed);
+        println!(
+            "{:<44} {again:>9.2} {:>8} {:>8} {:>13} {:>8.2}   {:.2} times as long, in {:.0}% of the memory",
+            "the same, each layer recomputed",
+            "",
+            "",
+            "",
+            peak_again / 1e9,
+            again / seconds,
+            100.0 * peak_again / peak
         );
         for style in ["authors", "careful"] {
             let upper: &[&str] = if case.first > 0 { &["--upper"] } else { &[] };
@@ -157,6 +175,7 @@ impl Case {
             self.n,
             self.batch_size,
             self.vocab_size,
+            usize::from(self.recompute),
         ]
         .map(|number| number.to_string())
         .join(",")
@@ -167,8 +186,8 @@ impl Case {
             .split(',')
             .map(|number| number.parse().expect("a number"))
             .collect();
-        let [heads, first, n, batch_size, vocab_size] = numbers[..] else {
-            panic!("five numbers, not `{text}`")
+        let [heads, first, n, batch_size, vocab_size, recompute] = numbers[..] else {
+            panic!("six numbers, not `{text}`")
         };
         Self {
             heads,
@@ -176,6 +195,7 @@ impl Case {
             n,
             batch_size,
             vocab_size,
+            recompute: recompute == 1,
         }
     }
 
@@ -224,7 +244,8 @@ fn measure(case: Case) {
     let heads: Vec<HeadId> = (0..case.heads)
         .map(|i| HeadId::new(case.first + i % above, (i / above + 5 * i) % 12))
         .collect();
-    let mut trainer = Trainer::new(&model, &heads, options).expect("valid options");
+    let trainer = Trainer::new(&model, &heads, options).expect("valid options");
+    let mut trainer = trainer.with_recompute(case.recompute);
     let mut step = |index: usize| {
         let batch = task
             .batch(length, index * batch_size..(index + 1) * batch_size)

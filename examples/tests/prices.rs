@@ -2,6 +2,8 @@
 
 mod common;
 
+use std::fs;
+
 use common::Bench;
 use serde_json::Value;
 
@@ -38,7 +40,7 @@ fn a_price_on_changes_of_text_keeps_predictions_and_one_on_distance_keeps_heads_
     let training = &profile["training"];
     assert_eq!(training["kl"].as_array().unwrap().len(), 20);
     assert_eq!(training["kl_weight"], 0.001);
-    let log = std::fs::read_to_string(bench.path("cheap.csv")).unwrap();
+    let log = fs::read_to_string(bench.path("cheap.csv")).unwrap();
     assert!(log.starts_with("step,loss,learning_rate,gradient_norm,held_out_loss,held_out_accuracy,kl,distance_from_one,at_one,0.0,"));
 
     let sparse = train("--kl-weight 1 --sparsity 0.05 --out sparse.json");
@@ -61,7 +63,7 @@ fn the_models_own_text_is_kept_beside_the_checkpoint() {
         "train {FLAGS} --heads all --kl-weight 1 --text-samples 8 --text-length 24 --checkpoint state"
     );
     bench.ok(&format!("{flags} --out once.json"));
-    let text = std::fs::read_to_string(bench.path("state/text.jsonl")).unwrap();
+    let text = fs::read_to_string(bench.path("state/text.jsonl")).unwrap();
     assert_eq!(text.lines().count(), 8);
     bench.ok(&format!("{flags} --resume --out again.json"));
     assert_eq!(bench.json("once.json"), bench.json("again.json"));
@@ -130,4 +132,21 @@ fn prices_and_heads_that_make_no_sense_are_refused() {
         &format!("train {flags} --heads all --text-length 100000"),
         &["--text-length 100000", "positions"],
     );
+}
+
+#[test]
+fn recomputed_layers_learn_the_same_in_a_resumed_run_too() {
+    let bench = Bench::new();
+    let flags = "--heads all --kl-weight 1 --text-samples 4 --text-length 16 --checkpoint state";
+    bench.ok(&format!("train {FLAGS} {flags} --out kept.json"));
+    fs::remove_dir_all(bench.path("state")).unwrap();
+    bench.ok(&format!(
+        "train {FLAGS} {flags} --recompute --out again.json"
+    ));
+    bench.assert_near(["kept.json", "again.json"], "/coefficients", 1e-5);
+    // A run may go on the other way.
+    bench.ok(&format!(
+        "train {FLAGS} {flags} --resume --out resumed.json"
+    ));
+    bench.assert_near(["again.json", "resumed.json"], "/coefficients", 1e-6);
 }

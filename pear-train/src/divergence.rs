@@ -2,14 +2,14 @@
 
 use std::collections::BTreeMap;
 
-use burn::module::Module;
 use burn::prelude::*;
-use pear_core::forward::{token_tensor, training_residual};
+use pear_core::forward::{check_length, token_tensor, training_residual};
 use pear_core::kernels::kl_divergence;
-use pear_core::{DecoderModel, HeadCoefficients, HeadEdit};
+use pear_core::{DecoderModel, HeadCoefficients, Positions};
 
 use crate::Result;
 use crate::gradients::{LossAndGradients, add};
+use crate::recompute::{Graph, whole_sequences};
 use crate::rows::{LOGITS_IN_MEMORY, mean_over_rows};
 use crate::text::{PlainText, References};
 
@@ -46,7 +46,15 @@ pub fn divergence_and_gradients<M: DecoderModel>(
 ) -> Result<(f64, Vec<f64>)> {
     text.check(model)?;
     let (all, references) = (all_pieces(text), References::default());
-    of_pieces(model, text, &references, &all, coefficients, at_once)
+    of_pieces(
+        Graph::Whole,
+        model,
+        text,
+        &references,
+        &all,
+        coefficients,
+        at_once,
+    )
 }
 
 /// The mean divergence of these pieces, `at_once` at a time.
@@ -60,7 +68,10 @@ pub(crate) fn value_of_pieces<M: DecoderModel>(
 ) -> Result<f64> {
     let mut sum = 0.0;
     for part in parts(text, pieces, at_once) {
-        let kl = mean_divergence(model, text, references, &part, &mut coefficients.fixed())?;
+        let original = originals(model, text, references, &part)?;
+        let tokens = tokens(text, &part, &model.device());
+        let residual = training_residual(model, tokens, &mut coefficients.fixed())?;
+        let kl = mean_divergence(model, original, residual);
         sum += positions(text, &part) as f64 * kl.into_scalar::<f64>();
     }
     Ok(sum / positions(text, pieces) as f64)
@@ -68,6 +79,7 @@ pub(crate) fn value_of_pieces<M: DecoderModel>(
 
 /// [`value_of_pieces`], and its gradients.
 pub(crate) fn of_pieces<M: DecoderModel>(
+    graph: Graph,
     model: &M,
     text: &PlainText,
     references: &References,
@@ -78,12 +90,17 @@ pub(crate) fn of_pieces<M: DecoderModel>(
     let total = positions(text, pieces) as f64;
     let mut sum = (0.0, vec![0.0; coefficients.heads().len()]);
     for part in parts(text, pieces, at_once) {
-        // A leaf of its own: its graph goes with this backward pass.
-        let leaves = coefficients.fixed().to_device(&model.device()).trainable();
-        let kl = mean_divergence(model, text, references, &part, &mut leaves.tracked())?;
-        let value = kl.clone().into_scalar::<f64>();
-        // Backward even where it is not finite: a graph that is dropped instead is kept by burn for ever.
-        let gradients = leaves.gradients(&kl.backward());
+        let original = originals(model, text, references, &part)?;
+        let tokens = tokens(text, &part, &model.device());
+        let seq = tokens.dims()[1];
+        check_length(model, seq)?;
+        let (value, gradients) = graph.loss_and_gradients(
+            model,
+            coefficients,
+            model.embed(tokens, Positions::first(seq)),
+            whole_sequences(model, seq),
+            |residual| mean_divergence(model, original, residual),
+        )?;
         let gradients = gradients.into_iter().map(f64::from).collect();
         let share = positions(text, &part) as f64 / total;
         add(&mut sum, (value, gradients), share);
@@ -119,20 +136,27 @@ pub(crate) fn tokens(text: &PlainText, pieces: &[usize], device: &Device) -> Ten
     token_tensor(&rows, device)
 }
 
-/// The mean over all positions of pieces of one length: `[1]`, tracked if `edit` is.
-fn mean_divergence<M: DecoderModel>(
+/// The last residual stream of the unmodified model for pieces of one length: `[pieces * length, hidden]`.
+fn originals<M: DecoderModel>(
     model: &M,
     text: &PlainText,
     references: &References,
     pieces: &[usize],
-    edit: &mut impl HeadEdit,
-) -> Result<Tensor<1>> {
+) -> Result<Tensor<2>> {
     let original = pieces
         .iter()
         .map(|&piece| references.of(model, text, piece))
         .collect::<Result<Vec<_>>>()?;
-    let original = Tensor::cat(original, 0);
-    let residual = training_residual(model, tokens(text, pieces, &model.device()), edit)?;
+    Ok(Tensor::cat(original, 0))
+}
+
+/// The mean over all positions of the pieces whose residual stream after the last layer is `residual`, `[pieces, length, hidden]`: `[1]`,
+/// tracked if that is.
+fn mean_divergence<M: DecoderModel>(
+    model: &M,
+    original: Tensor<2>,
+    residual: Tensor<3>,
+) -> Tensor<1> {
     let residual = residual.reshape(original.dims());
     let vocab = model.vocab_size();
     let logits = |residual: Tensor<2>| {
@@ -143,8 +167,8 @@ fn mean_divergence<M: DecoderModel>(
     };
     // Logits of two models stand in memory.
     let rows_at_once = (LOGITS_IN_MEMORY / (2 * vocab).max(1)).max(1);
-    Ok(mean_over_rows(residual, rows_at_once, |residual, rows| {
+    mean_over_rows(residual, rows_at_once, |residual, rows| {
         let original = original.clone().narrow(0, rows.start, rows.len());
         kl_divergence(logits(residual), logits(original))
-    }))
+    })
 }

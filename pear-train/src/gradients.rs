@@ -9,7 +9,8 @@ use pear_core::{DecoderModel, HeadCoefficients};
 
 use crate::Result;
 use crate::divergence::{of_pieces, positions};
-use crate::objective::loss_and_gradients;
+use crate::objective::with_graph;
+use crate::recompute::Graph;
 use crate::text::{PlainText, References};
 
 /// A loss and its gradient for each coefficient, as shares of a whole.
@@ -37,6 +38,7 @@ pub(crate) struct Reading<'a> {
     pub text: Option<(&'a PlainText, Vec<usize>)>,
     /// Sequences, or pieces, that run together.
     pub at_once: usize,
+    pub graph: Graph,
 }
 
 /// The two parts of the objective that have a gradient.
@@ -58,10 +60,11 @@ pub(crate) fn on_one<M: DecoderModel>(
     coefficients: &HeadCoefficients,
 ) -> Result<StepGradients> {
     let Replica { model, references } = &replicas[0];
-    let at_once = reading.at_once;
-    let proxy = of_sequences(model, &reading.batch, coefficients, at_once)?;
+    let (at_once, graph) = (reading.at_once, reading.graph);
+    let proxy = of_sequences(graph, model, &reading.batch, coefficients, at_once)?;
     let divergence = match &reading.text {
         Some((text, pieces)) => Some(of_pieces(
+            graph,
             model,
             text,
             references,
@@ -122,6 +125,7 @@ impl Reading<'_> {
             batch: self.batch.slice(part(self.batch.len())),
             text: text.filter(|(_, pieces)| !pieces.is_empty()),
             at_once: self.at_once,
+            graph: self.graph,
         }
     }
 
@@ -134,6 +138,7 @@ impl Reading<'_> {
 
 /// The mean proxy loss and its gradients, `at_once` sequences at a time.
 fn of_sequences<M: DecoderModel>(
+    graph: Graph,
     model: &M,
     batch: &ProxyBatch,
     coefficients: &HeadCoefficients,
@@ -142,7 +147,7 @@ fn of_sequences<M: DecoderModel>(
     let mut sum = (0.0, vec![0.0; coefficients.heads().len()]);
     for start in (0..batch.len()).step_by(at_once) {
         let part = batch.slice(start..batch.len().min(start + at_once));
-        let (value, gradients) = loss_and_gradients(model, &part, coefficients)?;
+        let (value, gradients) = with_graph(graph, model, &part, coefficients)?;
         let gradients = gradients.into_iter().map(f64::from).collect();
         add(
             &mut sum,

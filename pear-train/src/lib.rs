@@ -67,6 +67,7 @@ mod natural;
 mod objective;
 mod optimizer;
 mod options;
+mod recompute;
 mod rows;
 mod schedule;
 mod sequence_edit;

@@ -1,6 +1,5 @@
 //! The loss on proxy sequences, and what else they tell.
 
-use burn::module::Module;
 use burn::prelude::*;
 use pear_core::forward::{
     TokenContext, check_length, check_not_reweighted, not_finite, run_layer, untracked,
@@ -14,6 +13,7 @@ use pear_core::{
 use serde::{Deserialize, Serialize};
 
 use crate::Result;
+use crate::recompute::Graph;
 use crate::rows::{LOGITS_IN_MEMORY, mean_over_rows};
 
 /// The mean cross-entropy of the second half of every sequence, `n` tokens of which the first cannot be predicted: `[1]`, f32.
@@ -51,12 +51,27 @@ pub fn loss_and_gradients<M: DecoderModel>(
     batch: &ProxyBatch,
     coefficients: &HeadCoefficients,
 ) -> Result<(f64, Vec<f32>)> {
-    // A leaf of its own: its graph goes with this backward pass.
-    let leaves = coefficients.fixed().to_device(&model.device()).trainable();
-    let loss = loss_of(model, batch, &mut leaves.tracked())?;
-    let value = loss.clone().into_scalar::<f64>();
-    // Backward even where the loss is not finite: a graph that is dropped instead is kept by burn for ever.
-    Ok((value, leaves.gradients(&loss.backward())))
+    with_graph(Graph::Whole, model, batch, coefficients)
+}
+
+/// [`loss_and_gradients`], from this kind of graph.
+pub(crate) fn with_graph<M: DecoderModel>(
+    graph: Graph,
+    model: &M,
+    batch: &ProxyBatch,
+    coefficients: &HeadCoefficients,
+) -> Result<(f64, Vec<f32>)> {
+    check_batch(model, batch)?;
+    graph.loss_and_gradients(
+        model,
+        coefficients,
+        embedded(model, batch),
+        |index, residual, edit| layer_of(model, batch, index, residual, edit),
+        |residual| {
+            let residual = predicted(model, batch, residual);
+            loss_of_residual(model, batch, residual)
+        },
+    )
 }
 
 /// The loss of a run with this edit: `[1]`, tracked if the edit is.
@@ -67,9 +82,18 @@ pub(crate) fn loss_of<M: DecoderModel>(
 ) -> Result<Tensor<1>> {
     check_batch(model, batch)?;
     let residual = predicting(model, batch, edit)?;
+    Ok(loss_of_residual(model, batch, residual))
+}
+
+/// The loss of the residual stream after the last layer at the positions that predict the second half, `[batch, n, hidden]`: `[1]`.
+fn loss_of_residual<M: DecoderModel>(
+    model: &M,
+    batch: &ProxyBatch,
+    residual: Tensor<3>,
+) -> Tensor<1> {
     let [sequences, n, hidden] = residual.dims();
     let rows = residual.reshape([sequences * n, hidden]);
-    Ok(mean_cross_entropy(model, rows, &batch.label_ids()))
+    mean_cross_entropy(model, rows, &batch.label_ids())
 }
 
 /// Whether a model can read these sequences.
@@ -157,27 +181,54 @@ fn predicting<M: DecoderModel>(
     edit: &mut (impl HeadEdit + ?Sized),
 ) -> Result<Tensor<3>> {
     edit.check(&model.shape())?;
+    let mut residual = embedded(model, batch);
+    for index in 0..model.shape().num_layers {
+        residual = layer_of(model, batch, index, residual, edit)?;
+    }
+    Ok(predicted(model, batch, residual))
+}
+
+/// The residual stream before the first layer, at all positions that are read.
+fn embedded<M: DecoderModel>(model: &M, batch: &ProxyBatch) -> Tensor<3> {
     // The last token predicts nothing and is not read; but some rotary scalings depend on how long the sequence is.
+    let whole = Positions::first(batch.seq_len());
+    let tokens = batch.tokens(&model.device());
+    model.embed(tokens.narrow(1, 0, batch.predicting().end), whole)
+}
+
+/// Runs a layer; the last one gives only the positions that predict.
+fn layer_of<M: DecoderModel>(
+    model: &M,
+    batch: &ProxyBatch,
+    index: usize,
+    residual: Tensor<3>,
+    edit: &mut (impl HeadEdit + ?Sized),
+) -> Result<Tensor<3>> {
     let (positions, whole) = (batch.predicting(), Positions::first(batch.seq_len()));
-    let tokens = batch.tokens(&model.device()).narrow(1, 0, positions.end);
-    let mut residual = model.embed(tokens, whole);
-    let Some(last) = model.shape().num_layers.checked_sub(1) else {
-        return Ok(residual.narrow(1, positions.start, positions.len()));
-    };
-    for layer in 0..last {
-        residual = run_layer(model, layer, residual, TokenContext::uncached(whole), edit)?;
+    if index + 1 < model.shape().num_layers {
+        let context = TokenContext::uncached(whole);
+        return Ok(run_layer(model, index, residual, context, edit)?);
     }
     // The other positions of the last layer only give keys and values.
-    let layer = model.layer(last)?;
+    let layer = model.layer(index)?;
     let attention = layer.attention();
-    check_not_reweighted(attention, last, edit)?;
+    check_not_reweighted(attention, index, edit)?;
     let Qkv { query, key, value } =
         attention.project_qkv(layer.attention_input(residual.clone()), whole);
     let query = query.narrow(2, positions.start, positions.len());
     let heads = attend(attention, query, key, value);
-    let output = attention.output_projection(edit.edit(last, heads)?);
+    let output = attention.output_projection(edit.edit(index, heads)?);
     let residual = residual.narrow(1, positions.start, positions.len());
     Ok(layer.output(residual, output))
+}
+
+/// The positions that predict, of what the last layer gives: all of it, but for a model without layers.
+fn predicted<M: DecoderModel>(model: &M, batch: &ProxyBatch, residual: Tensor<3>) -> Tensor<3> {
+    let positions = batch.predicting();
+    match model.shape().num_layers {
+        0 => residual.narrow(1, positions.start, positions.len()),
+        _ => residual,
+    }
 }
 
 /// The mean over all rows: `residual` is `[rows, hidden]`, the result `[1]`.

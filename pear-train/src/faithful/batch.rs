@@ -1,12 +1,9 @@
 //! Prompts of different lengths, padded on the right and run together.
 
 use burn::prelude::*;
-use pear_core::DecoderModel;
-use pear_core::HeadEdit;
-use pear_core::forward::{token_tensor, training_residual};
+use pear_core::forward::token_tensor;
 
 use super::items::Item;
-use crate::Result;
 
 /// Padding takes at most half as much as the prompts themselves.
 const MOST_PADDED: f64 = 1.5;
@@ -43,30 +40,40 @@ pub(super) fn parts(items: &[&Item], tokens_at_once: usize) -> Vec<Vec<usize>> {
     parts
 }
 
-/// The residual stream after the last layer at the last token of each prompt: `[prompts, hidden]`, tracked if `edit` is.
-pub(super) fn last_residuals<M: DecoderModel>(
-    model: &M,
-    prompts: &[&[u32]],
-    edit: &mut dyn HeadEdit,
-) -> Result<Tensor<2>> {
-    let longest = prompts.iter().map(|prompt| prompt.len()).max().unwrap_or(0);
-    // Any token will do: no token before it attends to it, and nothing after it is looked at.
-    let padded: Vec<Vec<u32>> = prompts
-        .iter()
-        .map(|prompt| {
+/// Prompts that run together.
+pub(super) struct Prompts {
+    /// All of one length.
+    padded: Vec<Vec<u32>>,
+    /// Where the last token of each prompt stands among the tokens of all rows.
+    last: Vec<i32>,
+}
+
+impl Prompts {
+    pub(super) fn new<'a>(prompts: impl Iterator<Item = &'a [u32]> + Clone) -> Self {
+        let longest = prompts.clone().map(<[u32]>::len).max().unwrap_or(0);
+        // Any token will do: no token before it attends to it, and nothing after it is looked at.
+        let pad = |prompt: &[u32]| {
             let mut padded = prompt.to_vec();
             padded.resize(longest, prompt.last().copied().unwrap_or(0));
             padded
-        })
-        .collect();
-    let last: Vec<i32> = prompts
-        .iter()
-        .enumerate()
-        .map(|(row, prompt)| (row * longest + prompt.len() - 1) as i32)
-        .collect();
-    let device = model.device();
-    let residual = training_residual(model, token_tensor(&padded, &device), edit)?;
-    let [batch, seq, hidden] = residual.dims();
-    let last = Tensor::<1, Int>::from_data(TensorData::new(last, [batch]), &device);
-    Ok(residual.reshape([batch * seq, hidden]).select(0, last))
+        };
+        let last = |(row, prompt): (usize, &[u32])| (row * longest + prompt.len() - 1) as i32;
+        Self {
+            padded: prompts.clone().map(pad).collect(),
+            last: prompts.enumerate().map(last).collect(),
+        }
+    }
+
+    /// Token ids `[prompts, longest]`.
+    pub(super) fn tokens(&self, device: &Device) -> Tensor<2, Int> {
+        token_tensor(&self.padded, device)
+    }
+
+    /// A residual stream `[prompts, longest, hidden]` at the last token of each prompt: `[prompts, hidden]`.
+    pub(super) fn last(&self, residual: Tensor<3>) -> Tensor<2> {
+        let [batch, seq, hidden] = residual.dims();
+        let last = TensorData::new(self.last.clone(), [batch]);
+        let last = Tensor::<1, Int>::from_data(last, &residual.device().inner());
+        residual.reshape([batch * seq, hidden]).select(0, last)
+    }
 }

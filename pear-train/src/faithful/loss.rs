@@ -2,16 +2,17 @@
 
 use std::ops::Range;
 
-use burn::module::Module;
 use burn::prelude::*;
 use burn::tensor::DType;
 use burn::tensor::activation::softplus;
+use pear_core::forward::training_residual;
 use pear_core::kernels::cross_entropy;
-use pear_core::{DecoderModel, HeadCoefficients, HeadEdit, NoEdit};
+use pear_core::{DecoderModel, HeadCoefficients, NoEdit, Positions};
 
-use super::batch::{last_residuals, parts};
+use super::batch::{Prompts, parts};
 use super::items::{Goal, Item};
 use crate::Result;
+use crate::recompute::{Graph, whole_sequences};
 use crate::rows::{LOGITS_IN_MEMORY, mean_over_rows};
 
 /// What one item gave.
@@ -88,10 +89,13 @@ pub fn item_losses<M: DecoderModel>(
     let refs: Vec<&Item> = items.iter().collect();
     for part in parts(&refs, tokens_at_once) {
         let rows: Vec<Weighted<'_>> = part.iter().map(|&index| weighted[index]).collect();
-        let (_, losses) = match coefficients {
-            Some(coefficients) => weighted_sum(model, &rows, settings, &mut coefficients.fixed())?,
-            None => weighted_sum(model, &rows, settings, &mut NoEdit)?,
+        let prompts = Prompts::new(rows.iter().map(|row| &row.item.prompt[..]));
+        let tokens = prompts.tokens(&model.device());
+        let residual = match coefficients {
+            Some(coefficients) => training_residual(model, tokens, &mut coefficients.fixed())?,
+            None => training_residual(model, tokens, &mut NoEdit)?,
         };
+        let (_, losses) = weighted_sum(model, &rows, settings, prompts.last(residual));
         part.into_iter()
             .zip(losses)
             .for_each(|(index, loss)| found[index] = loss);
@@ -121,6 +125,7 @@ pub fn item_losses_and_gradients<M: DecoderModel>(
         tokens_at_once,
     };
     of_weighted(
+        Graph::Whole,
         model,
         &evenly_weighted(items, references),
         coefficients,
@@ -150,6 +155,7 @@ fn evenly_weighted<'a>(items: &'a [Item], references: &[f64]) -> Vec<Weighted<'a
 
 /// The loss of each item, and the gradient of their weighted sum.
 pub(super) fn of_weighted<M: DecoderModel>(
+    graph: Graph,
     model: &M,
     weighted: &[Weighted<'_>],
     coefficients: &HeadCoefficients,
@@ -160,11 +166,21 @@ pub(super) fn of_weighted<M: DecoderModel>(
     let mut gradients = vec![0.0; coefficients.heads().len()];
     for part in parts(&items, settings.tokens_at_once) {
         let rows: Vec<Weighted<'_>> = part.iter().map(|&index| weighted[index]).collect();
-        // A leaf of its own: its graph goes with this backward pass.
-        let leaves = coefficients.fixed().to_device(&model.device()).trainable();
-        let (sum, losses) = weighted_sum(model, &rows, settings, &mut leaves.tracked())?;
-        // Backward even where it is not finite: a graph that is dropped instead is kept by burn for ever.
-        let of_part = leaves.gradients(&sum.backward());
+        let prompts = Prompts::new(rows.iter().map(|row| &row.item.prompt[..]));
+        let tokens = prompts.tokens(&model.device());
+        let seq = tokens.dims()[1];
+        let mut losses = Vec::new();
+        let (_, of_part) = graph.loss_and_gradients(
+            model,
+            coefficients,
+            model.embed(tokens, Positions::first(seq)),
+            whole_sequences(model, seq),
+            |residual| {
+                let (sum, found) = weighted_sum(model, &rows, settings, prompts.last(residual));
+                losses = found;
+                sum
+            },
+        )?;
         gradients
             .iter_mut()
             .zip(of_part)
@@ -176,15 +192,14 @@ pub(super) fn of_weighted<M: DecoderModel>(
     Ok((found, gradients))
 }
 
-/// The weighted sum of the losses of items that are run together, preferences first: `[1]`, tracked if `edit` is. And each of them.
+/// The weighted sum of the losses of items that are run together, preferences first: `[1]`, tracked if `residual` is. And each of them.
+/// `residual` is the residual stream after the last layer at the last token of each, `[items, hidden]`.
 fn weighted_sum<M: DecoderModel>(
     model: &M,
     items: &[Weighted<'_>],
     settings: LossSettings,
-    edit: &mut dyn HeadEdit,
-) -> Result<(Tensor<1>, Vec<ItemLoss>)> {
-    let prompts: Vec<&[u32]> = items.iter().map(|row| &row.item.prompt[..]).collect();
-    let residual = last_residuals(model, &prompts, edit)?;
+    residual: Tensor<2>,
+) -> (Tensor<1>, Vec<ItemLoss>) {
     let vocab = model.vocab_size();
     let rows_at_once = (LOGITS_IN_MEMORY / vocab.max(1)).max(1);
     let mut found = Vec::with_capacity(items.len());
@@ -197,7 +212,7 @@ fn weighted_sum<M: DecoderModel>(
         let weights: Vec<f32> = items.iter().map(|row| row.weight as f32).collect();
         losses * Tensor::from_floats(weights.as_slice(), &model.device())
     });
-    Ok((mean * items.len() as f64, found))
+    (mean * items.len() as f64, found)
 }
 
 fn numbers(losses: &Tensor<1>, differences: &Tensor<1>) -> Vec<ItemLoss> {

@@ -12,6 +12,7 @@ use pear_core::{DecoderModel, HeadCoefficients, HeadId};
 use crate::checkpoint::State;
 use crate::gradients::{Compute, Replica, on_each, on_one};
 use crate::options::TrainOptions;
+use crate::recompute::Graph;
 use crate::sequences::{Sequences, StepReport};
 use crate::text::PlainText;
 use crate::{Error, Result};
@@ -24,6 +25,7 @@ pub struct Trainer<M> {
     /// The model, then its copies on other devices.
     replicas: Vec<Replica<M>>,
     compute: Compute<M>,
+    graph: Graph,
     options: TrainOptions,
     /// Fixed: each step tracks a copy, so that no graph outlives it.
     coefficients: HeadCoefficients,
@@ -50,6 +52,7 @@ impl<M: DecoderModel> Trainer<M> {
         Ok(Self {
             replicas: vec![Replica::new(model)],
             compute: on_one,
+            graph: Graph::Whole,
             options,
             coefficients,
             held_out: None,
@@ -67,6 +70,14 @@ impl<M: DecoderModel> Trainer<M> {
     {
         self.replicas.extend(copies.into_iter().map(Replica::new));
         self.compute = on_each;
+        self
+    }
+
+    /// Runs each layer once more in the backward pass instead of keeping the graph of all layers
+    /// (activation checkpointing, [arXiv 1604.06174](https://arxiv.org/abs/1604.06174)): half the memory, for half
+    /// as much time again, as with frozen weights a backward pass costs no more than a forward one. Gradients are the same but for rounding.
+    pub fn with_recompute(mut self, recompute: bool) -> Self {
+        self.graph = Graph::new(recompute);
         self
     }
 

@@ -113,6 +113,7 @@ impl<M: DecoderModel> Trainer<M> {
             batch: batch.clone(),
             text,
             at_once: options.micro_batch_size.unwrap_or(all),
+            graph: self.graph,
         })
     }
 
