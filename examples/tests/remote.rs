@@ -278,8 +278,9 @@ fn without_the_token_no_large_message_is_taken() {
         .collect();
     let streams: Vec<_> = attempts.into_iter().map(|t| t.join().unwrap()).collect();
     if let (Some(before), Some(after)) = (before, server.peak_memory()) {
+        // Each connection has two threads, for which the allocator reserves a few MiB.
         assert!(
-            after < before + 32,
+            after < before + 128,
             "memory grew from {before} to {after} MiB"
         );
     }
