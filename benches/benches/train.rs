@@ -6,8 +6,8 @@
 //! ```
 //!
 //! A random Llama of GPT-2-small's shape, f32, n = 50, 20 sequences a step, 10 heads re-weighted in all layers or in the upper half, also
-//! with each layer recomputed in the backward pass; then what a step costs as heads, sequences, their length and the vocabulary grow. Every row is a process of its own, so that peaks of memory
-//! compare.
+//! with each layer recomputed in the backward pass; then what a step costs as heads, sequences, their length and the vocabulary grow. Every
+//! row is a process of its own, so that peaks of memory compare.
 
 use std::env;
 use std::process::Command;

@@ -46,6 +46,21 @@ impl Server {
         Self { process, url }
     }
 
+    /// Runs a command on the device, which shows this token.
+    #[track_caller]
+    fn assert_serves(&self, bench: &Bench, command: &str, token: &str) {
+        let output = bench
+            .command(&format!("{command} --device {}", self.url))
+            .env("PEAR_TOKEN", token)
+            .output()
+            .unwrap();
+        assert!(
+            output.status.success(),
+            "{}",
+            String::from_utf8_lossy(&output.stderr)
+        );
+    }
+
     fn address(&self) -> SocketAddr {
         self.url.strip_prefix("ws://").unwrap().parse().unwrap()
     }
@@ -101,16 +116,7 @@ fn a_server_that_is_not_there_or_wants_a_token_is_said() {
         &format!("{score} --device {}", server.url),
         &["--device ws://127.0.0.1:", "no device is served there"],
     );
-    let output = bench
-        .command(&format!("{score} --device {}", server.url))
-        .env("PEAR_TOKEN", "secret")
-        .output()
-        .unwrap();
-    assert!(
-        output.status.success(),
-        "{}",
-        String::from_utf8_lossy(&output.stderr)
-    );
+    server.assert_serves(&bench, score, "secret");
     let url = server.url.clone();
     drop(server);
     bench.refused(
@@ -372,16 +378,7 @@ fn clients_that_say_nothing_keep_nobody_out() {
     let server = Server::start(&bench, "secret");
     let silent: Vec<_> = (0..200).map(|_| connect(server.address())).collect();
     let score = "score --model {llama-2} --tokens tokens.jsonl --out out.json --dtype f32";
-    let output = bench
-        .command(&format!("{score} --device {}", server.url))
-        .env("PEAR_TOKEN", "secret")
-        .output()
-        .unwrap();
-    assert!(
-        output.status.success(),
-        "{}",
-        String::from_utf8_lossy(&output.stderr)
-    );
+    server.assert_serves(&bench, score, "secret");
     silent[..136].iter().for_each(assert_closed);
 }
 

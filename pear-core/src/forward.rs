@@ -207,7 +207,7 @@ fn run<M: DecoderModel>(
     tokens: Tensor<2, Int>,
     context: TokenContext<'_>,
     edit: &mut (impl HeadEdit + ?Sized),
-    check: fn(Tensor<3>) -> Result<Tensor<3>>,
+    mut check: impl FnMut(Tensor<3>) -> Result<Tensor<3>>,
 ) -> Result<Tensor<3>> {
     let TokenContext {
         positions,
@@ -291,20 +291,22 @@ fn not_finite_from<M: DecoderModel>(
 ) -> Result<NotFiniteFrom> {
     let tokens = token_tensor(&[tokens], &model.device());
     check_input(model, &tokens, 0, edit)?;
-    let positions = Positions::first(tokens.dims()[1]);
-    let is_finite = |residual: &Tensor<3>| residual.clone().is_finite().all().into_scalar::<bool>();
-    let mut residual = untracked(model.embed(tokens, positions))?;
-    if !is_finite(&residual) {
-        return Ok(NotFiniteFrom::Embedding);
-    }
-    for layer in 0..model.shape().num_layers {
-        let context = TokenContext::uncached(positions);
-        residual = untracked(run_layer(model, layer, residual, context, edit)?)?;
-        if !is_finite(&residual) {
-            return Ok(NotFiniteFrom::Layer(layer));
+    let context = TokenContext::uncached(Positions::first(tokens.dims()[1]));
+    // The embedding, then the layers.
+    let (mut seen, mut first) = (0, None);
+    run(model, tokens, context, edit, |residual| {
+        let residual = untracked(residual)?;
+        if first.is_none() && !residual.clone().is_finite().all().into_scalar::<bool>() {
+            first = Some(seen);
         }
-    }
-    Ok(NotFiniteFrom::Logits)
+        seen += 1;
+        Ok(residual)
+    })?;
+    Ok(match first {
+        None => NotFiniteFrom::Logits,
+        Some(0) => NotFiniteFrom::Embedding,
+        Some(after) => NotFiniteFrom::Layer(after - 1),
+    })
 }
 
 /// What each head adds to the residual stream: `[batch, heads, seq, hidden]`, from head outputs `[batch, heads, seq, head_dim]`.

@@ -67,10 +67,7 @@ pub(crate) fn with_graph<M: DecoderModel>(
         coefficients,
         embedded(model, batch),
         |index, residual, edit| layer_of(model, batch, index, residual, edit),
-        |residual| {
-            let residual = predicted(model, batch, residual);
-            loss_of_residual(model, batch, residual)
-        },
+        |residual| loss_of_residual(model, batch, residual),
     )
 }
 
@@ -185,15 +182,19 @@ fn predicting<M: DecoderModel>(
     for index in 0..model.shape().num_layers {
         residual = layer_of(model, batch, index, residual, edit)?;
     }
-    Ok(predicted(model, batch, residual))
+    Ok(residual)
 }
 
-/// The residual stream before the first layer, at all positions that are read.
+/// The residual stream before the first layer, at all positions that are read; of a model without layers at those that predict.
 fn embedded<M: DecoderModel>(model: &M, batch: &ProxyBatch) -> Tensor<3> {
     // The last token predicts nothing and is not read; but some rotary scalings depend on how long the sequence is.
-    let whole = Positions::first(batch.seq_len());
-    let tokens = batch.tokens(&model.device());
-    model.embed(tokens.narrow(1, 0, batch.predicting().end), whole)
+    let (positions, whole) = (batch.predicting(), Positions::first(batch.seq_len()));
+    let tokens = batch.tokens(&model.device()).narrow(1, 0, positions.end);
+    let residual = model.embed(tokens, whole);
+    match model.shape().num_layers {
+        0 => residual.narrow(1, positions.start, positions.len()),
+        _ => residual,
+    }
 }
 
 /// Runs a layer; the last one gives only the positions that predict.
@@ -220,15 +221,6 @@ fn layer_of<M: DecoderModel>(
     let output = attention.output_projection(edit.edit(index, heads)?);
     let residual = residual.narrow(1, positions.start, positions.len());
     Ok(layer.output(residual, output))
-}
-
-/// The positions that predict, of what the last layer gives: all of it, but for a model without layers.
-fn predicted<M: DecoderModel>(model: &M, batch: &ProxyBatch, residual: Tensor<3>) -> Tensor<3> {
-    let positions = batch.predicting();
-    match model.shape().num_layers {
-        0 => residual.narrow(1, positions.start, positions.len()),
-        _ => residual,
-    }
 }
 
 /// The mean over all rows: `residual` is `[rows, hidden]`, the result `[1]`.

@@ -79,13 +79,10 @@ pub(super) fn doubling<'a>(tags: &[Vec<Token<'a>>]) -> Option<&'a str> {
     assignments
         .iter()
         .find_map(|Assignment { place, value, read }| {
-            let of = |place: &Place<'a>| sources.get(place);
-            let contains_it = |from: &Place<'a>| {
-                from == place && of(place).is_some_and(|all| all.contains(place))
-                    || from != place
-                        && of(place).is_some_and(|all| all.contains(from))
-                        && of(from).is_some_and(|all| all.contains(place))
+            let gets_into = |from: &Place<'a>, into: &Place<'a>| {
+                sources.get(into).is_some_and(|all| all.contains(from))
             };
+            let contains_it = |from: &Place<'a>| gets_into(from, place) && gets_into(place, from);
             let own = read.iter().filter(|from| contains_it(from)).count();
             // A list and a text have no sum.
             let sums = value.contains(&Token::Sign(b'+')) && !is_text(value);
