@@ -6,6 +6,7 @@
 //! ```
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::process::ExitCode;
 
 use anyhow::{Context, Result, bail};
@@ -102,13 +103,13 @@ fn sequences(path: &Path, directory: &ModelDirectory) -> Result<Vec<Vec<u32>>> {
 /// How far the predictions of what was written are from those of the model with the coefficients attached.
 fn verified(
     model: &ModelArgs,
-    directory: &ModelDirectory,
+    directory: &Arc<ModelDirectory>,
     profile: &Profile,
     out: &Path,
     sequences: &[Vec<u32>],
 ) -> Result<TextDivergence> {
     let exact = model.load_with(directory, Some(profile))?;
-    let folded = model.load(&ModelDirectory::open(first_part(out)?)?)?;
+    let folded = model.load(&Arc::new(ModelDirectory::open(first_part(out)?)?))?;
     let mut positions = Vec::new();
     for sequence in sequences {
         positions.extend(divergences(&exact, &folded, sequence)?);

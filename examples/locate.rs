@@ -9,13 +9,15 @@ use std::ffi::OsString;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Instant;
 
 use anyhow::{Context, Result, bail};
 use burn::tensor::DType;
 use clap::{Parser, ValueEnum};
 use pear_core::files::{Provenance, SequenceRecord};
 use pear_core::model::DecoderModel;
-use pear_core::proxy::ProxyBatch;
+use pear_core::proxy::{ProxyBatch, ProxyTask};
 use pear_core::{HeadId, LayerRange};
 use pear_examples::cli::{self, ModelArgs, RowBudget, TopK, half_of, name_of};
 use pear_examples::device::DeviceName;
@@ -23,14 +25,16 @@ use pear_examples::draw::{check_picture, heat_map};
 use pear_examples::head_table::head_table;
 use pear_examples::memory::{peak_memory, reset_peak_memory};
 use pear_examples::partial::{PartialFile, Run};
+use pear_examples::plan::{plan, streamed_seconds};
 use pear_examples::progress::Progress as ProgressBar;
 use pear_examples::proxy::Draw;
 use pear_examples::tokens::TokenFile;
 use pear_locate::{
     Budget, Event, LengthReport, LocateOptions, Locator, Overlap, Progress, Report, Rounding,
-    Scores, Stability, proxy_batches, rank_correlation, stability,
+    Scores, Stability, proxy_batches, rank_correlation, remove_sweep_state, stability,
 };
-use pear_models::{Decoder, ModelDirectory};
+use pear_models::{Decoder, DecoderConfig, ModelDirectory};
+use pear_train::TrainOptions;
 use serde::de::DeserializeOwned;
 
 /// The most tokens that are drawn, over all sequences.
@@ -119,7 +123,8 @@ struct Arguments {
     #[arg(long, value_name = "NAME,…", value_delimiter = ',')]
     also_device: Vec<DeviceName>,
 
-    /// Resume an interrupted run of the same command: lengths, or with --budget rounds, that it finished are kept
+    /// Resume an interrupted run of the same command: lengths, or with --budget rounds, that it finished are kept; with --stream, the layers that
+    /// all lengths have been through
     #[arg(long, requires = "out")]
     resume: bool,
 
@@ -143,6 +148,11 @@ struct Arguments {
     /// Memory for the sweep beside the model, in MiB; with less it is slower, with the same result
     #[arg(long, value_name = "MIB", default_value_t = (LocateOptions::DEFAULT_MEMORY_BUDGET >> 20) as u32)]
     memory: u32,
+
+    /// Say what locating, and training with its default settings, would take on this machine, and stop: memory, bytes read, work and time.
+    /// Of --model, only config.json is needed
+    #[arg(long)]
+    plan: bool,
 
     /// File to write the scores to
     #[arg(long, value_name = "FILE")]
@@ -270,9 +280,15 @@ fn run(arguments: Arguments) -> Result<()> {
     ];
     check_outputs(inputs, &arguments.out, &arguments.heatmap)?;
     let options = options(&arguments)?;
+    if arguments.plan {
+        return print_plan(&arguments, &options);
+    }
+    check_estimate(&arguments, arguments.model.layers.stream)?;
     let directory = arguments.model.open()?;
     let job = Job::prepare(&arguments, &directory, options)?;
+    let since = Instant::now();
     let model = arguments.model.load(&directory)?;
+    check_estimate(&arguments, model.layers_on_demand())?;
     let copies = arguments
         .also_device
         .iter()
@@ -287,10 +303,18 @@ fn run(arguments: Arguments) -> Result<()> {
         job.options.ablation,
         job.options.metric
     ))?;
+    if let Some(statistics) = model.stream_statistics() {
+        // One layer has been read, to see how long that takes.
+        let reading = statistics.reading.as_secs_f64() * model.shape().num_layers as f64;
+        let (config, batches) = (directory.config(), &job.batches);
+        let seconds = streamed_seconds(&arguments.model, config, batches, &job.options, reading)?;
+        cli::print(&format!("takes   about {}\n", cli::duration(seconds)))?;
+    }
     let report = match &job.budget {
         Some(budget) => job.locate_within(budget, &model, &copies)?,
         None => job.locate(&model, &copies)?,
     };
+    let streamed = cli::stream_summary(&model, since.elapsed().as_secs_f64());
     let heads = job.top_k.of(&report.scores)?;
     let mut stability = stability(&report, heads.len());
     let mut scores = report.scores;
@@ -319,13 +343,44 @@ fn run(arguments: Arguments) -> Result<()> {
     if let Some((file, _)) = &job.partial {
         file.remove()?;
     }
-    cli::print(&memory(model_memory, job.options.memory_budget))
+    cli::print(&memory(model_memory, job.options.memory_budget))?;
+    cli::print(&streamed)
+}
+
+/// Whether scores can be estimated, if they are to be.
+fn check_estimate(arguments: &Arguments, streamed: bool) -> Result<()> {
+    if streamed && arguments.method != Method::Exact {
+        bail!("--method: an estimate keeps all layers in memory: expected exact, or --resident");
+    }
+    Ok(())
+}
+
+/// What a run would take, of the config alone.
+fn print_plan(arguments: &Arguments, options: &LocateOptions) -> Result<()> {
+    let model = &arguments.model.model;
+    let config = if model.extension().is_some_and(|end| end == "gguf") {
+        arguments.model.open()?.config().clone()
+    } else if model.is_dir() {
+        DecoderConfig::read(model.join("config.json"))?.0
+    } else {
+        DecoderConfig::read(model)?.0
+    };
+    let batches = match &arguments.proxy_tokens {
+        Some(path) => batches_from_file(path, &config)?.0,
+        // Which tokens are special makes no difference.
+        None => {
+            let task = ProxyTask::new(config.vocab_size, &[], arguments.seed)?;
+            proxy_batches(&task, &pairs(arguments)?)?
+        }
+    };
+    let training = TrainOptions::default();
+    cli::print(&plan(&arguments.model, &config, &batches, options, &training)?)
 }
 
 /// What is located, with its input read and checked.
 struct Job<'a> {
     arguments: &'a Arguments,
-    directory: &'a ModelDirectory,
+    directory: &'a Arc<ModelDirectory>,
     options: LocateOptions,
     /// One for each length.
     batches: Vec<ProxyBatch>,
@@ -339,7 +394,7 @@ struct Job<'a> {
 impl<'a> Job<'a> {
     fn prepare(
         arguments: &'a Arguments,
-        directory: &'a ModelDirectory,
+        directory: &'a Arc<ModelDirectory>,
         options: LocateOptions,
     ) -> Result<Self> {
         let shape = directory.shape();
@@ -390,13 +445,25 @@ impl<'a> Job<'a> {
         }
     }
 
-    /// Scores all heads. Each finished length is kept on disk, except the last, which the scores follow at once.
+    /// Scores all heads. Each finished length is kept on disk, except the last, which the scores follow at once; of a model whose layers are
+    /// streamed, how far all lengths are.
     fn locate(&self, model: &Decoder, copies: &[Decoder]) -> Result<Report> {
-        let locator = Locator::new(model, self.options.clone())
+        let mut locator = Locator::new(model, self.options.clone())
             .with_copies(copies)
             .with_finished(self.finished_earlier()?);
+        if let Some((file, _)) = &self.partial
+            && model.layers_on_demand()
+        {
+            if !self.arguments.resume {
+                remove_sweep_state(&file.state())?;
+                // What is resumed: no length is finished before all of them are.
+                file.write(&Vec::<LengthReport>::new())?;
+            }
+            locator = locator.with_state(file.state());
+        }
         run_with_progress("locating", &locator, &self.batches, |finished| {
             if let Some((file, _)) = &self.partial
+                && !model.layers_on_demand()
                 && finished.len() < self.batches.len()
             {
                 file.write(finished)?;
@@ -499,7 +566,7 @@ impl<'a> Job<'a> {
                 flags.device
             )
         })?;
-        let model = self.directory.load(&device, other)?;
+        let model = flags.load_in(self.directory, &flags.device, other)?;
         let again = self.locate_again("other dtype", &model, self.options.clone())?;
         let names = [dtype, other].map(name_of);
         stability.rounding = Rounding::between(names[1].clone(), scores, &again);
@@ -622,16 +689,15 @@ fn batches(
     directory: &ModelDirectory,
 ) -> Result<(Vec<ProxyBatch>, SequenceRecord)> {
     match &arguments.proxy_tokens {
-        Some(path) => batches_from_file(path, directory),
+        Some(path) => batches_from_file(path, directory.config()),
         None => drawn_batches(arguments, directory),
     }
 }
 
 fn batches_from_file(
     path: &Path,
-    directory: &ModelDirectory,
+    config: &DecoderConfig,
 ) -> Result<(Vec<ProxyBatch>, SequenceRecord)> {
-    let config = directory.config();
     let tokens = TokenFile::read_proxy(path, config.vocab_size)?;
     tokens.check_lengths(config.max_positions())?;
     let record = tokens.record();
@@ -646,10 +712,8 @@ fn batches_from_file(
     Ok((batches, record))
 }
 
-fn drawn_batches(
-    arguments: &Arguments,
-    directory: &ModelDirectory,
-) -> Result<(Vec<ProxyBatch>, SequenceRecord)> {
+/// The lengths, and how many sequences of each.
+fn pairs(arguments: &Arguments) -> Result<Vec<(usize, usize)>> {
     let (lengths, samples) = (&arguments.lengths, samples(arguments));
     if lengths.len() != samples.len() {
         bail!(
@@ -658,13 +722,7 @@ fn drawn_batches(
             lengths.len()
         );
     }
-    let draw = Draw {
-        seed: arguments.seed,
-        bos: arguments.bos,
-        special: arguments.preset.is_some(),
-    };
     for (index, &n) in lengths.iter().enumerate() {
-        draw.check_length("--lengths", n, directory)?;
         if lengths[..index].contains(&n) {
             bail!("--lengths: {n} is listed twice");
         }
@@ -672,17 +730,30 @@ fn drawn_batches(
     if samples.contains(&0) {
         bail!("--samples 0: expected at least 1 sequence of each length");
     }
-    let pairs: Vec<(usize, usize)> = lengths
-        .iter()
-        .copied()
-        .zip(samples.iter().copied())
-        .collect();
+    let pairs = lengths.iter().copied().zip(samples.iter().copied());
+    let pairs: Vec<(usize, usize)> = pairs.collect();
     let tokens = pairs
         .iter()
         .map(|&(n, samples)| samples.saturating_mul(2 * n))
         .fold(0, usize::saturating_add);
     if tokens > MAX_TOKENS {
         bail!("--samples: sequences of {tokens} tokens altogether, expected at most {MAX_TOKENS}");
+    }
+    Ok(pairs)
+}
+
+fn drawn_batches(
+    arguments: &Arguments,
+    directory: &ModelDirectory,
+) -> Result<(Vec<ProxyBatch>, SequenceRecord)> {
+    let draw = Draw {
+        seed: arguments.seed,
+        bos: arguments.bos,
+        special: arguments.preset.is_some(),
+    };
+    let pairs = pairs(arguments)?;
+    for &(n, _) in &pairs {
+        draw.check_length("--lengths", n, directory)?;
     }
     let batches = proxy_batches(&draw.task(directory)?, &pairs)?;
     Ok((batches, draw.record(directory)))

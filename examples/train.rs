@@ -9,6 +9,8 @@ use std::fs;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Instant;
 
 use anyhow::{Context, Result, bail};
 use clap::{Parser, ValueEnum};
@@ -212,6 +214,7 @@ fn run(arguments: Arguments) -> Result<()> {
     let checkpoint = checkpoint_file(&arguments)?;
     let input = Input::read(&arguments)?;
 
+    let since = Instant::now();
     let model = arguments.model.load(&input.directory)?;
     let text_price = text_price(&arguments, &input, &model, checkpoint.as_deref())?;
     let (heads, scores) = chosen_heads(&arguments, &input, &model)?;
@@ -268,6 +271,7 @@ fn run(arguments: Arguments) -> Result<()> {
     if let Some(curve) = &arguments.curve {
         draw_curves(curve, &trainer, history)?;
     }
+    summary += &cli::stream_summary(&model, since.elapsed().as_secs_f64());
     cli::print(&summary)
 }
 
@@ -323,7 +327,7 @@ fn checkpoint_file(arguments: &Arguments) -> Result<Option<PathBuf>> {
 
 /// Everything that is read and checked before any weights are loaded.
 struct Input {
-    directory: ModelDirectory,
+    directory: Arc<ModelDirectory>,
     options: TrainOptions,
     heads: HeadChoice,
     sequences: Sequences,

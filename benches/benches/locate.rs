@@ -5,18 +5,21 @@
 //! PEAR_PYTHON=path/to/python cargo bench --bench locate       # and theirs: needs torch and transformers
 //! ```
 //!
-//! A random Llama of GPT-2-small's shape on the default proxy set, f32. What would take hours is run on a stated part and scaled up. Then
+//! A random Llama of GPT-2-small's shape on the default proxy set, f32, and in bf16. What would take hours is run on a stated part and scaled up. Then
 //! what a sweep costs as the model and the sequences grow, and a model of 24 layers, 16 heads and 1024 channels on the default set.
 
 use std::time::Instant;
 
 use burn::prelude::*;
-use pear_benches::{Flops, SMALL, dense, gigabytes, matmul_rate, median, number_in, python};
+use burn::tensor::DType;
+use pear_benches::{
+    Flops, SMALL, dense, gigabytes, in_dtype, matmul_rate, matmul_rate_in, median, number_in, python,
+};
 use pear_core::proxy::ProxyBatch;
 use pear_core::{DecoderModel, ProxyTask};
 use pear_examples::memory::{peak_memory, reset_peak_memory};
 use pear_locate::{LocateOptions, Mode, PAPER_LENGTHS, naive, patched_logits, proxy_batches};
-use pear_models::{DecoderConfig, DecoderSizes};
+use pear_models::{Decoder, DecoderConfig, DecoderSizes};
 
 /// Sequences of each length that the naive sweep is run on.
 const NAIVE_SAMPLES: usize = 1;
@@ -50,7 +53,7 @@ fn main() {
     for mode in [Mode::Activation, Mode::Path] {
         let (seconds, work) = (
             seconds(&model, &batches, mode, 3),
-            flops.sweep(mode, &batches),
+            flops.sweep(&options(mode), &batches),
         );
         let floor = work / rate;
         println!(
@@ -64,6 +67,7 @@ fn main() {
         ours.push((mode, seconds));
     }
 
+    in_bf16(&model, &batches, &ours);
     growth(&device);
     larger(&device, rate);
 
@@ -103,12 +107,16 @@ fn main() {
     }
 }
 
-/// The median of some sweeps.
-fn seconds(model: &impl DecoderModel, batches: &[ProxyBatch], mode: Mode, times: usize) -> f64 {
-    let options = LocateOptions {
+fn options(mode: Mode) -> LocateOptions {
+    LocateOptions {
         mode,
         ..LocateOptions::default()
-    };
+    }
+}
+
+/// The median of some sweeps.
+fn seconds(model: &impl DecoderModel, batches: &[ProxyBatch], mode: Mode, times: usize) -> f64 {
+    let options = options(mode);
     let once = || {
         let start = Instant::now();
         for batch in batches {
@@ -117,6 +125,27 @@ fn seconds(model: &impl DecoderModel, batches: &[ProxyBatch], mode: Mode, times:
         start.elapsed().as_secs_f64()
     };
     median((0..times).map(|_| once()).collect())
+}
+
+/// The same in bf16, beside f32 in the same run.
+fn in_bf16(model: &Decoder, batches: &[ProxyBatch], ours: &[(Mode, f64)]) {
+    let (config, device) = (model.config(), model.device());
+    let inner = dense(&config.layers[0]).intermediate_size;
+    let rate = matmul_rate_in(DType::BF16, &device, config.hidden_size, inner);
+    let half = in_dtype(model.clone(), DType::BF16);
+    for &(mode, in_f32) in ours {
+        let seconds = seconds(&half, batches, mode, 3);
+        let work = Flops::of(config).sweep(&options(mode), batches);
+        println!(
+            "{:<34} {seconds:>10.1} {:>9.2} {:>9.0} {:>11.0}% {:>9}   {:.2} times as fast as f32",
+            format!("ours, {mode}, bf16"),
+            work / 1e12,
+            work / seconds / 1e9,
+            100.0 * work / rate / seconds,
+            "",
+            in_f32 / seconds
+        );
+    }
 }
 
 /// What one more of everything costs.
@@ -133,7 +162,7 @@ fn growth(device: &Device) {
         let batches = proxy_batches(&task, &[(n, 8)]).expect("sequences");
         (
             seconds(&model, &batches, Mode::Activation, 3),
-            Flops::of(&config).sweep(Mode::Activation, &batches),
+            Flops::of(&config).sweep(&options(Mode::Activation), &batches),
         )
     };
     let (base, work) = measure(32000, 6, 12, 25);
@@ -172,7 +201,7 @@ fn larger(device: &Device, rate: f64) {
     reset_peak_memory();
     let before = peak_memory();
     let seconds = seconds(&model, &batches, Mode::Activation, 1);
-    let work = Flops::of(&config).sweep(Mode::Activation, &batches);
+    let work = Flops::of(&config).sweep(&options(Mode::Activation), &batches);
     println!(
         "\n{:<34} {seconds:>10.1} {:>9.2} {:>9.0} {:>11.0}% {:>9.2}\n",
         "24 layers × 16 heads × 1024",

@@ -5,16 +5,17 @@
 //! cargo bench --bench scale --features cuda -- llama-3.1-8b --device cuda --dtype bf16
 //! ```
 //!
-//! Shapes: `gpt2-small`, `qwen2.5-0.5b`, `llama-3.2-1b`, `llama-2-7b`, `llama-3.1-8b`. `--layers N` keeps the first N layers only: where a
+//! Shapes: `gpt2-small`, `qwen2.5-0.5b`, `llama-3.2-1b`, `llama-2-7b`, `llama-3.1-8b`, `llama-3.1-70b`, `llama-3.1-405b`. `--layers N` keeps the first N layers only: where a
 //! whole model is too large, one can still see what a layer costs.
 
 use std::ops::ControlFlow;
 use std::time::Instant;
 
-use burn::module::{Module, ModuleMapper, Param};
+use burn::module::Module;
 use burn::prelude::*;
 use burn::tensor::DType;
-use pear_benches::{Flops, dense, device_memory_rate, matmul_rate_in, read_rate};
+use pear_benches::shapes::shape;
+use pear_benches::{Flops, dense, device_memory_rate, in_dtype, matmul_rate_in, read_rate};
 use pear_core::{DecoderModel, HeadId, NoEdit, ProxyTask};
 use pear_examples::cli::half_of;
 use pear_examples::device::DeviceName;
@@ -22,7 +23,6 @@ use pear_examples::memory::{peak_memory, reset_peak_memory};
 use pear_locate::{LocateOptions, Mode, patched_logits};
 use pear_models::{Decoder, DecoderConfig, Error, GenerateOptions, Generator};
 use pear_train::{TrainOptions, Trainer};
-use serde_json::{Value, json};
 
 const PROMPT: usize = 512;
 const NEW: usize = 32;
@@ -87,10 +87,8 @@ fn main() {
     );
     device.seed(0);
     let start = Instant::now();
-    let model = config
-        .init(&device)
-        .expect("a valid config")
-        .map(&mut Drawn { dtype });
+    // Weights are drawn as they are cast, a tensor at a time.
+    let model = in_dtype(config.init(&device).expect("a valid config"), dtype);
     let layers = config.layers.len();
     println!(
         "{name}, {layers} layers, {:.2} billion parameters in {dtype:?}, made in {:.1} s",
@@ -106,18 +104,6 @@ fn main() {
 struct Rates {
     compute: f64,
     bandwidth: f64,
-}
-
-/// Draws every weight where it will be, a tensor at a time.
-struct Drawn {
-    dtype: DType,
-}
-
-impl ModuleMapper for Drawn {
-    fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
-        let id = param.id;
-        Param::initialized(id, param.val().cast(self.dtype))
-    }
 }
 
 /// What the device holds, pages kept for the next tensors included; where it does not tell, the most that this process has held.
@@ -189,7 +175,7 @@ fn measure(model: &Decoder, dtype: DType, rates: &Rates) {
             ..LocateOptions::default()
         };
         let seconds = timed(&mut || drop(patched_logits(model, &batch, &options).expect("scores")));
-        let work = flops.sweep(mode, std::slice::from_ref(&batch));
+        let work = flops.sweep(&options, std::slice::from_ref(&batch));
         row(
             &format!("locating all heads, {mode}, 4 × n = 20"),
             seconds,
@@ -218,37 +204,3 @@ fn measure(model: &Decoder, dtype: DType, rates: &Rates) {
     );
 }
 
-/// `config.json` of a published model.
-fn shape(name: &str) -> Value {
-    let llama = |vocabulary: u64,
-                 hidden: u64,
-                 inner: u64,
-                 layers: u64,
-                 heads: u64,
-                 shared: u64,
-                 head_dim: u64| {
-        json!({
-            "model_type": "llama", "vocab_size": vocabulary, "hidden_size": hidden, "intermediate_size": inner,
-            "num_hidden_layers": layers, "num_attention_heads": heads, "num_key_value_heads": shared, "head_dim": head_dim,
-        })
-    };
-    match name {
-        "gpt2-small" => json!({
-            "model_type": "gpt2", "vocab_size": 50257, "n_embd": 768, "n_head": 12, "num_hidden_layers": 12, "n_positions": 1024,
-        }),
-        "qwen2.5-0.5b" => json!({
-            "model_type": "qwen2", "vocab_size": 151_936, "hidden_size": 896, "intermediate_size": 4864, "num_hidden_layers": 24,
-            "num_attention_heads": 14, "num_key_value_heads": 2, "tie_word_embeddings": true, "rope_theta": 1e6,
-        }),
-        "llama-3.2-1b" => {
-            let mut config = llama(128_256, 2048, 8192, 16, 32, 8, 64);
-            config["tie_word_embeddings"] = true.into();
-            config
-        }
-        "llama-2-7b" => llama(32_000, 4096, 11_008, 32, 32, 32, 128),
-        "llama-3.1-8b" => llama(128_256, 4096, 14_336, 32, 32, 8, 128),
-        _ => panic!(
-            "`{name}`: expected gpt2-small, qwen2.5-0.5b, llama-3.2-1b, llama-2-7b or llama-3.1-8b"
-        ),
-    }
-}

@@ -6,7 +6,7 @@
 //! ```
 //!
 //! A random Llama of GPT-2-small's shape, f32, n = 50, 20 sequences a step, 10 heads re-weighted in all layers or in the upper half, also
-//! with each layer recomputed in the backward pass; then what a step costs as heads, sequences, their length and the vocabulary grow. Every
+//! with each layer recomputed in the backward pass, and in bf16; then what a step costs as heads, sequences, their length and the vocabulary grow. Every
 //! row is a process of its own, so that peaks of memory compare.
 
 use std::env;
@@ -14,7 +14,8 @@ use std::process::Command;
 use std::time::Instant;
 
 use burn::prelude::*;
-use pear_benches::{Flops, SMALL, dense, matmul_rate, median, number_in, python};
+use burn::tensor::DType;
+use pear_benches::{Flops, SMALL, dense, in_dtype, matmul_rate_in, median, number_in, python};
 use pear_core::{DecoderModel, HeadId, ProxyTask};
 use pear_examples::memory::{peak_memory, reset_peak_memory};
 use pear_models::{DecoderConfig, DecoderSizes};
@@ -33,6 +34,8 @@ struct Case {
     vocab_size: usize,
     /// Whether layers run once more in the backward pass.
     recompute: bool,
+    /// bf16, or f32.
+    half: bool,
 }
 
 const USUAL: Case = Case {
@@ -42,6 +45,7 @@ const USUAL: Case = Case {
     batch_size: 20,
     vocab_size: 32000,
     recompute: false,
+    half: false,
 };
 
 fn main() {
@@ -53,12 +57,16 @@ fn main() {
         num_hidden_layers: LAYERS,
         ..SMALL
     });
-    let rate = matmul_rate(
-        &Device::flex(),
-        config.hidden_size,
-        dense(&config.layers[0]).intermediate_size,
+    let rate = |dtype| {
+        let inner = dense(&config.layers[0]).intermediate_size;
+        matmul_rate_in(dtype, &Device::flex(), config.hidden_size, inner)
+    };
+    let rates = [DType::F32, DType::BF16].map(rate);
+    println!(
+        "matmul rate of this machine: {:.0} GFLOP/s in f32, {:.0} in bf16\n",
+        rates[0] / 1e9,
+        rates[1] / 1e9
     );
-    println!("matmul rate of this machine: {:.0} GFLOP/s\n", rate / 1e9);
     println!(
         "{:<44} {:>9} {:>8} {:>8} {:>13} {:>8}",
         "", "s a step", "TFLOP", "GFLOP/s", "of the floor", "peak GB"
@@ -72,9 +80,16 @@ fn main() {
                 ..USUAL
             },
         ),
+        (
+            "all layers, bf16",
+            Case {
+                half: true,
+                ..USUAL
+            },
+        ),
     ] {
         let (seconds, peak) = in_a_process(case);
-        let work = case.flops();
+        let (work, rate) = (case.flops(), rates[usize::from(case.half)]);
         println!(
             "{:<44} {seconds:>9.2} {:>8.2} {:>8.0} {:>12.0}% {:>8.2}",
             format!("ours, heads in {name}"),
@@ -100,7 +115,9 @@ fn main() {
         );
         for style in ["authors", "careful"] {
             let upper: &[&str] = if case.first > 0 { &["--upper"] } else { &[] };
-            let Some(output) = python("train.py", &[&["--style", style], upper].concat()) else {
+            let dtype: &[&str] = if case.half { &["--dtype", "bfloat16"] } else { &[] };
+            let flags = [&["--style", style], upper, dtype].concat();
+            let Some(output) = python("train.py", &flags) else {
                 continue;
             };
             let (theirs, bytes) = (
@@ -176,6 +193,7 @@ impl Case {
             self.batch_size,
             self.vocab_size,
             usize::from(self.recompute),
+            usize::from(self.half),
         ]
         .map(|number| number.to_string())
         .join(",")
@@ -186,8 +204,8 @@ impl Case {
             .split(',')
             .map(|number| number.parse().expect("a number"))
             .collect();
-        let [heads, first, n, batch_size, vocab_size, recompute] = numbers[..] else {
-            panic!("six numbers, not `{text}`")
+        let [heads, first, n, batch_size, vocab_size, recompute, half] = numbers[..] else {
+            panic!("seven numbers, not `{text}`")
         };
         Self {
             heads,
@@ -196,6 +214,7 @@ impl Case {
             batch_size,
             vocab_size,
             recompute: recompute == 1,
+            half: half == 1,
         }
     }
 
@@ -227,7 +246,10 @@ fn in_a_process(case: Case) -> (f64, f64) {
 }
 
 fn measure(case: Case) {
-    let model = case.config().init(&Device::flex()).expect("a valid config");
+    let mut model = case.config().init(&Device::flex()).expect("a valid config");
+    if case.half {
+        model = in_dtype(model, DType::BF16);
+    }
     let task = ProxyTask::new(model.vocab_size(), &[], 0).expect("a vocabulary");
     let Case {
         n: length,

@@ -1,7 +1,7 @@
 """One training step of head coefficients over PyTorch and transformers.
 
     pip install -r requirements.txt
-    python benches/reference/train.py --style authors|careful [--upper] [--steps 3] [--threads 2]
+    python benches/reference/train.py --style authors|careful [--upper] [--dtype float32] [--steps 3] [--threads 2]
 
 `authors`: single sequences, the gradients of 20 accumulated, as the published code trains. `careful`: one batch of 20, coefficients
 applied by hooks on the output projections, every weight frozen. Either way logits and loss are the library's own. The model is random
@@ -34,7 +34,7 @@ def reweight(model, upper):
         def scale(_, inputs, alpha=alpha, own=own):
             z = inputs[0].unflatten(-1, (heads, -1))
             factors = torch.ones(heads).index_put((torch.tensor(own),), alpha)
-            return ((z * factors[:, None]).flatten(-2),)
+            return ((z * factors[:, None]).to(z.dtype).flatten(-2),)
 
         model.model.layers[layer].self_attn.o_proj.register_forward_pre_hook(scale)
     return parameters
@@ -44,11 +44,12 @@ def main():
     arguments = argparse.ArgumentParser()
     arguments.add_argument("--style", choices=("authors", "careful"), required=True)
     arguments.add_argument("--upper", action="store_true")
+    arguments.add_argument("--dtype", default="float32")
     arguments.add_argument("--steps", type=int, default=3)
     arguments.add_argument("--threads", type=int, default=2)
     arguments = arguments.parse_args()
     torch.set_num_threads(arguments.threads)
-    model = build().requires_grad_(False)
+    model = build().to(getattr(torch, arguments.dtype)).requires_grad_(False)
     parameters = reweight(model, arguments.upper)
     optimizer = torch.optim.AdamW(parameters, lr=5e-3, weight_decay=0.0)
     times = []

@@ -2,16 +2,17 @@
 
 #[cfg(feature = "candle")]
 pub mod candle;
+pub mod shapes;
 
 use std::path::Path;
 use std::process::Command;
 use std::time::Instant;
 
+use burn::module::{Module, ModuleMapper, Param};
 use burn::prelude::*;
 use burn::tensor::{DType, Distribution};
-use pear_core::proxy::ProxyBatch;
-use pear_locate::Mode;
-use pear_models::{DecoderConfig, DecoderSizes, DenseMlpConfig, LayerConfig, MlpConfig};
+pub use pear_examples::flops::Flops;
+use pear_models::{Decoder, DecoderSizes, DenseMlpConfig, LayerConfig, MlpConfig};
 
 /// A decoder of about the size of GPT-2, and a vocabulary of the size of Llama's.
 pub const SMALL: DecoderSizes = DecoderSizes {
@@ -33,75 +34,17 @@ pub fn dense(layer: &LayerConfig) -> DenseMlpConfig {
     }
 }
 
-/// Floating-point operations that the parts of a model need; a multiplication and an addition are two.
-#[derive(Clone, Copy, Debug)]
-pub struct Flops {
-    /// Projections and MLP of one layer, for one position.
-    pub block: f64,
-    /// The same without queries, keys and values: what a variant needs where its attention's output is known, or replaced.
-    pub block_without_qkv: f64,
-    /// The MLP of one layer, for one position.
-    pub mlp: f64,
-    /// Scores and values of one query against one key, over all heads of a layer.
-    pub attention: f64,
-    /// All logits of one position.
-    pub logits: f64,
-    layers: f64,
-    heads: f64,
-}
+/// The model with its weights in another type.
+pub fn in_dtype(model: Decoder, dtype: DType) -> Decoder {
+    struct Cast(DType);
 
-impl Flops {
-    /// Of a model with this config, whose layers are alike.
-    pub fn of(config: &DecoderConfig) -> Self {
-        let layer = &config.layers[0];
-        let (attention, mlp) = (&layer.attention, dense(layer));
-        let (hidden, inner) = (config.hidden_size as f64, mlp.intermediate_size as f64);
-        let query = (attention.num_attention_heads * attention.head_dim) as f64;
-        let key_value = (attention.num_key_value_heads * attention.head_dim) as f64;
-        let mlp = 2.0 * hidden * inner * if mlp.gated { 3.0 } else { 2.0 };
-        let block_without_qkv = 2.0 * hidden * query + mlp;
-        Self {
-            block: block_without_qkv + 2.0 * hidden * (query + 2.0 * key_value),
-            block_without_qkv,
-            mlp,
-            attention: 4.0 * query,
-            logits: 2.0 * hidden * config.vocab_size as f64,
-            layers: config.layers.len() as f64,
-            heads: attention.num_attention_heads as f64,
+    impl ModuleMapper for Cast {
+        fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
+            Param::initialized(param.id, param.val().cast(self.0))
         }
     }
 
-    /// Locating every head: one run of the sequences, each head's variant through its own and all higher layers, the logits of the
-    /// second half (for the accuracy on the proxy task) and of one token a variant.
-    pub fn sweep(&self, mode: Mode, batches: &[ProxyBatch]) -> f64 {
-        let (layers, heads) = (self.layers, self.heads);
-        let above = layers * (layers - 1.0) / 2.0;
-        let one = |batch: &ProxyBatch| {
-            let (seq, n) = (batch.seq_len() as f64, batch.n() as f64);
-            let run = layers * seq * (self.block + self.attention * (seq + 1.0) / 2.0)
-                + (n - 1.0) * self.logits;
-            let through = match mode {
-                Mode::Activation => self.block + self.attention * seq,
-                Mode::Path => self.mlp,
-            };
-            // A head's own layer: only its own rows of the output projection change.
-            let own = self.mlp + (self.block_without_qkv - self.mlp) / heads;
-            batch.len() as f64 * (run + heads * (layers * own + above * through))
-        };
-        batches.iter().map(one).sum()
-    }
-
-    /// One training step with the lowest re-weighted head in layer `first`: a run, the logits of one half, and the way back through
-    /// activations down to that layer's output projection.
-    pub fn training_step(&self, first: usize, sequences: usize, n: usize) -> f64 {
-        let (seq, above) = (2.0 * n as f64, self.layers - 1.0 - first as f64);
-        let attention = self.attention * (seq + 1.0) / 2.0;
-        let run = seq * self.layers * (self.block + attention) + n as f64 * self.logits;
-        // Weights get no gradient: the way back costs what the way there did, twice for the products within attention.
-        let back = seq * (above * (self.block + 2.0 * attention) + self.block_without_qkv)
-            + n as f64 * self.logits;
-        sequences as f64 * (run + back)
-    }
+    model.map(&mut Cast(dtype))
 }
 
 /// The number after `name` at the start of a line of a script's output.

@@ -7,7 +7,7 @@ use anyhow::{Context, Result, bail};
 use pear_core::files::{Provenance, read_json, write_json};
 use pear_core::proxy::ProxyBatch;
 use pear_core::{LayerRange, ModelShape};
-use pear_locate::{Budget, LocateOptions, ScoreSettings};
+use pear_locate::{Budget, LocateOptions, ScoreSettings, remove_sweep_state};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
@@ -128,11 +128,19 @@ impl PartialFile {
         )
     }
 
-    /// Removes the file, once the scores are written.
+    /// The folder in which a sweep over streamed layers keeps how far it is: the name of the file followed by `-state`.
+    pub fn state(&self) -> PathBuf {
+        let mut path = self.path.as_os_str().to_owned();
+        path.push("-state");
+        path.into()
+    }
+
+    /// Removes the file, and the state of a sweep, once the scores are written.
     ///
     /// # Errors
     /// A file that cannot be removed.
     pub fn remove(&self) -> Result<()> {
+        remove_sweep_state(&self.state())?;
         match fs::remove_file(&self.path) {
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(()),
             other => other.with_context(|| format!("{}: cannot remove", self.path.display())),

@@ -90,6 +90,23 @@ pub fn run_layer<M: DecoderModel>(
     context: TokenContext<'_>,
     edit: &mut (impl HeadEdit + ?Sized),
 ) -> Result<Tensor<3>> {
+    run_layer_to(model, index, residual, context, edit, |layer, residual, output| {
+        layer.output(residual, output)
+    })
+}
+
+/// As [`run_layer`], ended by `end`, which takes the layer, the residual stream before it and the attention's output.
+///
+/// # Errors
+/// As [`run_layer`].
+pub fn run_layer_to<'m, M: DecoderModel, T>(
+    model: &'m M,
+    index: usize,
+    residual: Tensor<3>,
+    context: TokenContext<'_>,
+    edit: &mut (impl HeadEdit + ?Sized),
+    end: impl FnOnce(&M::Layer<'m>, Tensor<3>, Tensor<3>) -> T,
+) -> Result<T> {
     let TokenContext { positions, cache } = context;
     let layer = model.layer(index)?;
     let attention = layer.attention();
@@ -107,7 +124,8 @@ pub fn run_layer<M: DecoderModel>(
         index,
         attend_padded(attention, query, key, value, positions.padding),
     )?;
-    Ok(layer.output(residual, attention.output_projection(heads)))
+    let output = attention.output_projection(heads);
+    Ok(end(&layer, residual, output))
 }
 
 /// # Errors

@@ -21,6 +21,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use burn::prelude::*;
+use burn::tensor::DType;
 
 use crate::Result;
 use crate::coefficients::LayerCoefficients;
@@ -142,6 +143,26 @@ pub trait DecoderLayer {
 
     /// The residual stream after the layer, from the one before it and the attention's output, all `[batch, seq, hidden]`.
     fn output(&self, residual: Tensor<3>, attention_output: Tensor<3>) -> Tensor<3>;
+
+    /// What a backward pass through the layer alone starts from: the inner product of [`output`](Self::output) and its `gradient`,
+    /// `[batch, seq, hidden]`, to `[1]` in f32.
+    ///
+    /// Only its own gradient is of use, so that a layer may leave out what is constant and compute it in another order:
+    /// `(x W) · g = x · (g Wᵀ)` takes the last product from the way up, and the one on the way back is its first. The default computes the
+    /// output.
+    fn output_dot(
+        &self,
+        residual: Tensor<3>,
+        attention_output: Tensor<3>,
+        gradient: Tensor<3>,
+    ) -> Tensor<1> {
+        inner_product(self.output(residual, attention_output), gradient)
+    }
+}
+
+/// The sum of all products of two tensors' numbers, `[1]` in f32.
+pub fn inner_product<const D: usize>(a: Tensor<D>, b: Tensor<D>) -> Tensor<1> {
+    (a.cast(DType::F32) * b.cast(DType::F32)).sum()
 }
 
 /// A decoder-only language model that hands out its layers (see the [module](self)).
@@ -229,6 +250,14 @@ pub trait DecoderModel {
     /// Whatever keeps a layer that is made on demand from being made, as [`Error::layer`](crate::Error::layer) wraps it.
     fn layer(&self, index: usize) -> Result<Self::Layer<'_>>;
 
+    /// Whether [`layer`](Self::layer) makes a layer each time, at the price of reading its weights.
+    ///
+    /// Locating then takes as many sequences as fit into memory through a layer before it asks for the next one, and training runs each
+    /// layer once more for its gradient, instead of keeping the weights of all of them in one graph.
+    fn layers_on_demand(&self) -> bool {
+        false
+    }
+
     /// The residual stream after the last layer, `[batch, seq, hidden]`, to logits `[batch, seq, vocab]`: final norm and
     /// unembedding.
     fn logits(&self, residual: Tensor<3>) -> Tensor<3>;
@@ -261,6 +290,15 @@ macro_rules! layer_through_pointer {
 
             fn output(&self, residual: Tensor<3>, attention_output: Tensor<3>) -> Tensor<3> {
                 (**self).output(residual, attention_output)
+            }
+
+            fn output_dot(
+                &self,
+                residual: Tensor<3>,
+                attention_output: Tensor<3>,
+                gradient: Tensor<3>,
+            ) -> Tensor<1> {
+                (**self).output_dot(residual, attention_output, gradient)
             }
         }
     )*};
@@ -300,6 +338,10 @@ macro_rules! model_through_pointer {
 
             fn layer(&self, index: usize) -> Result<Self::Layer<'_>> {
                 (**self).layer(index)
+            }
+
+            fn layers_on_demand(&self) -> bool {
+                (**self).layers_on_demand()
             }
 
             fn logits(&self, residual: Tensor<3>) -> Tensor<3> {

@@ -112,7 +112,7 @@ pub(crate) fn batch_means<M: DecoderModel>(
 }
 
 /// `[batch, heads, seq, head_dim]` to `[1, heads, head_dim]`, f32.
-fn sum_at_patch(heads: &Tensor<4>, batch: &ProxyBatch) -> Tensor<3> {
+pub(crate) fn sum_at_patch(heads: &Tensor<4>, batch: &ProxyBatch) -> Tensor<3> {
     let [_, num_heads, _, head_dim] = heads.dims();
     heads
         .clone()

@@ -2,6 +2,7 @@
 
 use std::ops::{ControlFlow, Range};
 use std::panic::resume_unwind;
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc;
 use std::thread::{self, ScopedJoinHandle};
@@ -10,14 +11,32 @@ use burn::prelude::*;
 use pear_core::DecoderModel;
 use pear_core::proxy::ProxyBatch;
 
-use crate::budget::Plan;
+use crate::budget::{Plan, Sizes};
 use crate::clean::batch_means;
 use crate::selection::Selection;
 use crate::sweep::{LayerDone, sweep};
 use crate::{Ablation, LocateOptions, PatchedLogits, Result};
 
-/// As [`sweep`], with the sequences split evenly over `models`. `layer_done` is called on this thread.
+/// As [`sweep`], with the sequences of each batch split evenly over `models`. `layer_done` is called on this thread.
 pub(crate) fn sweep_on_each<M: DecoderModel + Sync>(
+    models: &[M],
+    batches: &[ProxyBatch],
+    selected: &Selection,
+    options: &LocateOptions,
+    state: Option<&Path>,
+    layer_done: &mut LayerDone<'_>,
+) -> Result<Option<Vec<PatchedLogits>>> {
+    if let [model] = models {
+        return sweep(model, batches, selected, options, None, state, layer_done);
+    }
+    batches
+        .iter()
+        .map(|batch| divided(models, batch, selected, options, layer_done))
+        .collect()
+}
+
+/// One batch, its sequences split over `models`.
+fn divided<M: DecoderModel + Sync>(
     models: &[M],
     batch: &ProxyBatch,
     selected: &Selection,
@@ -29,8 +48,14 @@ pub(crate) fn sweep_on_each<M: DecoderModel + Sync>(
         .zip(shares(batch.len(), models.len()))
         .map(|(model, range)| (model, batch.slice(range)))
         .collect();
-    if let [(model, batch)] = &shares[..] {
-        return sweep(*model, batch, selected, options, None, layer_done);
+    // One sweep, of one batch.
+    let of_share = |(model, share): &(&M, ProxyBatch), means, layer_done: &mut LayerDone<'_>| {
+        let batches = std::slice::from_ref(share);
+        let found = sweep(*model, batches, selected, options, means, None, layer_done)?;
+        Ok(found.and_then(|mut found| found.pop()))
+    };
+    if let [share] = &shares[..] {
+        return of_share(share, None, layer_done);
     }
     let means = match options.ablation {
         Ablation::BatchMean => Some(means_over_all(&shares, options)?),
@@ -40,9 +65,9 @@ pub(crate) fn sweep_on_each<M: DecoderModel + Sync>(
     let (sender, receiver) = mpsc::channel::<(usize, usize)>();
     let parts = thread::scope(|scope| {
         let mut threads = Vec::new();
-        for (index, &(model, ref share)) in shares.iter().enumerate() {
+        for (index, share) in shares.iter().enumerate() {
             let (sender, cancelled) = (sender.clone(), &cancelled);
-            let here = |mean: &TensorData| Tensor::from_data(mean.clone(), &model.device());
+            let here = |mean: &TensorData| Tensor::from_data(mean.clone(), &share.0.device());
             let means = means.as_ref().map(|means| means.iter().map(here).collect());
             let mut layer_done = move |_: &ProxyBatch, layer| {
                 // The receiver outlives every sender.
@@ -52,9 +77,7 @@ pub(crate) fn sweep_on_each<M: DecoderModel + Sync>(
                 }
                 ControlFlow::Continue(())
             };
-            threads.push(
-                scope.spawn(move || sweep(model, share, selected, options, means, &mut layer_done)),
-            );
+            threads.push(scope.spawn(move || of_share(share, means, &mut layer_done)));
         }
         drop(sender);
         for (index, layer) in receiver {
@@ -84,7 +107,7 @@ fn means_over_all<M: DecoderModel + Sync>(
         let means = batch_means(
             *model,
             share,
-            Plan::new(*model, share, options.memory_budget),
+            Plan::new(&Sizes::of(*model), share, options.memory_budget),
         )?;
         Ok(means
             .into_iter()

@@ -29,6 +29,11 @@ pub enum Error {
     /// A method that says where scores come from, but replaces no heads.
     #[error("the method gradient scales heads and does not replace them: use exact or attribution")]
     NotReplacing,
+    /// A method whose graph would keep every layer of a model that makes them on demand.
+    #[error(
+        "attribution keeps the weights of all layers in memory, which this model reads when they are visited: use exact"
+    )]
+    KeepsAllLayers,
     /// Devices without a model, or with different ones.
     #[error("several devices need a copy of the same model each")]
     Models,

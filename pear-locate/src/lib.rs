@@ -30,10 +30,14 @@ mod scores;
 mod selection;
 mod separation;
 mod stability;
+mod step;
 mod sweep;
+mod sweep_state;
+mod variants;
 mod warning;
 
 pub use anytime::{AnytimeLocator, Budget, Rounds};
+pub use budget::readings_of_layers;
 pub use error::Error;
 pub use locator::{Event, Locator, Outcome, locate, patched_logits, patched_logits_of};
 pub use options::LocateOptions;
@@ -45,6 +49,7 @@ pub use scores::{
     Rounding, ScoreSettings, Scores, Stability,
 };
 pub use stability::{rank_correlation, stability};
+pub use sweep_state::remove_sweep_state;
 pub use warning::Warning;
 
 use pear_core::ProxyTask;

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::ops::ControlFlow;
+use std::path::{Path, PathBuf};
 
 use pear_core::forward::check_length;
 use pear_core::proxy::ProxyBatch;
@@ -51,11 +52,12 @@ impl<T> Outcome<T> {
 /// Computes what a sweep gives over all models.
 type Sweep<M> = fn(
     &[M],
-    &ProxyBatch,
+    &[ProxyBatch],
     &Selection,
     &LocateOptions,
+    Option<&Path>,
     &mut LayerDone<'_>,
-) -> Result<Option<PatchedLogits>>;
+) -> Result<Option<Vec<PatchedLogits>>>;
 
 /// Scores every head of a model: high where the model predicts the right token better without it.
 ///
@@ -116,19 +118,23 @@ pub struct Locator<M> {
     sweep: Sweep<M>,
     options: LocateOptions,
     finished: Vec<LengthReport>,
+    state: Option<PathBuf>,
 }
 
 impl<M: DecoderModel> Locator<M> {
     /// A locator of this model's heads.
     pub fn new(model: M, options: LocateOptions) -> Self {
-        let sweep_on_first: Sweep<M> = |models, batch, selected, options, layer_done| {
-            sweep(&models[0], batch, selected, options, None, layer_done)
+        let sweep_on_first: Sweep<M> = |models, batches, selected, options, state, layer_done| {
+            sweep(
+                &models[0], batches, selected, options, None, state, layer_done,
+            )
         };
         Self {
             models: vec![model],
             sweep: sweep_on_first,
             options,
             finished: Vec::new(),
+            state: None,
         }
     }
 
@@ -151,6 +157,16 @@ impl<M: DecoderModel> Locator<M> {
     /// or layers are not.
     pub fn with_finished(mut self, finished: Vec<LengthReport>) -> Self {
         self.finished = finished;
+        self
+    }
+
+    /// Keeps how far it is in a folder of its own, which is created if it is not there, and goes on from what an earlier run left there. It is
+    /// for models whose layers are [made on demand](DecoderModel::layers_on_demand), whose lengths are finished all at once: a layer of them
+    /// may take minutes. Writing takes at most a tenth of the time. With copies on other devices nothing is kept.
+    ///
+    /// The caller removes the folder, once the scores are safe, and answers for it being of this model and these batches.
+    pub fn with_state(mut self, folder: impl Into<PathBuf>) -> Self {
+        self.state = Some(folder.into());
         self
     }
 
@@ -196,17 +212,26 @@ impl<M: DecoderModel> Locator<M> {
                 return Ok(Outcome::Cancelled(reports));
             }
         }
-        for batch in &batches[reports.len()..] {
+        // A layer that is made on demand is made once for all lengths.
+        let together = if self.model().layers_on_demand() {
+            batches.len()
+        } else {
+            1
+        };
+        for lengths in batches[reports.len()..].chunks(together) {
             let layer_done = |sequences: &ProxyBatch, layer| {
                 observe(Event::Layer(meter.layer_done(sequences, layer)))
             };
-            let Some(logits) = self.sweep(batch, &selected, layer_done)? else {
+            let state = self.state.as_deref();
+            let Some(found) = self.sweep(lengths, &selected, state, layer_done)? else {
                 return Ok(Outcome::Cancelled(reports));
             };
-            reports.push(LengthReport::new(self.options.metric, logits)?);
-            let last = reports.len() == batches.len();
-            if observe(Event::LengthFinished(&reports))?.is_break() && !last {
-                return Ok(Outcome::Cancelled(reports));
+            for logits in found {
+                reports.push(LengthReport::new(self.options.metric, logits)?);
+                let last = reports.len() == batches.len();
+                if observe(Event::LengthFinished(&reports))?.is_break() && !last {
+                    return Ok(Outcome::Cancelled(reports));
+                }
             }
         }
         Ok(Outcome::Finished(self.report(batches, reports)?))
@@ -221,13 +246,14 @@ impl<M: DecoderModel> Locator<M> {
         &self.options
     }
 
-    /// Replaces the `selected` heads; `None` if `layer_done` ended it.
+    /// Replaces the `selected` heads, with how far it is kept in `state`; `None` if `layer_done` ended it.
     pub(crate) fn sweep<E: From<Error>>(
         &self,
-        batch: &ProxyBatch,
+        batches: &[ProxyBatch],
         selected: &Selection,
+        state: Option<&Path>,
         mut layer_done: impl FnMut(&ProxyBatch, usize) -> Result<ControlFlow<()>, E>,
-    ) -> Result<Option<PatchedLogits>, E> {
+    ) -> Result<Option<Vec<PatchedLogits>>, E> {
         let mut failed = None;
         let mut layer_done = |sequences: &ProxyBatch, layer| {
             layer_done(sequences, layer).unwrap_or_else(|error| {
@@ -237,9 +263,10 @@ impl<M: DecoderModel> Locator<M> {
         };
         let logits = (self.sweep)(
             &self.models,
-            batch,
+            batches,
             selected,
             &self.options,
+            state,
             &mut layer_done,
         )?;
         match failed {
@@ -343,9 +370,11 @@ fn uninterrupted<M: DecoderModel>(
     selected: &Selection,
     options: &LocateOptions,
 ) -> Result<PatchedLogits> {
-    match sweep(model, batch, selected, options, None, &mut |_, _| {
+    let batches = std::slice::from_ref(batch);
+    let found = sweep(model, batches, selected, options, None, None, &mut |_, _| {
         ControlFlow::Continue(())
-    })? {
+    })?;
+    match found.and_then(|mut found| found.pop()) {
         Some(logits) => Ok(logits),
         None => unreachable!("the observer never breaks"),
     }
@@ -378,6 +407,9 @@ pub(crate) fn check<M: DecoderModel>(
     }
     if options.method == Method::Gradient {
         return Err(Error::NotReplacing);
+    }
+    if options.method == Method::Attribution && model.layers_on_demand() {
+        return Err(Error::KeepsAllLayers);
     }
     if model.device().is_autodiff() {
         return Err(Error::Autodiff);

@@ -42,6 +42,11 @@ impl LocateOptions {
     /// and the residual stream of every replaced head. As many sequences run together as fit; replaced heads move through a
     /// layer `seq` of each sequence at a time. Logits of the whole vocabulary, where needed, are computed for
     /// `budget / (16 · vocabulary)` positions at once.
+    ///
+    /// Where a model makes [layers on demand](pear_core::DecoderModel::layers_on_demand), a quarter of the budget is for these, and three
+    /// quarters for sequences that wait between two layers, `4 · hidden · (seq + layers · heads)` bytes each; in half precision they take
+    /// half of that. Rows are not moved to disk: where they do not fit, the layers are made once more for the rest of the sequences
+    /// ([`readings_of_layers`](crate::readings_of_layers)), which reads their weights again and computes nothing twice.
     pub const DEFAULT_MEMORY_BUDGET: usize = 1 << 30;
 
     /// What the paper's authors compute with their code: batch means, path patching, centred logits, ranked by score.

@@ -38,6 +38,7 @@ pub struct Normalizers {
 }
 
 /// The readings of sequences that ran together.
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Part {
     /// No head replaced.
     pub base: Reading,

@@ -5,11 +5,12 @@ use burn::tensor::DType;
 use pear_core::DecoderModel;
 use pear_core::kernels::log_sum_exp;
 use pear_core::proxy::ProxyBatch;
+use serde::{Deserialize, Serialize};
 
 use crate::Metric;
 
 /// The right token's logit of each row, and what the metric subtracts from it (nothing: empty).
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub(crate) struct Reading {
     pub logits: Vec<f32>,
     pub normalizers: Vec<f32>,
@@ -94,7 +95,7 @@ pub(crate) fn normalizer(metric: Metric, logits: Tensor<2>) -> Tensor<2> {
 }
 
 /// How well a model does the proxy task.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
 pub(crate) struct Performance {
     hits: usize,
     cross_entropy: f64,

@@ -11,204 +11,222 @@
 //!
 //! where the naive sweep has `samples · heads · layers² · seq`. A layer of which no head is replaced costs the clean run alone, and the
 //! variants from below it.
+//!
+//! Sequences are divided into steps that fit into the memory budget. Where layers are in memory, one step goes through all of them before
+//! the next one begins. Where a layer is made on demand, steps go up together, as many as the budget holds with their variants, so that a
+//! layer is made once for all of them.
 
-use std::ops::ControlFlow;
+use std::ops::{ControlFlow, Range};
+use std::path::Path;
 
 use burn::prelude::*;
 use pear_core::proxy::ProxyBatch;
-use pear_core::{DecoderLayer, DecoderModel, ModelShape};
+use pear_core::{DecoderLayer, DecoderModel};
 
-use crate::attribution::Estimate;
-use crate::budget::Plan;
-use crate::clean::{CleanLayer, batch_means, embed, intervention};
-use crate::patch_site::PatchSite;
+use crate::budget::{Place, Plan, Sizes, groups, places};
+use crate::clean::{CleanLayer, batch_means, sum_at_patch};
+use crate::locator::common_seed;
 use crate::patched::{Part, PatchedLogits};
-use crate::readings::{Performance, Reading, compared_sum, read};
+use crate::readings::Performance;
 use crate::selection::Selection;
-use crate::{Ablation, LocateOptions, Method, Mode, Result};
+use crate::step::{Common, Step};
+use crate::sweep_state::{Identity, SweepState};
+use crate::{Ablation, LocateOptions, Result};
 
 /// Called with the sequences that have been through a layer; may end the sweep.
 pub(crate) type LayerDone<'a> = dyn FnMut(&ProxyBatch, usize) -> ControlFlow<()> + 'a;
 
-/// The `selected` heads over all sequences of a batch; `None` if `layer_done` ended it. `means` are those of a batch that this one is part
-/// of, `[1, heads, head_dim]` for each layer.
+/// Mean head outputs at the patched position, `[1, heads, head_dim]` for each layer.
+pub(crate) type LayerMeans = Vec<Tensor<3>>;
+
+/// The `selected` heads over all sequences of these batches; `None` if `layer_done` ended it. `means` are those of a batch that the only one
+/// here is part of. `state` is a folder in which the sweep keeps how far it is after each layer, and from which it goes on.
 pub(crate) fn sweep<M: DecoderModel>(
     model: &M,
-    batch: &ProxyBatch,
+    batches: &[ProxyBatch],
     selected: &Selection,
     options: &LocateOptions,
-    means: Option<Vec<Tensor<3>>>,
+    means: Option<LayerMeans>,
+    state: Option<&Path>,
     layer_done: &mut LayerDone<'_>,
-) -> Result<Option<PatchedLogits>> {
-    let shape = model.shape();
-    let plan = Plan::new(model, batch, options.memory_budget);
-    // Only a mean over sequences that do not run together has to be known beforehand.
-    let means = match options.ablation {
-        Ablation::BatchMean if means.is_some() => means,
-        Ablation::BatchMean if plan.samples < batch.len() => Some(batch_means(model, batch, plan)?),
-        _ => None,
+) -> Result<Option<Vec<PatchedLogits>>> {
+    let common = Common {
+        model,
+        selected,
+        options,
     };
-    let mut performance = Performance::default();
-    let mut parts = Vec::new();
-    for range in plan.steps(batch) {
-        let step = Step {
-            model,
-            shape: &shape,
-            batch: batch.slice(range),
-            selected,
-            options,
-            plan,
-            means: means.as_deref(),
+    let (sizes, budget) = (Sizes::of(model), options.memory_budget);
+    let plans: Vec<Plan> = batches
+        .iter()
+        .map(|batch| Plan::new(&sizes, batch, budget))
+        .collect();
+    let places = places(batches, &plans);
+    let groups = groups(&sizes, selected, batches, &places, budget);
+    let mut sweeps: Vec<BatchSweep<'_>> = batches
+        .iter()
+        .zip(plans)
+        .map(|(batch, plan)| BatchSweep::new(batch, plan))
+        .collect();
+    let mut state = state.map(|folder| {
+        let steps = places.iter().map(|place| {
+            let n = sweeps[place.batch].batch.n();
+            (n, place.sequences.len())
+        });
+        let identity = Identity {
+            settings: options.settings(common_seed(batches)),
+            heads: selected.iter().collect(),
+            steps: steps.collect(),
         };
-        match step.run(layer_done, &mut performance)? {
-            Some(part) => parts.push(part),
-            None => return Ok(None),
+        SweepState::new(folder, identity)
+    });
+    let saved = state.as_ref().map(SweepState::read).transpose()?.flatten();
+    if let Some(saved) = &saved {
+        for (sweep, (performance, parts)) in sweeps.iter_mut().zip(&saved.parts) {
+            (sweep.performance, sweep.parts) = (*performance, parts.clone());
         }
     }
-    PatchedLogits::collect(model, batch, selected, options.metric, &parts, performance).map(Some)
-}
-
-/// Sequences that run together.
-struct Step<'a, M> {
-    model: &'a M,
-    shape: &'a ModelShape,
-    batch: ProxyBatch,
-    selected: &'a Selection,
-    options: &'a LocateOptions,
-    plan: Plan,
-    /// `[1, heads, head_dim]` for each layer.
-    means: Option<&'a [Tensor<3>]>,
-}
-
-impl<M: DecoderModel> Step<'_, M> {
-    fn run(
-        &self,
-        layer_done: &mut LayerDone<'_>,
-        performance: &mut Performance,
-    ) -> Result<Option<Part>> {
-        let (model, batch) = (self.model, &self.batch);
-        let mut residual = embed(model, batch);
-        let (mut variants, mut estimate) = (Variants::new(batch), Estimate::default());
-        for layer in 0..self.shape.num_layers {
-            let this = model.layer(layer)?;
-            let clean = CleanLayer::run(&this, &residual)?;
-            let mean = self.means.map(|means| &means[layer]);
-            let vectors = intervention(self.options.ablation, &clean.heads, batch, mean);
-            let site = PatchSite::new(&this, batch.patch_position(), &residual, &clean);
-            residual = this.output(residual, clean.output);
-            let replaced = self.selected.layer(layer);
-            if self.options.method == Method::Attribution {
-                let vectors = (!replaced.is_empty()).then_some(&vectors);
-                estimate.through(&site, replaced, vectors, self.options.mode);
-            } else {
-                match self.options.mode {
-                    Mode::Activation => variants.map(|rows| site.react(rows)),
-                    Mode::Path => variants.map(|rows| site.pass(rows)),
+    for (index, sweep) in sweeps.iter_mut().enumerate() {
+        let holds_it = |group: &&Range<usize>| {
+            let places = &places[(*group).clone()];
+            places.iter().any(|place| place.batch == index)
+        };
+        sweep.means = match options.ablation {
+            Ablation::BatchMean if means.is_some() => means.clone(),
+            // A mean over sequences that do not go up together has to be known beforehand.
+            Ablation::BatchMean if groups.iter().filter(holds_it).count() > 1 => {
+                Some(batch_means(model, sweep.batch, sweep.plan)?)
+            }
+            _ => None,
+        };
+    }
+    let num_layers = model.shape().num_layers;
+    for (number, group) in groups.into_iter().enumerate() {
+        let group = &places[group];
+        let sequences = |place: &Place| sweeps[place.batch].batch.slice(place.sequences.clone());
+        let finished = match &saved {
+            Some(saved) if number < saved.groups => num_layers,
+            Some(saved) if number == saved.groups => saved.layers.min(num_layers),
+            _ => 0,
+        };
+        for layer in 0..finished {
+            for place in group {
+                if layer_done(&sequences(place), layer).is_break() {
+                    return Ok(None);
                 }
-                variants.join(&site, replaced, &vectors);
-            }
-            if layer_done(batch, layer).is_break() {
-                return Ok(None);
             }
         }
-        performance.add(model, residual.clone(), batch, self.plan.logit_rows);
-        let [samples, _, hidden] = residual.dims();
-        let at_patch = residual
-            .narrow(1, batch.patch_position(), 1)
-            .reshape([1, samples, hidden]);
-        let base = self.read(at_patch);
-        if self.options.method == Method::Attribution {
-            let patched = estimate.finish(&base, |rows| {
-                compared_sum(
-                    model,
-                    rows,
-                    self.targets(1),
-                    self.options.metric,
-                    self.plan.logit_rows,
-                )
-            });
-            return Ok(Some(Part { base, patched }));
+        if saved.as_ref().is_some_and(|saved| number < saved.groups) {
+            continue;
         }
-        let patched = variants
-            .chunks
-            .into_iter()
-            .flat_map(|rows| self.read(rows).split(samples).collect::<Vec<_>>())
-            .collect();
-        Ok(Some(Part { base, patched }))
+        let step = |(index, place): (usize, &Place)| {
+            let (sequences, logit_rows) = (sequences(place), sweeps[place.batch].plan.logit_rows);
+            match (&state, &saved) {
+                (Some(state), Some(saved)) if finished > 0 => {
+                    let tensors = state.read_step(saved, index, &model.device())?;
+                    Step::restored(&common, sequences, logit_rows, finished, tensors)
+                }
+                _ => Ok(Step::new(model, sequences, logit_rows)),
+            }
+        };
+        let steps: Result<Vec<Step>> = group.iter().enumerate().map(step).collect();
+        let mut steps = steps?;
+        for layer in finished..num_layers {
+            let this = model.layer(layer)?;
+            let means = layer_means(&this, layer, &sweeps, group, &steps, options.ablation)?;
+            for (step, place) in steps.iter_mut().zip(group) {
+                step.through(&common, &this, layer, means[place.batch].as_ref())?;
+                if layer_done(step.batch(), layer).is_break() {
+                    return Ok(None);
+                }
+            }
+            if let Some(state) = state.as_mut().filter(|state| state.is_due()) {
+                let parts = sweeps.iter().map(BatchSweep::finished).collect();
+                state.save(number, layer + 1, parts, steps.iter().map(Step::tensors))?;
+            }
+        }
+        for (step, place) in steps.into_iter().zip(group) {
+            let sweep = &mut sweeps[place.batch];
+            let part = step.finish(&common, &mut sweep.performance);
+            sweep.parts.push(part);
+        }
+    }
+    let collected: Result<Vec<_>> = sweeps
+        .into_iter()
+        .map(|sweep| sweep.collect(&common))
+        .collect();
+    collected.map(Some)
+}
+
+/// A batch on its way.
+struct BatchSweep<'a> {
+    batch: &'a ProxyBatch,
+    plan: Plan,
+    /// Where they are known beforehand.
+    means: Option<LayerMeans>,
+    performance: Performance,
+    parts: Vec<Part>,
+}
+
+impl<'a> BatchSweep<'a> {
+    fn new(batch: &'a ProxyBatch, plan: Plan) -> Self {
+        Self {
+            batch,
+            plan,
+            means: None,
+            performance: Performance::default(),
+            parts: Vec::new(),
+        }
     }
 
-    /// `[1, variants * samples, hidden]`.
-    fn read(&self, rows: Tensor<3>) -> Reading {
-        let variants = rows.dims()[1] / self.batch.len();
-        read(
-            self.model,
-            rows,
-            self.targets(variants),
-            self.options.metric,
-            self.plan.logit_rows,
+    fn finished(&self) -> (Performance, Vec<Part>) {
+        (self.performance, self.parts.clone())
+    }
+
+    fn collect<M: DecoderModel>(self, common: &Common<'_, M>) -> Result<PatchedLogits> {
+        PatchedLogits::collect(
+            common.model,
+            self.batch,
+            common.selected,
+            common.options.metric,
+            &self.parts,
+            self.performance,
         )
     }
-
-    /// `[variants * samples]`.
-    fn targets(&self, variants: usize) -> Tensor<1, Int> {
-        let targets: Vec<i32> = self.batch.targets().map(|id| id as i32).collect();
-        Tensor::<1, Int>::from_data(targets.as_slice(), &self.model.device()).repeat(&[variants])
-    }
 }
 
-/// The residual streams of all variants so far, in chunks `[1, variants * samples, hidden]` of which all but the last are full.
-struct Variants {
-    chunks: Vec<Tensor<3>>,
-    samples: usize,
-    /// Variants in a full chunk: as many rows as the clean run has.
-    limit: usize,
-}
-
-impl Variants {
-    fn new(batch: &ProxyBatch) -> Self {
-        Self {
-            chunks: Vec::new(),
-            samples: batch.len(),
-            limit: batch.seq_len(),
+/// For each batch, the mean head outputs at the patched position of a layer, `[1, heads, head_dim]`, where they are not those of the
+/// sequences of a step: known beforehand, or of all steps of the batch, which stand before the layer.
+fn layer_means<L: DecoderLayer>(
+    this: &L,
+    layer: usize,
+    sweeps: &[BatchSweep<'_>],
+    group: &[Place],
+    steps: &[Step],
+    ablation: Ablation,
+) -> Result<Vec<Option<Tensor<3>>>> {
+    let of_batch = |(index, sweep): (usize, &BatchSweep<'_>)| {
+        if let Some(means) = &sweep.means {
+            return Ok(Some(means[layer].clone()));
         }
-    }
-
-    /// Variants that still go into the last chunk, or into a new one.
-    fn room(&self) -> usize {
-        match self.chunks.last().map(|rows| rows.dims()[1] / self.samples) {
-            Some(variants) if variants < self.limit => self.limit - variants,
-            _ => self.limit,
-        }
-    }
-
-    /// Adds a variant for each of `heads`, replaced by its own of `vectors`, `[samples or 1, heads, head_dim]`.
-    fn join<L: DecoderLayer>(
-        &mut self,
-        site: &PatchSite<'_, L>,
-        mut heads: &[usize],
-        vectors: &Tensor<3>,
-    ) {
-        while !heads.is_empty() {
-            let (joining, rest) = heads.split_at(self.room().min(heads.len()));
-            self.push(site.replace(joining, vectors));
-            heads = rest;
-        }
-    }
-
-    fn push(&mut self, rows: Tensor<3>) {
-        match self.chunks.pop() {
-            Some(last) if last.dims()[1] < self.limit * self.samples => {
-                self.chunks.push(Tensor::cat(vec![last, rows], 1))
-            }
-            full => self.chunks.extend(full.into_iter().chain([rows])),
-        }
-    }
-
-    fn map(&mut self, through: impl Fn(Tensor<3>) -> Tensor<3>) {
-        // By value, so that a chunk's old rows are freed before the next one moves.
-        self.chunks = std::mem::take(&mut self.chunks)
-            .into_iter()
-            .map(through)
+        let here: Vec<&Step> = steps
+            .iter()
+            .zip(group)
+            .filter(|(_, place)| place.batch == index)
+            .map(|(step, _)| step)
             .collect();
-    }
+        if ablation != Ablation::BatchMean || here.len() < 2 {
+            return Ok(None);
+        }
+        let mut sum: Option<Tensor<3>> = None;
+        for step in here {
+            let clean = CleanLayer::run(this, step.residual())?;
+            let part = sum_at_patch(&clean.heads, step.batch());
+            sum = Some(match sum {
+                Some(sum) => sum + part,
+                None => part,
+            });
+        }
+        Ok(sum.map(|sum| sum / sweep.batch.len() as f64))
+    };
+    sweeps.iter().enumerate().map(of_batch).collect()
 }

@@ -10,12 +10,14 @@ use pear_core::position::{PositionEmbedding, PositionEmbeddingConfig};
 use pear_core::{DecoderModel, HeadCoefficients, ModelShape, Norm, NormConfig, Positions, Profile};
 
 use crate::config::DecoderConfig;
-use crate::layer::Layer;
+use crate::layer::{Layer, LayerRef};
 use crate::layer_config::LayerConfig;
+use crate::layer_stream::{LayerStream, StreamStatistics};
 
 /// A decoder-only language model, configured by [`DecoderConfig`].
 ///
-/// [`DecoderConfig::init`] makes one with random weights, [`ModelDirectory::load`](crate::ModelDirectory::load) one with those of a checkpoint.
+/// [`DecoderConfig::init`] makes one with random weights, [`ModelDirectory::load`](crate::ModelDirectory::load) one with those of a checkpoint,
+/// and [`ModelDirectory::stream`](crate::ModelDirectory::stream) one whose layers are read when they are visited.
 /// Parameters are named as in a Llama checkpoint, whatever the family.
 #[derive(Module, Debug)]
 pub struct Decoder {
@@ -24,6 +26,7 @@ pub struct Decoder {
     project_in: Option<Linear>,
     positions: PositionEmbedding,
     embed_norm: Option<Norm>,
+    /// Empty where they are streamed.
     layers: Vec<Layer>,
     norm: Option<Norm>,
     project_out: Option<Linear>,
@@ -31,12 +34,26 @@ pub struct Decoder {
     lm_head: Option<Param<Tensor<2>>>,
     /// `[vocab]`.
     lm_head_bias: Option<Param<Tensor<1>>>,
+    /// In place of the layers.
+    #[module(skip)]
+    stream: Option<LayerStream>,
     #[module(skip)]
     config: DecoderConfig,
 }
 
 impl Decoder {
     pub(crate) fn init(config: &DecoderConfig, device: &Device) -> pear_core::Result<Self> {
+        Ok(Self {
+            layers: layers(&config.layers, device)?,
+            ..Self::without_layers(config, device)?
+        })
+    }
+
+    /// Everything but the layers.
+    pub(crate) fn without_layers(
+        config: &DecoderConfig,
+        device: &Device,
+    ) -> pear_core::Result<Self> {
         config.validate()?;
         let projected = config.embedding_size != config.hidden_size;
         let project = |from, to| LinearConfig::new(from, to).with_bias(false).init(device);
@@ -53,15 +70,30 @@ impl Decoder {
             project_in: projected.then(|| project(config.embedding_size, config.hidden_size)),
             positions: config.position_embedding.init(device)?,
             embed_norm: norm(config.embedding_norm),
-            layers: layers(&config.layers, device)?,
+            layers: Vec::new(),
             norm: norm(config.final_norm),
             project_out: projected.then(|| project(config.hidden_size, config.embedding_size)),
             lm_head: (!config.tie_word_embeddings).then(table),
             lm_head_bias: config
                 .lm_head_bias
                 .then(|| Initializer::Zeros.init([config.vocab_size], device)),
+            stream: None,
             config: config.clone(),
         })
+    }
+
+    /// The same model with its layers from `stream`.
+    pub(crate) fn streamed(self, stream: LayerStream) -> Self {
+        Self {
+            layers: Vec::new(),
+            stream: Some(stream),
+            ..self
+        }
+    }
+
+    /// What reading its layers has cost so far; `None` where they are in memory.
+    pub fn stream_statistics(&self) -> Option<StreamStatistics> {
+        self.stream.as_ref().map(LayerStream::statistics)
     }
 
     /// What the model was made from.
@@ -80,6 +112,9 @@ impl Decoder {
     /// [`pear_core::Error::ShapeMismatch`] for coefficients of a model of another shape.
     pub fn with_coefficients(mut self, coefficients: &HeadCoefficients) -> pear_core::Result<Self> {
         coefficients.check_shape(&self.shape())?;
+        if let Some(stream) = &mut self.stream {
+            stream.set_coefficients(coefficients);
+        }
         for (index, layer) in self.layers.iter_mut().enumerate() {
             layer.self_attn = layer
                 .self_attn
@@ -100,6 +135,9 @@ impl Decoder {
 
     /// The same function with all coefficients multiplied into the output projections, and none left to apply.
     pub fn fold(mut self) -> Self {
+        if let Some(stream) = &mut self.stream {
+            stream.fold();
+        }
         for layer in &mut self.layers {
             layer.self_attn = layer.self_attn.clone().fold();
         }
@@ -136,27 +174,37 @@ impl Decoder {
     }
 }
 
-/// The layers. Those with equal position embeddings share one, and with it its tables.
 fn layers(configs: &[LayerConfig], device: &Device) -> pear_core::Result<Vec<Layer>> {
+    let positions = layer_positions(configs, device)?;
+    let layers = configs.iter().zip(positions);
+    layers
+        .map(|(config, positions)| Layer::new(config, positions, device))
+        .collect()
+}
+
+/// The position embedding of each layer. Equal ones are one, and so are their tables.
+pub(crate) fn layer_positions(
+    configs: &[LayerConfig],
+    device: &Device,
+) -> pear_core::Result<Vec<PositionEmbedding>> {
     let mut shared: Vec<(&PositionEmbeddingConfig, PositionEmbedding)> = Vec::new();
-    let mut layers = Vec::with_capacity(configs.len());
+    let mut positions = Vec::with_capacity(configs.len());
     for config in configs {
         let wanted = &config.attention.position_embedding;
-        let positions = match shared.iter().find(|(known, _)| *known == wanted) {
+        positions.push(match shared.iter().find(|(known, _)| *known == wanted) {
             Some((_, positions)) => positions.clone(),
             None => {
                 let positions = wanted.init(device)?;
                 shared.push((wanted, positions.clone()));
                 positions
             }
-        };
-        layers.push(Layer::new(config, positions, device)?);
+        });
     }
-    Ok(layers)
+    Ok(positions)
 }
 
 impl DecoderModel for Decoder {
-    type Layer<'a> = &'a Layer;
+    type Layer<'a> = LayerRef<'a>;
 
     fn shape(&self) -> ModelShape {
         self.config.shape()
@@ -193,8 +241,15 @@ impl DecoderModel for Decoder {
         }
     }
 
-    fn layer(&self, index: usize) -> pear_core::Result<&Layer> {
-        Ok(&self.layers[index])
+    fn layer(&self, index: usize) -> pear_core::Result<LayerRef<'_>> {
+        match &self.stream {
+            None => Ok(LayerRef::Resident(&self.layers[index])),
+            Some(stream) => Ok(LayerRef::Streamed(stream.layer(index)?)),
+        }
+    }
+
+    fn layers_on_demand(&self) -> bool {
+        self.stream.is_some()
     }
 
     fn logits(&self, residual: Tensor<3>) -> Tensor<3> {

@@ -1,7 +1,11 @@
 //! One layer of a decoder: norms, attention, MLP.
 
+use std::ops::Deref;
+use std::sync::Arc;
+
 use burn::module::Module;
 use burn::prelude::*;
+use pear_core::model::inner_product;
 use pear_core::position::PositionEmbedding;
 use pear_core::{Attention, DecoderLayer, Norm};
 
@@ -67,6 +71,14 @@ impl Layer {
         }
     }
 
+    /// The inner product of what the MLP gives and `gradient`, but for a constant.
+    fn mlp_dot(&self, x: Tensor<3>, gradient: Tensor<3>) -> Tensor<1> {
+        match &self.mlp {
+            Some(mlp) => mlp.dot(x, gradient),
+            None => inner_product(self.mlp(x), gradient),
+        }
+    }
+
     /// A branch as it is added to the residual stream.
     fn scaled(&self, branch: Tensor<3>) -> Tensor<3> {
         match self.residual_scale {
@@ -129,6 +141,86 @@ impl DecoderLayer for Layer {
                 x + self.scaled(mlp_output)
             }
         }
+    }
+
+    fn output_dot(
+        &self,
+        residual: Tensor<3>,
+        attention_output: Tensor<3>,
+        gradient: Tensor<3>,
+    ) -> Tensor<1> {
+        // What the MLP is added to, and its input, where nothing comes after that sum.
+        let (sum, input) = match self.residual {
+            Residual::Serial => {
+                let x = residual + self.scaled(attention_output);
+                (x.clone(), normed(&self.post_attention_layernorm, x))
+            }
+            Residual::SerialFromNorm => {
+                let normed_residual = normed(&self.input_layernorm, residual);
+                let x = normed_residual + self.scaled(attention_output);
+                let input = normed(&self.post_attention_layernorm, x);
+                (input.clone(), input)
+            }
+            Residual::Parallel | Residual::ParallelOneNorm => {
+                let norm = match self.residual {
+                    Residual::Parallel => &self.post_attention_layernorm,
+                    _ => &self.input_layernorm,
+                };
+                let input = normed(norm, residual.clone());
+                (residual + self.scaled(attention_output), input)
+            }
+            Residual::PostNorm | Residual::NormedBranches | Residual::Sandwich => {
+                return inner_product(self.output(residual, attention_output), gradient);
+            }
+        };
+        let of_mlp = self.mlp_dot(input, self.scaled(gradient.clone()));
+        inner_product(sum, gradient) + of_mlp
+    }
+}
+
+/// A layer of a [`Decoder`](crate::Decoder), as the decoder hands it out.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum LayerRef<'a> {
+    /// One that is in memory with the decoder.
+    Resident(&'a Layer),
+    /// One that was read when it was asked for. It is freed once it is dropped and another one has been asked for.
+    Streamed(Arc<Layer>),
+}
+
+impl Deref for LayerRef<'_> {
+    type Target = Layer;
+
+    fn deref(&self) -> &Layer {
+        match self {
+            Self::Resident(layer) => layer,
+            Self::Streamed(layer) => layer,
+        }
+    }
+}
+
+impl DecoderLayer for LayerRef<'_> {
+    type Attention = Attention;
+
+    fn attention(&self) -> &Attention {
+        (**self).attention()
+    }
+
+    fn attention_input(&self, residual: Tensor<3>) -> Tensor<3> {
+        (**self).attention_input(residual)
+    }
+
+    fn output(&self, residual: Tensor<3>, attention_output: Tensor<3>) -> Tensor<3> {
+        (**self).output(residual, attention_output)
+    }
+
+    fn output_dot(
+        &self,
+        residual: Tensor<3>,
+        attention_output: Tensor<3>,
+        gradient: Tensor<3>,
+    ) -> Tensor<1> {
+        (**self).output_dot(residual, attention_output, gradient)
     }
 }
 

@@ -3,7 +3,8 @@
 use burn::module::Module;
 use burn::nn::{Linear, LinearConfig};
 use burn::prelude::*;
-use pear_core::kernels::{Activation, activate, activate_gated, linear_forward};
+use pear_core::kernels::{Activation, activate, activate_gated, linear, linear_forward};
+use pear_core::model::inner_product;
 
 use crate::dense_mlp_config::DenseMlpConfig;
 
@@ -36,11 +37,25 @@ impl Mlp {
     /// # Shapes
     /// `x` and the result: `[batch, seq, hidden]`.
     pub fn forward(&self, x: Tensor<3>) -> Tensor<3> {
+        linear_forward(&self.down_proj, self.inner(x))
+    }
+
+    /// The inner product of what `forward` gives and `gradient`, but for a constant: the last projection is that of the gradient.
+    ///
+    /// # Shapes
+    /// `x` and `gradient`: `[batch, seq, hidden]`; the result: `[1]`.
+    pub fn dot(&self, x: Tensor<3>, gradient: Tensor<3>) -> Tensor<1> {
+        let inner = self.inner(x);
+        let down = self.down_proj.weight.val();
+        inner_product(inner, linear(gradient, down.transpose(), None))
+    }
+
+    /// `[batch, seq, intermediate_size]`.
+    fn inner(&self, x: Tensor<3>) -> Tensor<3> {
         let up = linear_forward(&self.up_proj, x.clone());
-        let inner = match &self.gate_proj {
+        match &self.gate_proj {
             Some(gate) => activate_gated(self.activation, linear_forward(gate, x), up),
             None => activate(self.activation, up),
-        };
-        linear_forward(&self.down_proj, inner)
+        }
     }
 }

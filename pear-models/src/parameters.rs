@@ -29,6 +29,20 @@ impl DecoderConfig {
             .chain(of_layers(true))
     }
 
+    /// Numbers in all parameters.
+    pub fn num_parameters(&self) -> u64 {
+        let of_layers = (0..self.layers.len()).map(|layer| self.num_layer_parameters(layer));
+        of_layers.fold(numbers(self.modules()), u64::saturating_add)
+    }
+
+    /// Numbers in the parameters of a layer.
+    ///
+    /// # Panics
+    /// If there is no such layer.
+    pub fn num_layer_parameters(&self, layer: usize) -> u64 {
+        numbers(self.layers[layer].modules())
+    }
+
     /// The shape of a module, if the model has it.
     pub(crate) fn module(&self, layer: Option<usize>, id: ModuleId) -> Option<ModuleShape> {
         let modules = match layer {
@@ -64,6 +78,21 @@ impl DecoderConfig {
         }
         modules
     }
+}
+
+/// Numbers in the parameters of modules.
+fn numbers(modules: Vec<(ModuleId, ModuleShape)>) -> u64 {
+    let of_module = |(_, shape): (_, ModuleShape)| {
+        let sizes = |kind| {
+            let shape = shape.of(kind).unwrap_or_else(|| vec![0]);
+            shape
+                .into_iter()
+                .fold(1, |numbers: u64, size| numbers.saturating_mul(size as u64))
+        };
+        let one = ParamKind::ALL.into_iter().map(sizes).fold(0, u64::saturating_add);
+        one.saturating_mul(shape.num_experts().unwrap_or(1) as u64)
+    };
+    modules.into_iter().map(of_module).fold(0, u64::saturating_add)
 }
 
 impl LayerConfig {
@@ -324,6 +353,9 @@ mod tests {
             seen.found.sort();
             expected.sort();
             assert_eq!(seen.found, expected);
+            let numbers = |(_, shape): &(String, Vec<usize>)| shape.iter().product::<usize>() as u64;
+            let total: u64 = seen.found.iter().map(numbers).sum();
+            assert_eq!(config.num_parameters(), total);
             for (id, _) in config.parameters() {
                 assert_eq!(ParamId::from_path(&id.to_string()), Some(id));
             }

@@ -114,6 +114,10 @@ impl DecoderModel for OnDemand {
         })
     }
 
+    fn layers_on_demand(&self) -> bool {
+        true
+    }
+
     fn logits(&self, residual: Tensor<3>) -> Tensor<3> {
         self.decoder.logits(residual)
     }
@@ -148,8 +152,8 @@ fn layers_made_on_demand_give_the_same_numbers_one_at_a_time() {
         };
         let here = locate(&model, &batches, &options).unwrap();
         assert_eq!(here, locate(&on_demand, &batches, &options).unwrap());
-        // Once for each length: every layer serves all sequences and all heads.
-        assert_eq!(on_demand.counts(), (2 * layers, 1));
+        // Every layer serves all lengths, sequences and heads.
+        assert_eq!(on_demand.counts(), (layers, 1));
         let here = naive::patched_logits(&model, &batches[1], &options).unwrap();
         assert_eq!(
             here,
@@ -166,7 +170,8 @@ fn layers_made_on_demand_give_the_same_numbers_one_at_a_time() {
         ..TrainOptions::default()
     };
     let heads = [HeadId::new(0, 1), HeadId::new(layers - 1, 0)];
-    let mut resident = Trainer::new(&model, &heads, options.clone()).unwrap();
+    let resident = Trainer::new(&model, &heads, options.clone()).unwrap();
+    let mut resident = resident.with_recompute(true);
     let mut streamed = Trainer::new(&on_demand, &heads, options).unwrap();
     resident.run(&Sequences::Drawn(task.clone())).unwrap();
     streamed.run(&Sequences::Drawn(task)).unwrap();
@@ -175,7 +180,8 @@ fn layers_made_on_demand_give_the_same_numbers_one_at_a_time() {
         resident.coefficients().values(),
         streamed.coefficients().values()
     );
-    assert_eq!(on_demand.counts(), (4 * layers, 1));
+    // Up, and down again.
+    assert_eq!(on_demand.counts(), (4 * 2 * layers, 1));
 
     // Generating.
     let options = GenerateOptions {

@@ -5,6 +5,7 @@ mod common;
 use burn::prelude::*;
 use burn::tensor::DType;
 use common::{distance, expected, load, names, open};
+use pear_core::model::{DecoderLayer, inner_product};
 use pear_core::proxy::ProxyBatch;
 use pear_core::{DecoderModel, HeadCoefficients, HeadId};
 use pear_models::Decoder;
@@ -113,5 +114,38 @@ fn gradients_over_a_half_precision_model_are_those_of_f32_up_to_its_rounding() {
         }
         errors.sort_by(f64::total_cmp);
         assert!(errors[errors.len() / 2] < typical, "{dtype:?}: {errors:?}");
+    }
+}
+
+#[test]
+fn what_a_backward_pass_starts_from_has_the_gradients_of_the_layers_output() {
+    for name in names() {
+        let model = load(&name);
+        let device = model.device();
+        let random = |seed: u64| {
+            let numbers: Vec<f32> = (0..2 * 3 * model.hidden_size())
+                .map(|i| ((i as f32 + 1.0) * (seed as f32 + 0.7)).sin())
+                .collect();
+            let shape = [2, 3, model.hidden_size()];
+            Tensor::<3>::from_data(TensorData::new(numbers, shape), &device)
+        };
+        for index in 0..model.shape().num_layers {
+            let layer = model.layer(index).unwrap();
+            let gradients = |dot: &dyn Fn(Tensor<3>, Tensor<3>) -> Tensor<1>| {
+                let [residual, output] = [1, 2].map(|seed| random(seed).autodiff().require_grad());
+                let gradients = dot(residual.clone(), output.clone()).backward();
+                [residual, output].map(|x| x.grad(&gradients).unwrap())
+            };
+            let expected = gradients(&|residual, output| {
+                inner_product(layer.output(residual, output), random(3))
+            });
+            let found =
+                gradients(&|residual, output| layer.output_dot(residual, output, random(3)));
+            for (expected, found) in expected.into_iter().zip(found) {
+                let error: f32 = (expected.clone() - found).abs().max().into_scalar();
+                let largest: f32 = expected.abs().max().into_scalar();
+                assert!(error < 1e-5 * largest.max(1.0), "{name}, layer {index}: {error}");
+            }
+        }
     }
 }

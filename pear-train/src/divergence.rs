@@ -9,7 +9,7 @@ use pear_core::{DecoderModel, HeadCoefficients, Positions};
 
 use crate::Result;
 use crate::gradients::{LossAndGradients, add};
-use crate::recompute::{Graph, whole_sequences};
+use crate::recompute::{Graph, Pass, whole_sequences};
 use crate::rows::{LOGITS_IN_MEMORY, mean_over_rows};
 use crate::text::{PlainText, References};
 
@@ -94,13 +94,12 @@ pub(crate) fn of_pieces<M: DecoderModel>(
         let tokens = tokens(text, &part, &model.device());
         let seq = tokens.dims()[1];
         check_length(model, seq)?;
-        let (value, gradients) = graph.loss_and_gradients(
-            model,
-            coefficients,
-            model.embed(tokens, Positions::first(seq)),
-            whole_sequences(model, seq),
-            |residual| mean_divergence(model, original, residual),
-        )?;
+        let pass = Pass {
+            input: model.embed(tokens, Positions::first(seq)),
+            layer: whole_sequences(model, seq),
+            loss: |residual| mean_divergence(model, original, residual),
+        };
+        let (value, gradients) = graph.loss_and_gradients(model, coefficients, pass)?;
         let gradients = gradients.into_iter().map(f64::from).collect();
         let share = positions(text, &part) as f64 / total;
         add(&mut sum, (value, gradients), share);

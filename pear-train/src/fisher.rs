@@ -1,15 +1,15 @@
 //! What small changes of coefficients cost on plain text, all at once: the second derivative of the divergence.
 
 use burn::prelude::*;
-use pear_core::forward::training_residual;
 use pear_core::kernels::cross_entropy;
-use pear_core::{DecoderModel, HeadCoefficients, HeadEdit, HeadId};
+use pear_core::{DecoderModel, HeadCoefficients, HeadId, Positions};
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{Rng, SeedableRng};
 use serde::{Deserialize, Serialize};
 
 use crate::cholesky::Cholesky;
 use crate::divergence::{all_pieces, parts, tokens};
+use crate::recompute::{Pass, whole_sequences};
 use crate::rows::{LOGITS_IN_MEMORY, mean_over_rows};
 use crate::sequence_edit::sequence_gradients;
 use crate::text::PlainText;
@@ -111,8 +111,14 @@ pub fn fisher<M: DecoderModel>(
             })
             .collect();
         let draw = Draw { seed, streams };
-        let loss = |edit: &mut dyn HeadEdit| surprise(model, text, &part, &draw, edit);
-        let (_, gradients) = sequence_gradients(model, &ones, loss)?;
+        let tokens = tokens(text, &part, &model.device());
+        let seq = tokens.dims()[1];
+        let pass = Pass {
+            input: model.embed(tokens, Positions::first(seq)),
+            layer: whole_sequences(model, seq),
+            loss: |residual| surprise(model, &draw, residual),
+        };
+        let (_, gradients) = sequence_gradients(model, &ones, part.len(), pass)?;
         let positions = part.len() * text.pieces()[part[0]].len();
         for gradient in gradients {
             // Of the mean over all positions of the part.
@@ -124,20 +130,14 @@ pub fn fisher<M: DecoderModel>(
     Ok(fisher.in_order(heads))
 }
 
-/// The mean, over all positions of pieces of one length, of `−log p` of the tokens that are drawn from `p`: `[1]`.
-fn surprise<M: DecoderModel>(
-    model: &M,
-    text: &PlainText,
-    pieces: &[usize],
-    draw: &Draw,
-    edit: &mut dyn HeadEdit,
-) -> Result<Tensor<1>> {
-    let residual = training_residual(model, tokens(text, pieces, &model.device()), edit)?;
+/// The mean, over all positions of pieces of one length, of `−log p` of the tokens that are drawn from `p`: `[1]`. `residual` is that after the
+/// last layer, `[pieces, length, hidden]`.
+fn surprise<M: DecoderModel>(model: &M, draw: &Draw, residual: Tensor<3>) -> Tensor<1> {
     let [batch, seq, hidden] = residual.dims();
     let vocab = model.vocab_size();
     let rows_at_once = (LOGITS_IN_MEMORY / vocab.max(1)).max(1);
     let rows = residual.reshape([batch * seq, hidden]);
-    Ok(mean_over_rows(rows, rows_at_once, |residual, rows| {
+    mean_over_rows(rows, rows_at_once, |residual, rows| {
         let logits = model.logits(residual.unsqueeze_dim(0));
         let logits = logits.reshape([rows.len(), vocab]);
         let plain = if logits.is_autodiff() {
@@ -151,7 +151,7 @@ fn surprise<M: DecoderModel>(
             .map(|(row, logits)| draw.token(row / seq, row % seq, logits))
             .collect();
         cross_entropy(logits, &labels)
-    }))
+    })
 }
 
 /// Draws tokens that depend on nothing but the seed and their place.

@@ -1,11 +1,10 @@
 //! Which coefficients the proxy loss would have moved, and which way: a ranking of heads from one backward pass.
 
 use pear_core::proxy::ProxyBatch;
-use pear_core::{DecoderModel, HeadCoefficients, HeadEdit, HeadId};
+use pear_core::{DecoderModel, HeadCoefficients, HeadId};
 
 use crate::Result;
-use crate::objective::loss_of;
-use crate::sequence_edit::sequence_gradients;
+use crate::objective::gradients_of_sequences;
 
 /// How the proxy loss answers to scaling one head.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -71,8 +70,7 @@ pub fn gradient_scores<M: DecoderModel>(
     let mut gradients = Vec::with_capacity(batch.len());
     for start in (0..batch.len()).step_by(at_once.max(1)) {
         let part = batch.slice(start..batch.len().min(start.saturating_add(at_once.max(1))));
-        let loss = |edit: &mut dyn HeadEdit| loss_of(model, &part, edit);
-        let (_, of_part) = sequence_gradients(model, &ones, loss)?;
+        let (_, of_part) = gradients_of_sequences(model, &part, &ones)?;
         // Of a mean over the part: each sequence's own is as many times as large.
         let size = part.len() as f64;
         gradients.extend(of_part.into_iter().map(|row| (row, size)));

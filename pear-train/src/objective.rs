@@ -2,7 +2,7 @@
 
 use burn::prelude::*;
 use pear_core::forward::{
-    TokenContext, check_length, check_not_reweighted, not_finite, run_layer, untracked,
+    TokenContext, check_length, check_not_reweighted, not_finite, run_layer_to, untracked,
 };
 use pear_core::kernels::cross_entropy;
 use pear_core::proxy::ProxyBatch;
@@ -13,8 +13,9 @@ use pear_core::{
 use serde::{Deserialize, Serialize};
 
 use crate::Result;
-use crate::recompute::Graph;
+use crate::recompute::{End, Graph, Pass, RunLayer};
 use crate::rows::{LOGITS_IN_MEMORY, mean_over_rows};
+use crate::sequence_edit::sequence_gradients;
 
 /// The mean cross-entropy of the second half of every sequence, `n` tokens of which the first cannot be predicted: `[1]`, f32.
 ///
@@ -62,13 +63,31 @@ pub(crate) fn with_graph<M: DecoderModel>(
     coefficients: &HeadCoefficients,
 ) -> Result<(f64, Vec<f32>)> {
     check_batch(model, batch)?;
-    graph.loss_and_gradients(
-        model,
-        coefficients,
-        embedded(model, batch),
-        |index, residual, edit| layer_of(model, batch, index, residual, edit),
-        |residual| loss_of_residual(model, batch, residual),
-    )
+    graph.loss_and_gradients(model, coefficients, pass(model, batch))
+}
+
+/// How the loss of a batch that the model can read is computed.
+fn pass<M: DecoderModel>(
+    model: &M,
+    batch: &ProxyBatch,
+) -> Pass<impl RunLayer, impl FnOnce(Tensor<3>) -> Tensor<1>> {
+    Pass {
+        input: embedded(model, batch),
+        layer: |index, residual, edit: &mut dyn HeadEdit, end| {
+            layer_of(model, batch, index, residual, edit, end)
+        },
+        loss: |residual| loss_of_residual(model, batch, residual),
+    }
+}
+
+/// [`proxy_loss`] as a number, and the gradients of each sequence: `[sequence][head]`, parts of that of the mean.
+pub(crate) fn gradients_of_sequences<M: DecoderModel>(
+    model: &M,
+    batch: &ProxyBatch,
+    coefficients: &HeadCoefficients,
+) -> Result<(f64, Vec<Vec<f64>>)> {
+    check_batch(model, batch)?;
+    sequence_gradients(model, coefficients, batch.len(), pass(model, batch))
 }
 
 /// The loss of a run with this edit: `[1]`, tracked if the edit is.
@@ -180,7 +199,7 @@ fn predicting<M: DecoderModel>(
     edit.check(&model.shape())?;
     let mut residual = embedded(model, batch);
     for index in 0..model.shape().num_layers {
-        residual = layer_of(model, batch, index, residual, edit)?;
+        residual = layer_of(model, batch, index, residual, edit, End::Output)?;
     }
     Ok(residual)
 }
@@ -204,11 +223,13 @@ fn layer_of<M: DecoderModel>(
     index: usize,
     residual: Tensor<3>,
     edit: &mut (impl HeadEdit + ?Sized),
+    end: End,
 ) -> Result<Tensor<3>> {
     let (positions, whole) = (batch.predicting(), Positions::first(batch.seq_len()));
     if index + 1 < model.shape().num_layers {
         let context = TokenContext::uncached(whole);
-        return Ok(run_layer(model, index, residual, context, edit)?);
+        let end = |layer: &_, residual, output| end.of(layer, residual, output);
+        return Ok(run_layer_to(model, index, residual, context, edit, end)?);
     }
     // The other positions of the last layer only give keys and values.
     let layer = model.layer(index)?;
@@ -220,7 +241,7 @@ fn layer_of<M: DecoderModel>(
     let heads = attend(attention, query, key, value);
     let output = attention.output_projection(edit.edit(index, heads)?);
     let residual = residual.narrow(1, positions.start, positions.len());
-    Ok(layer.output(residual, output))
+    Ok(end.of(&layer, residual, output))
 }
 
 /// The mean over all rows: `residual` is `[rows, hidden]`, the result `[1]`.

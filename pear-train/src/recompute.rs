@@ -1,9 +1,9 @@
 //! The gradient of a loss, from one graph of the whole model or from those of its layers, one at a time.
 
 use burn::prelude::*;
-use burn::tensor::DType;
-use pear_core::forward::{TokenContext, run_layer};
-use pear_core::{DecoderModel, HeadCoefficients, HeadEdit, Positions};
+use burn::tensor::Gradients;
+use pear_core::forward::{TokenContext, run_layer_to};
+use pear_core::{DecoderLayer, DecoderModel, HeadCoefficients, HeadEdit, Positions};
 
 use crate::Result;
 
@@ -29,33 +29,53 @@ impl Graph {
     /// A loss and its gradient for each coefficient in the order of [`HeadCoefficients::heads`]. Trainable or not, the coefficients are
     /// left as they are.
     ///
-    /// `input` is the residual stream before the first layer. `layer` runs the layer of an index on a residual stream, and `loss` makes a
-    /// loss, `[1]`, of the last one.
+    /// # Errors
+    /// As [`backward`](Self::backward).
     pub(crate) fn loss_and_gradients<M: DecoderModel>(
         self,
         model: &M,
         coefficients: &HeadCoefficients,
-        input: Tensor<3>,
-        layer: impl Fn(usize, Tensor<3>, &mut dyn HeadEdit) -> Result<Tensor<3>>,
-        loss: impl FnOnce(Tensor<3>) -> Tensor<1>,
+        pass: Pass<impl RunLayer, impl FnOnce(Tensor<3>) -> Tensor<1>>,
     ) -> Result<(f64, Vec<f32>)> {
+        let mut sum = vec![0.0; coefficients.heads().len()];
+        let trainable = |fixed: &HeadCoefficients| fixed.clone().trainable();
+        let loss = self.backward(model, coefficients, pass, trainable, &mut sum)?;
+        Ok((loss, sum))
+    }
+
+    /// A loss, with the gradients of leaves that `leaves` makes of the fixed coefficients added to `sum`.
+    ///
+    /// Where the model's layers are [made on demand](DecoderModel::layers_on_demand), no graph holds more than one of them.
+    ///
+    /// # Errors
+    /// Coefficients for a model of another shape, and what running a layer returns.
+    pub(crate) fn backward<M: DecoderModel, L: Leaves>(
+        self,
+        model: &M,
+        coefficients: &HeadCoefficients,
+        pass: Pass<impl RunLayer, impl FnOnce(Tensor<3>) -> Tensor<1>>,
+        leaves: impl Fn(&HeadCoefficients) -> L,
+        sum: &mut L::Sum,
+    ) -> Result<f64> {
         coefficients.check_shape(&model.shape())?;
         let fixed = coefficients.fixed().to_device(&model.device());
         let num_layers = model.shape().num_layers;
+        let Pass { input, layer, loss } = pass;
         match self {
-            Self::Whole => {
-                // A leaf of its own: its graph goes with this backward pass.
-                let leaves = fixed.trainable();
+            Self::Whole if !model.layers_on_demand() => {
+                // Leaves of its own: their graph goes with this backward pass.
+                let mut leaves = leaves(&fixed);
                 let mut residual = input;
                 for index in 0..num_layers {
-                    residual = layer(index, residual, &mut leaves.tracked())?;
+                    residual = leaves.run(|edit| layer(index, residual, edit, End::Output))?;
                 }
                 let loss = loss(residual);
                 let value = loss.clone().into_scalar::<f64>();
                 // Backward even where it is not finite: a graph that is dropped instead is kept by burn for ever.
-                Ok((value, leaves.gradients(&loss.backward())))
+                leaves.add_gradients(&loss.backward(), sum);
+                Ok(value)
             }
-            Self::OneLayer => {
+            Self::Whole | Self::OneLayer => {
                 let first = fixed.first_layer().unwrap_or(num_layers);
                 let mut inputs = Vec::with_capacity(num_layers - first);
                 let mut residual = input;
@@ -63,35 +83,108 @@ impl Graph {
                     if index >= first {
                         inputs.push(residual.clone());
                     }
-                    residual = layer(index, residual, &mut fixed.clone())?;
+                    residual = layer(index, residual, &mut fixed.clone(), End::Output)?;
                 }
                 let last = residual.autodiff().require_grad();
                 let loss = loss(last.clone());
                 let value = loss.clone().into_scalar::<f64>();
                 // Backward even where it is not finite, as above.
                 let mut of_output = last.grad(&loss.backward());
-                let mut sum = vec![0.0; fixed.heads().len()];
                 for (index, input) in (first..num_layers).zip(inputs).rev() {
                     // No coefficient changes a loss that does not depend on the residual stream.
                     let Some(gradient) = of_output else { break };
-                    let leaves = fixed.clone().trainable();
+                    let mut leaves = leaves(&fixed);
                     let input = match index {
                         _ if index == first => input,
                         _ => input.autodiff().require_grad(),
                     };
-                    let output = layer(index, input.clone(), &mut leaves.tracked())?;
-                    let gradients = (output.cast(DType::F32) * gradient.cast(DType::F32))
-                        .sum()
-                        .backward();
-                    let of_layer = leaves.gradients(&gradients);
-                    sum.iter_mut()
-                        .zip(of_layer)
-                        .for_each(|(sum, part)| *sum += part);
+                    let end = End::Dot(gradient);
+                    let dot = leaves.run(|edit| layer(index, input.clone(), edit, end))?;
+                    let gradients = dot.backward();
+                    leaves.add_gradients(&gradients, sum);
                     of_output = input.grad(&gradients);
                 }
-                Ok((value, sum))
+                Ok(value)
             }
         }
+    }
+}
+
+/// How a loss is computed.
+pub(crate) struct Pass<R, L> {
+    /// The residual stream before the first layer.
+    pub input: Tensor<3>,
+    /// Runs the layer of an index on a residual stream.
+    pub layer: R,
+    /// Makes a loss, `[1]`, of the last one.
+    pub loss: L,
+}
+
+/// What running a layer gives.
+pub(crate) enum End {
+    /// The residual stream after it.
+    Output,
+    /// What its backward pass starts from, `[1, 1, 1]`, this being the gradient of its output.
+    Dot(Tensor<3>),
+}
+
+impl End {
+    /// Of the residual stream before a layer and the output of its attention.
+    pub(crate) fn of<L: DecoderLayer>(
+        self,
+        layer: &L,
+        residual: Tensor<3>,
+        attention_output: Tensor<3>,
+    ) -> Tensor<3> {
+        match self {
+            Self::Output => layer.output(residual, attention_output),
+            Self::Dot(gradient) => {
+                let dot = layer.output_dot(residual, attention_output, gradient);
+                dot.reshape([1, 1, 1])
+            }
+        }
+    }
+}
+
+/// Runs the layer of an index on a residual stream, with an edit of its heads.
+pub(crate) trait RunLayer:
+    Fn(usize, Tensor<3>, &mut dyn HeadEdit, End) -> Result<Tensor<3>>
+{
+}
+
+impl<F: Fn(usize, Tensor<3>, &mut dyn HeadEdit, End) -> Result<Tensor<3>>> RunLayer for F {}
+
+/// Tracked numbers that heads are multiplied by.
+pub(crate) trait Leaves {
+    /// What their gradients are added up in.
+    type Sum;
+
+    /// Runs a layer with the edit that multiplies by them.
+    fn run(
+        &mut self,
+        layer: impl FnOnce(&mut dyn HeadEdit) -> Result<Tensor<3>>,
+    ) -> Result<Tensor<3>>;
+
+    /// Adds the gradients of those that were used.
+    fn add_gradients(&self, gradients: &Gradients, sum: &mut Self::Sum);
+}
+
+impl Leaves for HeadCoefficients {
+    /// In the order of [`HeadCoefficients::heads`].
+    type Sum = Vec<f32>;
+
+    fn run(
+        &mut self,
+        layer: impl FnOnce(&mut dyn HeadEdit) -> Result<Tensor<3>>,
+    ) -> Result<Tensor<3>> {
+        layer(&mut self.tracked())
+    }
+
+    fn add_gradients(&self, gradients: &Gradients, sum: &mut Vec<f32>) {
+        let parts = self.gradients(gradients);
+        sum.iter_mut()
+            .zip(parts)
+            .for_each(|(sum, part)| *sum += part);
     }
 }
 
@@ -99,9 +192,10 @@ impl Graph {
 pub(crate) fn whole_sequences<M: DecoderModel>(
     model: &M,
     seq: usize,
-) -> impl Fn(usize, Tensor<3>, &mut dyn HeadEdit) -> Result<Tensor<3>> + '_ {
-    move |index, residual, edit| {
+) -> impl RunLayer + '_ {
+    move |index, residual, edit: &mut dyn HeadEdit, end: End| {
         let context = TokenContext::uncached(Positions::first(seq));
-        Ok(run_layer(model, index, residual, context, edit)?)
+        let end = |layer: &_, residual, output| end.of(layer, residual, output);
+        Ok(run_layer_to(model, index, residual, context, edit, end)?)
     }
 }

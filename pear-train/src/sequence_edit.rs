@@ -1,11 +1,11 @@
 //! A gradient for each sequence of a batch, from one backward pass.
 
-use burn::module::Module;
 use burn::prelude::*;
-use burn::tensor::DType;
+use burn::tensor::{DType, Gradients};
 use pear_core::{DecoderModel, HeadCoefficients, HeadEdit, ModelShape};
 
 use crate::Result;
+use crate::recompute::{Graph, Leaves, Pass, RunLayer};
 
 /// Multiplies heads by coefficients to which every sequence adds a number of its own. These numbers are 0 and tracked: their
 /// gradients are those of the coefficients, one sequence at a time.
@@ -41,39 +41,50 @@ impl HeadEdit for SequenceEdit {
     }
 }
 
-/// A loss of a batch, and the gradient of each sequence: `[sequence][head]`, heads in the order of [`HeadCoefficients::heads`].
-///
-/// `loss` computes it, `[1]`, from a run of the model with the edit that it is given. Where the loss is a mean over the batch, the
-/// gradients are parts of its gradient, and sum to it.
-pub(crate) fn sequence_gradients<M: DecoderModel>(
-    model: &M,
-    coefficients: &HeadCoefficients,
-    loss: impl FnOnce(&mut dyn HeadEdit) -> Result<Tensor<1>>,
-) -> Result<(f64, Vec<Vec<f64>>)> {
-    let heads = coefficients.heads();
-    let mut edit = SequenceEdit {
-        coefficients: coefficients.fixed().to_device(&model.device()),
-        leaves: Vec::new(),
-    };
-    let loss = loss(&mut edit)?;
-    let value = loss.clone().into_scalar::<f64>();
-    // Backward even where it is not finite: a graph that is dropped instead is kept by burn for ever.
-    let gradients = loss.backward();
-    let mut of_sequences = Vec::new();
-    for (layer, leaf) in edit.leaves {
-        let [batch, num_heads, _, _] = leaf.dims();
-        of_sequences.resize(batch, vec![0.0; heads.len()]);
-        let Some(of_layer) = leaf.grad(&gradients) else {
-            continue;
-        };
-        let of_layer: Vec<f64> = of_layer.into_data().iter::<f64>().collect();
-        for (sequence, row) in of_sequences.iter_mut().zip(of_layer.chunks(num_heads)) {
-            for (place, head) in sequence.iter_mut().zip(&heads) {
-                if head.layer == layer {
-                    *place = row[head.head];
+impl Leaves for SequenceEdit {
+    /// `[sequence][head]`, heads in the order of [`HeadCoefficients::heads`].
+    type Sum = Vec<Vec<f64>>;
+
+    fn run(
+        &mut self,
+        layer: impl FnOnce(&mut dyn HeadEdit) -> Result<Tensor<3>>,
+    ) -> Result<Tensor<3>> {
+        layer(self)
+    }
+
+    fn add_gradients(&self, gradients: &Gradients, sum: &mut Vec<Vec<f64>>) {
+        let heads = self.coefficients.heads();
+        for (layer, leaf) in &self.leaves {
+            let [_, num_heads, _, _] = leaf.dims();
+            let Some(of_layer) = leaf.grad(gradients) else {
+                continue;
+            };
+            let of_layer: Vec<f64> = of_layer.into_data().iter::<f64>().collect();
+            for (sequence, row) in sum.iter_mut().zip(of_layer.chunks(num_heads)) {
+                for (place, head) in sequence.iter_mut().zip(&heads) {
+                    if head.layer == *layer {
+                        *place += row[head.head];
+                    }
                 }
             }
         }
     }
-    Ok((value, of_sequences))
+}
+
+/// A loss of `sequences` sequences, and the gradient of each: `[sequence][head]`, heads in the order of [`HeadCoefficients::heads`].
+///
+/// Where the loss is a mean over the sequences, the gradients are parts of its gradient, and sum to it.
+pub(crate) fn sequence_gradients<M: DecoderModel>(
+    model: &M,
+    coefficients: &HeadCoefficients,
+    sequences: usize,
+    pass: Pass<impl RunLayer, impl FnOnce(Tensor<3>) -> Tensor<1>>,
+) -> Result<(f64, Vec<Vec<f64>>)> {
+    let mut sum = vec![vec![0.0; coefficients.heads().len()]; sequences];
+    let leaves = |fixed: &HeadCoefficients| SequenceEdit {
+        coefficients: fixed.clone(),
+        leaves: Vec::new(),
+    };
+    let loss = Graph::Whole.backward(model, coefficients, pass, leaves, &mut sum)?;
+    Ok((loss, sum))
 }

@@ -1,16 +1,18 @@
 //! The flags that choose a model, a device and a dtype.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use anyhow::{Result, bail};
 use burn::prelude::*;
 use burn::tensor::DType;
 use clap::{Args, ValueEnum};
-use pear_core::Profile;
+use pear_core::{DecoderModel, Profile};
 use pear_core::files::{Provenance, SequenceRecord};
 use pear_models::{Decoder, ModelDirectory};
 
 use crate::device::DeviceName;
+use crate::memory::available_memory;
 use crate::progress::{Progress, print_above};
 
 /// The model, and the device and dtype that it runs in.
@@ -32,6 +34,23 @@ pub struct ModelArgs {
     /// Dtype of the weights [default: f32 on the CPU; elsewhere bf16, or f16 or f32 if the device has no bf16]
     #[arg(long, value_name = "TYPE")]
     pub dtype: Option<Dtype>,
+
+    /// Where the layers are.
+    #[command(flatten)]
+    pub layers: LayerPlace,
+}
+
+/// Where the layers of a model are.
+#[derive(Args, Clone, Copy, Debug, Default)]
+pub struct LayerPlace {
+    /// Read layers from the files when they are visited, two in memory at a time: for models larger than the memory. Text that is generated
+    /// token by token becomes slow [default: where the weights do not fit]
+    #[arg(long, conflicts_with = "resident")]
+    pub stream: bool,
+
+    /// Keep all layers in memory [default: where the weights fit]
+    #[arg(long)]
+    pub resident: bool,
 }
 
 impl ModelArgs {
@@ -40,7 +59,7 @@ impl ModelArgs {
     ///
     /// # Errors
     /// What is neither a model directory nor a GGUF file, naming the file at fault; ignored keys under `--strict`.
-    pub fn open(&self) -> Result<ModelDirectory> {
+    pub fn open(&self) -> Result<Arc<ModelDirectory>> {
         let directory = ModelDirectory::open(&self.directory()?)?;
         let ignored = directory.ignored_keys();
         if self.strict {
@@ -51,7 +70,7 @@ impl ModelArgs {
                 ignored.path().display()
             ));
         }
-        Ok(directory)
+        Ok(Arc::new(directory))
     }
 
     /// The directory of the model, downloaded if it is on the hub.
@@ -92,11 +111,11 @@ impl ModelArgs {
         self.model.extension().is_some_and(|end| end == "gguf")
     }
 
-    /// Loads the weights onto the device.
+    /// Loads the weights onto the device; or, where they are to be or do not fit, those outside the layers, and says so in one line.
     ///
     /// # Errors
     /// A device that the program was built without, or that is not there.
-    pub fn load(&self, directory: &ModelDirectory) -> Result<Decoder> {
+    pub fn load(&self, directory: &Arc<ModelDirectory>) -> Result<Decoder> {
         self.load_on(directory, &self.device)
     }
 
@@ -104,10 +123,50 @@ impl ModelArgs {
     ///
     /// # Errors
     /// As `load`.
-    pub fn load_on(&self, directory: &ModelDirectory, device: &DeviceName) -> Result<Decoder> {
+    pub fn load_on(&self, directory: &Arc<ModelDirectory>, device: &DeviceName) -> Result<Decoder> {
+        self.load_in(directory, device, self.dtype()?)
+    }
+
+    /// Same as [`load_on`](Self::load_on), in another dtype.
+    ///
+    /// # Errors
+    /// As `load`.
+    pub fn load_in(
+        &self,
+        directory: &Arc<ModelDirectory>,
+        name: &DeviceName,
+        dtype: DType,
+    ) -> Result<Decoder> {
+        let device = name.open()?;
+        if let Some(reason) = self.streams(directory, name, dtype) {
+            let model = directory.stream(&device, dtype)?;
+            print_above(&streaming(directory, &model, &reason)?);
+            return Ok(model);
+        }
         let mut bar = Progress::new("loading", 1);
         let report = |done: u64, total: u64| bar.set_of(done, total, megabytes(done));
-        Ok(directory.load_reporting(&device.open()?, self.dtype()?, report)?)
+        Ok(directory.load_reporting(&device, dtype, report)?)
+    }
+
+    /// Why layers are streamed, if they are.
+    fn streams(
+        &self,
+        directory: &ModelDirectory,
+        device: &DeviceName,
+        dtype: DType,
+    ) -> Option<String> {
+        let weights = directory.config().num_parameters() * dtype.size() as u64;
+        if self.layers.stream {
+            return Some("--stream".into());
+        }
+        let available = available_memory()
+            .filter(|_| !self.layers.resident && device.is_cpu())
+            .filter(|&available| weights + WORKING_MEMORY > available)?;
+        Some(format!(
+            "{} of weights, {} of memory",
+            megabytes(weights),
+            megabytes(available)
+        ))
     }
 
     /// Dtype of the weights in memory: the one asked for, or else f32 on the CPU and [`half_of`] elsewhere.
@@ -150,7 +209,7 @@ impl ModelArgs {
     /// As `load`.
     pub fn load_with(
         &self,
-        directory: &ModelDirectory,
+        directory: &Arc<ModelDirectory>,
         profile: Option<&Profile>,
     ) -> Result<Decoder> {
         let model = self.load(directory)?;
@@ -158,6 +217,51 @@ impl ModelArgs {
             Some(profile) => model.with_profile(profile)?,
             None => model,
         })
+    }
+}
+
+/// Memory beside the weights that a command needs.
+const WORKING_MEMORY: u64 = 1 << 30;
+
+/// What is said of a model whose layers are streamed: why, and how long reading all of them takes, which is measured with one.
+fn streaming(directory: &ModelDirectory, model: &Decoder, reason: &str) -> Result<String> {
+    let num_layers = directory.config().layers.len();
+    let seconds = match num_layers {
+        0 => 0.0,
+        _ => {
+            model.layer(0)?;
+            let read = model.stream_statistics().unwrap_or_default().reading;
+            read.as_secs_f64() * num_layers as f64
+        }
+    };
+    Ok(format!(
+        "layers  read from the files when they are visited ({reason}): a pass over all of them takes at least {}",
+        duration(seconds)
+    ))
+}
+
+/// What reading the layers of a model took; empty where they are in memory.
+pub fn stream_summary(model: &Decoder, seconds: f64) -> String {
+    let Some(statistics) = model.stream_statistics() else {
+        return String::new();
+    };
+    let num_layers = model.config().layers.len().max(1) as f64;
+    format!(
+        "layers read {} times, {}; waiting for them took {:.0} % of {}\n",
+        (statistics.layers as f64 / num_layers * 10.0).round() / 10.0,
+        megabytes(statistics.bytes),
+        100.0 * statistics.waiting.as_secs_f64() / seconds.max(1e-9),
+        duration(seconds)
+    )
+}
+
+/// A time in words.
+pub fn duration(seconds: f64) -> String {
+    match seconds {
+        s if s < 90.0 => format!("{s:.1} s"),
+        s if s < 90.0 * 60.0 => format!("{:.0} min", s / 60.0),
+        s if s < 48.0 * 3600.0 => format!("{:.1} h", s / 3600.0),
+        s => format!("{:.0} days", s / 86400.0),
     }
 }
 

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::Parser;
 
-use crate::cli::{Dtype, ModelArgs};
+use crate::cli::{Dtype, LayerPlace, ModelArgs};
 use crate::device::DeviceName;
 
 /// Find out whether a model uses its context better with some attention heads re-weighted, say so honestly, and save it if it does. Exit
@@ -31,6 +31,9 @@ pub struct Arguments {
     /// Dtype of the weights in memory [default: f32 on the CPU; elsewhere bf16, or f16 or f32 if the device has no bf16]
     #[arg(long, value_name = "TYPE")]
     pub dtype: Option<Dtype>,
+
+    #[command(flatten)]
+    layers: LayerPlace,
 
     /// Ask nothing: start at once, and take the choice of the rule
     #[arg(long)]
@@ -70,6 +73,7 @@ impl Arguments {
             strict: self.strict,
             device: self.device.clone(),
             dtype: self.dtype,
+            layers: self.layers,
         }
     }
 

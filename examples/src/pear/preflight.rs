@@ -2,11 +2,9 @@
 
 use std::fmt::Write;
 use std::path::Path;
-use std::time::Instant;
 
 use anyhow::Result;
-use burn::prelude::*;
-use burn::tensor::{DType, Distribution};
+use burn::tensor::DType;
 use pear_models::ModelDirectory;
 
 use super::copying;
@@ -19,11 +17,9 @@ use super::questions::Fact;
 use super::recipe::Recipe;
 use super::source::Facts;
 use crate::cli::{ModelArgs, name_of};
+use crate::machine::{EFFICIENCY, speed};
+use crate::memory::available_memory;
 
-/// Sizes of the product by which the machine's speed is measured.
-const SPEED: [usize; 3] = [256, 1024, 1024];
-/// Share of that speed that a model reaches, with its attention, norms and products of odd sizes.
-const EFFICIENCY: f64 = 0.5;
 /// Work of a step of learning, in forward passes.
 const PASSES_A_STEP: f64 = 3.0;
 /// The length that learning is estimated at.
@@ -67,7 +63,7 @@ impl Plan {
     pub fn of(flags: &ModelArgs, directory: &ModelDirectory, facts: &Facts) -> Result<Self> {
         let dtype = flags.dtype()?;
         let shape = directory.shape();
-        let parameters = num_parameters(directory);
+        let parameters = directory.config().num_parameters();
         let recipes = Recipe::grid(shape.num_layers * shape.num_heads);
         let bytes = if dtype == DType::F32 { 4 } else { 2 };
         let speed = speed(&flags.device.open()?, dtype);
@@ -165,41 +161,4 @@ fn minutes(recipes: &[Recipe], heads: usize, facts: &[Fact]) -> Vec<(&'static st
         ("candidates", learning + asking),
         ("verdict", held_out + asked as f64),
     ]
-}
-
-/// Parameters of all tensors of the files.
-fn num_parameters(directory: &ModelDirectory) -> u64 {
-    let tensors = directory.tensors();
-    let sizes = tensors
-        .names()
-        .filter_map(|name| Some(tensors.info(name)?.num_elements() as u64));
-    sizes.sum()
-}
-
-/// Operations a second of a matrix product.
-fn speed(device: &Device, dtype: DType) -> f64 {
-    let [m, k, n] = SPEED;
-    let random = |shape: [usize; 2]| {
-        Tensor::<2>::random(shape, Distribution::Normal(0.0, 1.0), device).cast(dtype)
-    };
-    let (a, b) = (random([m, k]), random([k, n]));
-    let run = || {
-        let since = Instant::now();
-        // Reading the sum waits for the device.
-        let _ = a.clone().matmul(b.clone()).sum().into_data();
-        since.elapsed().as_secs_f64()
-    };
-    // The first ones warm up.
-    let fastest = (0..5).map(|_| run()).fold(f64::INFINITY, f64::min);
-    2.0 * (m * k * n) as f64 / fastest.max(1e-9)
-}
-
-/// Memory that can be had without swapping, on Linux.
-fn available_memory() -> Option<u64> {
-    let text = std::fs::read_to_string("/proc/meminfo").ok()?;
-    let line = text
-        .lines()
-        .find_map(|line| line.strip_prefix("MemAvailable:"))?;
-    let kib: u64 = line.split_whitespace().next()?.parse().ok()?;
-    Some(kib << 10)
 }

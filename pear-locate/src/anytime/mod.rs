@@ -139,28 +139,31 @@ impl<M: DecoderModel> AnytimeLocator<M> {
     ) -> Result<Option<Vec<Option<crate::PatchedLogits>>>, E> {
         let shape = self.locator.model().shape();
         let selected = Selection::of(&shape, &rounds.active)?;
+        let taken: Vec<ProxyBatch> = batches
+            .iter()
+            .zip(counts)
+            .enumerate()
+            .filter(|(_, (_, count))| **count > 0)
+            .map(|(length, (batch, &count))| {
+                let run = rounds.by_length.get(length);
+                let run = run.map_or(0, |logits| logits.samples());
+                batch.slice(run..run + count)
+            })
+            .collect();
         let mut spent = rounds.row_passes;
-        let mut round = Vec::with_capacity(batches.len());
-        for (length, (batch, &count)) in batches.iter().zip(counts).enumerate() {
-            if count == 0 {
-                round.push(None);
-                continue;
-            }
-            let run = rounds
-                .by_length
-                .get(length)
-                .map_or(0, |logits| logits.samples());
-            let sequences = batch.slice(run..run + count);
-            let layer_done = |sequences: &ProxyBatch, layer| {
-                spent += row_passes(sequences, &selected, layer);
-                observe(Event::Layer(self.progress(sequences, spent)))
-            };
-            match self.locator.sweep(&sequences, &selected, layer_done)? {
-                Some(logits) => round.push(Some(logits)),
-                None => return Ok(None),
-            }
-        }
-        Ok(Some(round))
+        let layer_done = |sequences: &ProxyBatch, layer| {
+            spent += row_passes(sequences, &selected, layer);
+            observe(Event::Layer(self.progress(sequences, spent)))
+        };
+        let Some(found) = self.locator.sweep(&taken, &selected, None, layer_done)? else {
+            return Ok(None);
+        };
+        let mut found = found.into_iter();
+        let round = counts.iter().map(|&count| match count {
+            0 => None,
+            _ => found.next(),
+        });
+        Ok(Some(round.collect()))
     }
 
     fn progress(&self, batch: &ProxyBatch, done: u64) -> Progress {

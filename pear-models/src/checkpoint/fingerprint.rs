@@ -24,6 +24,7 @@ impl ModelDirectory {
                 for bytes in self.tensors.raw(&name) {
                     hasher.update_rayon(bytes);
                 }
+                self.tensors.release(&name);
             }
             hasher.finalize().to_hex().to_string()
         })

@@ -1,6 +1,7 @@
 //! From tensors in files to a [`Decoder`].
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
 use burn::module::{Module, ModuleMapper, Param};
 use burn::prelude::*;
@@ -9,8 +10,10 @@ use burn::tensor::DType;
 use super::ModelDirectory;
 use super::parameter::Parameter;
 use super::tensor_source::TensorSource;
-use crate::decoder::Decoder;
+use crate::decoder::{Decoder, layer_positions};
 use crate::error::Error;
+use crate::layer::Layer;
+use crate::layer_stream::LayerStream;
 use crate::param::{ModuleId, ParamId};
 
 impl ModelDirectory {
@@ -41,32 +44,59 @@ impl ModelDirectory {
         dtype: DType,
         progress: impl FnMut(u64, u64),
     ) -> Result<Decoder, Error> {
-        if !matches!(dtype, DType::F32 | DType::F16 | DType::BF16) {
-            return Err(Error::Input(format!(
-                "a model in {dtype:?}: expected f32, f16 or bf16"
-            )));
-        }
-        let decoder = self.config.init(device)?;
-        let mut loader = Loader {
-            directory: self,
-            device,
-            dtype,
-            path: Vec::new(),
-            progress,
-            read: BTreeSet::new(),
-            bytes_read: 0,
-            bytes_total: self
-                .used_tensors()
-                .iter()
-                .map(|name| self.num_bytes(name))
-                .sum(),
-            error: None,
+        check_dtype(dtype)?;
+        let total = self.used_bytes(|_| true);
+        let loader = Loader::new(self, device, dtype, progress, total);
+        Ok(loader.fill(self.config.init(device)?)?.0)
+    }
+
+    /// A decoder whose layers are read from the files each time they are visited: in memory are what is outside the layers, the layer at
+    /// hand, and the next one, which a thread reads meanwhile.
+    ///
+    /// It gives the numbers of [`load`](Self::load). Its speed is that of the files or of the computing, whichever is slower: work that takes
+    /// many rows through a layer at once hardly notices, while generating token by token reads all weights for each of them. Weights that
+    /// are not finite are found when they are read.
+    ///
+    /// ```no_run
+    /// use std::sync::Arc;
+    ///
+    /// use burn::prelude::*;
+    /// use burn::tensor::DType;
+    /// use pear_core::ProxyTask;
+    /// use pear_locate::{LocateOptions, locate, proxy_batches};
+    /// use pear_models::ModelDirectory;
+    ///
+    /// let directory = Arc::new(ModelDirectory::open("Llama-3.1-70B")?);
+    /// let model = directory.stream(&Device::default(), DType::BF16)?;
+    /// let task = ProxyTask::new(model.config().vocab_size, &directory.special_tokens()?, 0)?;
+    /// let scores = locate(&model, &proxy_batches(&task, &[(10, 20)])?, &LocateOptions::default())?.scores;
+    /// println!("{:?}: {:?}", scores.top(10), model.stream_statistics());
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
+    /// # Errors
+    /// As [`load`](Self::load), for what is outside the layers.
+    pub fn stream(self: &Arc<Self>, device: &Device, dtype: DType) -> Result<Decoder, Error> {
+        check_dtype(dtype)?;
+        let outside = Decoder::without_layers(&self.config, device)?;
+        let total = self.used_bytes(|id| id.layer.is_none());
+        let (decoder, _) = Loader::new(self, device, dtype, |_, _| {}, total).fill(outside)?;
+        let positions = layer_positions(&self.config.layers, device)?;
+        let (directory, device) = (Arc::clone(self), device.clone());
+        let read = move |index: usize| {
+            let config = &directory.config.layers[index];
+            let layer = Layer::new(config, positions[index].clone(), &device)?;
+            let mut loader = Loader::new(&directory, &device, dtype, |_, _| {}, 0);
+            loader.path = vec!["layers".into(), index.to_string()];
+            loader.fill(layer)
         };
-        let decoder = decoder.map(&mut loader);
-        match loader.error {
-            None => Ok(decoder),
-            Some(error) => Err(error),
-        }
+        Ok(decoder.streamed(LayerStream::new(self.config.layers.len(), read)))
+    }
+
+    /// Bytes of the tensors that hold these parameters.
+    fn used_bytes(&self, wanted: impl Fn(ParamId) -> bool) -> u64 {
+        let names = self.tensors_of(wanted);
+        names.iter().map(|name| self.num_bytes(name)).sum()
     }
 
     /// Reads the numbers of one parameter of this shape.
@@ -97,8 +127,14 @@ impl ModelDirectory {
 
     /// The names of the tensors that the model uses, in ascending order.
     pub(super) fn used_tensors(&self) -> BTreeSet<String> {
+        self.tensors_of(|_| true)
+    }
+
+    /// The names of the tensors that hold these parameters.
+    fn tensors_of(&self, wanted: impl Fn(ParamId) -> bool) -> BTreeSet<String> {
         self.config
             .parameters()
+            .filter(|&(id, _)| wanted(id))
             .filter_map(|(id, _)| Some(self.part(id)?.name))
             .collect()
     }
@@ -175,13 +211,24 @@ impl ModelDirectory {
     }
 }
 
+/// # Errors
+/// [`Error::Input`] for a dtype that models do not compute in.
+fn check_dtype(dtype: DType) -> Result<(), Error> {
+    if matches!(dtype, DType::F32 | DType::F16 | DType::BF16) {
+        return Ok(());
+    }
+    Err(Error::Input(format!(
+        "a model in {dtype:?}: expected f32, f16 or bf16"
+    )))
+}
+
 /// A shape as files may also have it whose format leaves sizes of 1 in front out, as that of GGUF does.
 fn without_leading_ones(shape: &[usize]) -> &[usize] {
     let num_ones = shape.iter().take_while(|&&size| size == 1).count();
     &shape[num_ones..]
 }
 
-/// Puts the numbers of a checkpoint into a decoder's parameters.
+/// Puts the numbers of a checkpoint into the parameters of a decoder, or of the module at a path in it.
 struct Loader<'a, F> {
     directory: &'a ModelDirectory,
     device: &'a Device,
@@ -196,7 +243,36 @@ struct Loader<'a, F> {
     error: Option<Error>,
 }
 
-impl<F: FnMut(u64, u64)> Loader<'_, F> {
+impl<'a, F: FnMut(u64, u64)> Loader<'a, F> {
+    fn new(
+        directory: &'a ModelDirectory,
+        device: &'a Device,
+        dtype: DType,
+        progress: F,
+        bytes_total: u64,
+    ) -> Self {
+        Self {
+            directory,
+            device,
+            dtype,
+            path: Vec::new(),
+            progress,
+            read: BTreeSet::new(),
+            bytes_read: 0,
+            bytes_total,
+            error: None,
+        }
+    }
+
+    /// The module with the numbers of the checkpoint, and the bytes of the tensors that hold them.
+    fn fill<M: Module>(mut self, module: M) -> Result<(M, u64), Error> {
+        let module = module.map(&mut self);
+        match self.error {
+            None => Ok((module, self.bytes_read)),
+            Some(error) => Err(error),
+        }
+    }
+
     /// The parameter at the current path, on the device.
     fn load<const D: usize>(&mut self, shape: &[usize]) -> Result<Tensor<D>, Error> {
         let path = self.path.join(".");

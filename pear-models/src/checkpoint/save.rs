@@ -7,6 +7,7 @@ use std::path::Path;
 use burn::module::{Module, ModuleVisitor, Param};
 use burn::prelude::*;
 use burn::tensor::DType;
+use pear_core::DecoderModel;
 use pear_core::files::write_json;
 use safetensors::Dtype;
 use safetensors::tensor::{TensorView, serialize_to_file};
@@ -26,14 +27,19 @@ impl Decoder {
     /// `config` is what `config.json` will hold: [`DecoderConfig::from_json`] must make this model's config of it.
     ///
     /// # Errors
-    /// [`Error::Input`] for a config of another model, another dtype, or coefficients that are not [folded](Self::fold);
-    /// [`Error::Io`].
+    /// [`Error::Input`] for a config of another model, another dtype, coefficients that are not [folded](Self::fold), or a decoder whose
+    /// layers are not in memory; [`Error::Io`].
     pub fn save(
         &self,
         config: &Value,
         dtype: DType,
         directory: impl AsRef<Path>,
     ) -> Result<(), Error> {
+        if self.layers_on_demand() {
+            return Err(Error::Input(
+                "layers that are streamed cannot be saved: export folds coefficients into the files".into(),
+            ));
+        }
         let directory = directory.as_ref();
         let config_path = directory.join("config.json");
         let ModelConfig {

@@ -12,7 +12,7 @@ use pear_core::{DecoderModel, HeadCoefficients, NoEdit, Positions};
 use super::batch::{Prompts, parts};
 use super::items::{Goal, Item};
 use crate::Result;
-use crate::recompute::{Graph, whole_sequences};
+use crate::recompute::{Graph, Pass, whole_sequences};
 use crate::rows::{LOGITS_IN_MEMORY, mean_over_rows};
 
 /// What one item gave.
@@ -170,17 +170,16 @@ pub(super) fn of_weighted<M: DecoderModel>(
         let tokens = prompts.tokens(&model.device());
         let seq = tokens.dims()[1];
         let mut losses = Vec::new();
-        let (_, of_part) = graph.loss_and_gradients(
-            model,
-            coefficients,
-            model.embed(tokens, Positions::first(seq)),
-            whole_sequences(model, seq),
-            |residual| {
+        let pass = Pass {
+            input: model.embed(tokens, Positions::first(seq)),
+            layer: whole_sequences(model, seq),
+            loss: |residual| {
                 let (sum, found) = weighted_sum(model, &rows, settings, prompts.last(residual));
                 losses = found;
                 sum
             },
-        )?;
+        };
+        let (_, of_part) = graph.loss_and_gradients(model, coefficients, pass)?;
         gradients
             .iter_mut()
             .zip(of_part)

@@ -76,6 +76,8 @@ impl<M: DecoderModel> Trainer<M> {
     /// Runs each layer once more in the backward pass instead of keeping the graph of all layers
     /// (activation checkpointing, [arXiv 1604.06174](https://arxiv.org/abs/1604.06174)): half the memory, for half
     /// as much time again, as with frozen weights a backward pass costs no more than a forward one. Gradients are the same but for rounding.
+    ///
+    /// Where a model makes [layers on demand](DecoderModel::layers_on_demand), it is done in any case.
     pub fn with_recompute(mut self, recompute: bool) -> Self {
         self.graph = Graph::new(recompute);
         self

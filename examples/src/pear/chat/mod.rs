@@ -10,7 +10,7 @@ use anyhow::{Context, Result, bail};
 use clap::Args;
 use pear_models::{GenerateOptions, ModelDirectory};
 
-use crate::cli::{self, Dtype, ModelArgs};
+use crate::cli::{self, Dtype, LayerPlace, ModelArgs};
 use crate::device::DeviceName;
 use columns::Columns;
 pub use conversation::{AFTER, BEFORE, Conversation, Event};
@@ -78,6 +78,7 @@ pub fn run(arguments: &ChatArgs) -> Result<()> {
         strict: false,
         device: arguments.device.clone(),
         dtype: arguments.dtype,
+        layers: LayerPlace::default(),
     };
     let directory = model_args.open()?;
     let profile = cli::read_profile(&arguments.profile, &directory)?;
