@@ -374,7 +374,13 @@ fn print_plan(arguments: &Arguments, options: &LocateOptions) -> Result<()> {
         }
     };
     let training = TrainOptions::default();
-    cli::print(&plan(&arguments.model, &config, &batches, options, &training)?)
+    cli::print(&plan(
+        &arguments.model,
+        &config,
+        &batches,
+        options,
+        &training,
+    )?)
 }
 
 /// What is located, with its input read and checked.
@@ -751,10 +757,9 @@ fn drawn_batches(
         bos: arguments.bos,
         special: arguments.preset.is_some(),
     };
-    let pairs = pairs(arguments)?;
-    for &(n, _) in &pairs {
+    for &n in &arguments.lengths {
         draw.check_length("--lengths", n, directory)?;
     }
-    let batches = proxy_batches(&draw.task(directory)?, &pairs)?;
+    let batches = proxy_batches(&draw.task(directory)?, &pairs(arguments)?)?;
     Ok((batches, draw.record(directory)))
 }

@@ -13,7 +13,8 @@ use std::time::Instant;
 use burn::prelude::*;
 use burn::tensor::DType;
 use pear_benches::{
-    Flops, SMALL, dense, gigabytes, in_dtype, matmul_rate, matmul_rate_in, median, number_in, python,
+    Flops, SMALL, dense, gigabytes, in_dtype, matmul_rate, matmul_rate_in, median, number_in,
+    python,
 };
 use pear_core::proxy::ProxyBatch;
 use pear_core::{DecoderModel, ProxyTask};

@@ -203,4 +203,3 @@ fn measure(model: &Decoder, dtype: DType, rates: &Rates) {
         weights,
     );
 }
-

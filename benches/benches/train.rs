@@ -115,7 +115,11 @@ fn main() {
         );
         for style in ["authors", "careful"] {
             let upper: &[&str] = if case.first > 0 { &["--upper"] } else { &[] };
-            let dtype: &[&str] = if case.half { &["--dtype", "bfloat16"] } else { &[] };
+            let dtype: &[&str] = if case.half {
+                &["--dtype", "bfloat16"]
+            } else {
+                &[]
+            };
             let flags = [&["--style", style], upper, dtype].concat();
             let Some(output) = python("train.py", &flags) else {
                 continue;

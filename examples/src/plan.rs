@@ -93,7 +93,8 @@ pub fn plan(
             memory: streamed + graph.one_layer(),
             // Up, and down again; the layer where it turns round is still there.
             read: size
-                * (parameters + training.steps as u64 * parts * 2 * in_layers.saturating_sub(largest)),
+                * (parameters
+                    + training.steps as u64 * parts * 2 * in_layers.saturating_sub(largest)),
             flops: steps * (step + again),
         },
     ];

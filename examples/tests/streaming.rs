@@ -33,7 +33,8 @@ fn streamed_commands_give_what_resident_ones_do() {
         "score --model {llama-2} --tokens tokens.jsonl",
     ] {
         bench.write("tokens.jsonl", "[1,5,7,9,11]\n[1,6]");
-        let [resident, streamed] = ["", " --stream"].map(|flag| bench.ok(&format!("{command}{flag}")));
+        let [resident, streamed] =
+            ["", " --stream"].map(|flag| bench.ok(&format!("{command}{flag}")));
         assert_eq!(resident, streamed, "{command}");
     }
     bench.refused(&format!("{LOCATE} --stream --resident"), &["--resident"]);
@@ -68,8 +69,7 @@ fn a_streamed_sweep_killed_at_ten_moments_gives_the_same_scores() {
     }
     let resume = if partial.exists() { " --resume" } else { "" };
     bench.ok(&format!("{line}{resume}"));
-    let difference =
-        bench.largest_difference(["whole.json", "killed.json"], "/by_length");
+    let difference = bench.largest_difference(["whole.json", "killed.json"], "/by_length");
     assert!(difference < 1e-6, "{difference}");
     assert_eq!(bench.files(), ["killed.json", "whole.json"]);
 }
@@ -92,7 +92,10 @@ fn a_plan_needs_the_config_alone() {
         "num_hidden_layers": 126, "num_attention_heads": 128, "num_key_value_heads": 8}"#;
     bench.write("large.json", large);
     let plan = bench.ok("locate --plan --dtype bf16 --model large.json");
-    assert!(plan.contains("405853 M parameters, 811.7 GB in bf16"), "{plan}");
+    assert!(
+        plan.contains("405853 M parameters, 811.7 GB in bf16"),
+        "{plan}"
+    );
     assert!(plan.contains("does not fit"), "{plan}");
     bench.refused("locate --plan --model absent", &["absent"]);
 }

@@ -90,9 +90,14 @@ pub fn run_layer<M: DecoderModel>(
     context: TokenContext<'_>,
     edit: &mut (impl HeadEdit + ?Sized),
 ) -> Result<Tensor<3>> {
-    run_layer_to(model, index, residual, context, edit, |layer, residual, output| {
-        layer.output(residual, output)
-    })
+    run_layer_to(
+        model,
+        index,
+        residual,
+        context,
+        edit,
+        |layer, residual, output| layer.output(residual, output),
+    )
 }
 
 /// As [`run_layer`], ended by `end`, which takes the layer, the residual stream before it and the attention's output.

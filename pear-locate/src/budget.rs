@@ -83,7 +83,12 @@ pub(crate) fn places(batches: &[ProxyBatch], plans: &[Plan]) -> Vec<Place> {
             sequences,
         })
     };
-    batches.iter().zip(plans).enumerate().flat_map(of_batch).collect()
+    batches
+        .iter()
+        .zip(plans)
+        .enumerate()
+        .flat_map(of_batch)
+        .collect()
 }
 
 /// Which steps go up through the layers together: as many as the budget holds where layers are made on demand, one where they are in memory.

@@ -371,9 +371,15 @@ fn uninterrupted<M: DecoderModel>(
     options: &LocateOptions,
 ) -> Result<PatchedLogits> {
     let batches = std::slice::from_ref(batch);
-    let found = sweep(model, batches, selected, options, None, None, &mut |_, _| {
-        ControlFlow::Continue(())
-    })?;
+    let found = sweep(
+        model,
+        batches,
+        selected,
+        options,
+        None,
+        None,
+        &mut |_, _| ControlFlow::Continue(()),
+    )?;
     match found.and_then(|mut found| found.pop()) {
         Some(logits) => Ok(logits),
         None => unreachable!("the observer never breaks"),

@@ -89,10 +89,16 @@ fn numbers(modules: Vec<(ModuleId, ModuleShape)>) -> u64 {
                 .into_iter()
                 .fold(1, |numbers: u64, size| numbers.saturating_mul(size as u64))
         };
-        let one = ParamKind::ALL.into_iter().map(sizes).fold(0, u64::saturating_add);
+        let one = ParamKind::ALL
+            .into_iter()
+            .map(sizes)
+            .fold(0, u64::saturating_add);
         one.saturating_mul(shape.num_experts().unwrap_or(1) as u64)
     };
-    modules.into_iter().map(of_module).fold(0, u64::saturating_add)
+    modules
+        .into_iter()
+        .map(of_module)
+        .fold(0, u64::saturating_add)
 }
 
 impl LayerConfig {
@@ -353,7 +359,8 @@ mod tests {
             seen.found.sort();
             expected.sort();
             assert_eq!(seen.found, expected);
-            let numbers = |(_, shape): &(String, Vec<usize>)| shape.iter().product::<usize>() as u64;
+            let numbers =
+                |(_, shape): &(String, Vec<usize>)| shape.iter().product::<usize>() as u64;
             let total: u64 = seen.found.iter().map(numbers).sum();
             assert_eq!(config.num_parameters(), total);
             for (id, _) in config.parameters() {

@@ -144,7 +144,10 @@ fn what_a_backward_pass_starts_from_has_the_gradients_of_the_layers_output() {
             for (expected, found) in expected.into_iter().zip(found) {
                 let error: f32 = (expected.clone() - found).abs().max().into_scalar();
                 let largest: f32 = expected.abs().max().into_scalar();
-                assert!(error < 1e-5 * largest.max(1.0), "{name}, layer {index}: {error}");
+                assert!(
+                    error < 1e-5 * largest.max(1.0),
+                    "{name}, layer {index}: {error}"
+                );
             }
         }
     }

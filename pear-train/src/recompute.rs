@@ -189,10 +189,7 @@ impl Leaves for HeadCoefficients {
 }
 
 /// Runs layers on whole sequences of `seq` tokens.
-pub(crate) fn whole_sequences<M: DecoderModel>(
-    model: &M,
-    seq: usize,
-) -> impl RunLayer + '_ {
+pub(crate) fn whole_sequences<M: DecoderModel>(model: &M, seq: usize) -> impl RunLayer + '_ {
     move |index, residual, edit: &mut dyn HeadEdit, end: End| {
         let context = TokenContext::uncached(Positions::first(seq));
         let end = |layer: &_, residual, output| end.of(layer, residual, output);

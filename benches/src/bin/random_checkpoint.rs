@@ -56,7 +56,8 @@ fn main() -> std::io::Result<()> {
 fn files(config: &Value) -> Vec<Vec<(String, Vec<usize>)>> {
     let size = |key: &str| {
         let value = config[key].as_u64();
-        value.unwrap_or_else(|| panic!("a shape of the architecture of Llama, with `{key}`")) as usize
+        value.unwrap_or_else(|| panic!("a shape of the architecture of Llama, with `{key}`"))
+            as usize
     };
     let (hidden, inner, head_dim) = (
         size("hidden_size"),
@@ -78,7 +79,9 @@ fn files(config: &Value) -> Vec<Vec<(String, Vec<usize>)>> {
             ("post_attention_layernorm", vec![hidden]),
         ];
         let name = |module: &str| format!("model.layers.{layer}.{module}.weight");
-        matrices.map(|(module, shape)| (name(module), shape)).to_vec()
+        matrices
+            .map(|(module, shape)| (name(module), shape))
+            .to_vec()
     };
     let mut files: Vec<_> = (0..size("num_hidden_layers")).map(of_layer).collect();
     let table = vec![size("vocab_size"), hidden];

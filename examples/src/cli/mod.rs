@@ -8,9 +8,7 @@ mod run;
 mod top_k;
 
 pub use files::{Outputs, check_out, parent, read_profile, warn_of_mismatches};
-pub use model::{
-    Dtype, LayerPlace, ModelArgs, duration, half_of, name_of, stream_summary,
-};
+pub use model::{Dtype, LayerPlace, ModelArgs, duration, half_of, name_of, stream_summary};
 pub use options::{check_text_limit, option_error};
 pub use row_budget::RowBudget;
 pub use run::{main_with, main_with_from, main_with_status, print, warn};

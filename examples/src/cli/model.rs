@@ -7,8 +7,8 @@ use anyhow::{Result, bail};
 use burn::prelude::*;
 use burn::tensor::DType;
 use clap::{Args, ValueEnum};
-use pear_core::{DecoderModel, Profile};
 use pear_core::files::{Provenance, SequenceRecord};
+use pear_core::{DecoderModel, Profile};
 use pear_models::{Decoder, ModelDirectory};
 
 use crate::device::DeviceName;

@@ -13,7 +13,7 @@ const FIRST_SEQUENCES: usize = 4;
 const FEWEST_SEQUENCES: usize = 2;
 
 /// Rounds at least: looks at whether everything is settled.
-const FEWEST_ROUNDS: usize = 5;
+const FEWEST_ROUNDS: usize = 4;
 
 /// The replaced heads' share of the row passes below which fewer heads hardly make a round cheaper.
 const WORTHWHILE: f64 = 0.5;
@@ -122,9 +122,8 @@ impl Schedule {
         }
     }
 
-    /// The heads of the next round, `finished` being over: of those that were in the last one, the K highest-ranked, which are measured to
-    /// the end, and the undecided ones nearest to the boundary for their cost; as many as come to half of its row passes. None where nothing
-    /// is undecided.
+    /// The heads of the next round, `finished` being over: of those that are undecided and were in the last one, the ones nearest to the
+    /// boundary for their cost, as many as come to half of its row passes.
     pub(crate) fn survivors(
         &self,
         candidates: &[Candidate],
@@ -139,23 +138,17 @@ impl Schedule {
             .filter(|(_, head)| last.contains(head))
             .map(|(separation, head)| (separation * (self.head_cost(head) as f64).sqrt(), head))
             .collect();
-        if undecided.is_empty() {
-            return Vec::new();
-        }
         undecided.sort_by(|a, b| a.0.total_cmp(&b.0).then(a.1.cmp(&b.1)));
-        let highest = standing.highest().map(|index| candidates[index].head);
-        let mut survivors: Vec<HeadId> = highest.filter(|head| last.contains(head)).collect();
-        let mut cost = self.heads_cost(&survivors) as f64;
-        for (_, head) in undecided {
-            if survivors.contains(&head) {
-                continue;
-            }
+        let mut cost = 0.0;
+        let fits = |&(_, head): &(f64, HeadId)| {
             cost += self.head_cost(head) as f64;
-            if cost > target {
-                break;
-            }
-            survivors.push(head);
-        }
+            cost <= target
+        };
+        let mut survivors: Vec<HeadId> = undecided
+            .into_iter()
+            .take_while(fits)
+            .map(|(_, head)| head)
+            .collect();
         survivors.sort_unstable();
         survivors
     }

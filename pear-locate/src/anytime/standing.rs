@@ -7,7 +7,6 @@ use crate::separation::Candidate;
 pub(crate) struct Standing {
     /// Indices of the heads, by rank.
     pub(crate) order: Vec<usize>,
-    top_k: usize,
     /// For each head, by index: how far it is from the nearest head of the other side, in standard errors of the difference, as a share of
     /// what counts as settled. Below 1: undecided.
     pub(crate) separation: Vec<f64>,
@@ -33,16 +32,7 @@ impl Standing {
                 separation[b] = separation[b].min(share);
             }
         }
-        Self {
-            order,
-            top_k,
-            separation,
-        }
-    }
-
-    /// Indices of the K highest-ranked heads.
-    pub(crate) fn highest(&self) -> impl Iterator<Item = usize> {
-        self.order.iter().take(self.top_k).copied()
+        Self { order, separation }
     }
 
     /// Indices of the heads that may be on either side, by rank.
