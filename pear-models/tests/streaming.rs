@@ -223,8 +223,8 @@ fn the_state_of_another_sweep_is_refused() {
     ));
     // Files that are not what was written.
     let steps = fs::read_dir(folder.path()).unwrap();
-    let steps = steps.map(|entry| entry.unwrap().path());
-    let steps = steps.filter(|path| path.is_dir()).next().unwrap();
+    let mut steps = steps.map(|entry| entry.unwrap().path());
+    let steps = steps.find(|path| path.is_dir()).unwrap();
     let file = steps.join("step-0.safetensors");
     let bytes = fs::read(&file).unwrap();
     let locator = Locator::new(&model, options).with_state(folder.path());

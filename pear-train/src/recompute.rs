@@ -121,6 +121,7 @@ pub(crate) struct Pass<R, L> {
 }
 
 /// What running a layer gives.
+#[allow(clippy::large_enum_variant, reason = "one is made for a layer")]
 pub(crate) enum End {
     /// The residual stream after it.
     Output,
