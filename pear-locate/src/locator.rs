@@ -162,7 +162,7 @@ impl<M: DecoderModel> Locator<M> {
 
     /// Keeps how far it is in a folder of its own, which is created if it is not there, and goes on from what an earlier run left there. It is
     /// for models whose layers are [made on demand](DecoderModel::layers_on_demand), whose lengths are finished all at once: a layer of them
-    /// may take minutes. Writing takes at most a tenth of the time. With copies on other devices nothing is kept.
+    /// may take minutes. Writing takes at most a tenth of the time. For other models, and with copies on other devices, nothing is kept.
     ///
     /// The caller removes the folder, once the scores are safe, and answers for it being of this model and these batches.
     pub fn with_state(mut self, folder: impl Into<PathBuf>) -> Self {
@@ -212,17 +212,16 @@ impl<M: DecoderModel> Locator<M> {
                 return Ok(Outcome::Cancelled(reports));
             }
         }
-        // A layer that is made on demand is made once for all lengths.
-        let together = if self.model().layers_on_demand() {
-            batches.len()
+        // A layer that is made on demand is made once for all lengths, and how far they are is worth keeping.
+        let (together, state) = if self.model().layers_on_demand() {
+            (batches.len(), self.state.as_deref())
         } else {
-            1
+            (1, None)
         };
         for lengths in batches[reports.len()..].chunks(together) {
             let layer_done = |sequences: &ProxyBatch, layer| {
                 observe(Event::Layer(meter.layer_done(sequences, layer)))
             };
-            let state = self.state.as_deref();
             let Some(found) = self.sweep(lengths, &selected, state, layer_done)? else {
                 return Ok(Outcome::Cancelled(reports));
             };

@@ -30,7 +30,7 @@ use crate::patched::{Part, PatchedLogits};
 use crate::readings::Performance;
 use crate::selection::Selection;
 use crate::step::{Common, Step};
-use crate::sweep_state::{Identity, SweepState};
+use crate::sweep_state::{Identity, Saved, SweepState};
 use crate::{Ablation, LocateOptions, Result};
 
 /// Called with the sequences that have been through a layer; may end the sweep.
@@ -50,111 +50,223 @@ pub(crate) fn sweep<M: DecoderModel>(
     state: Option<&Path>,
     layer_done: &mut LayerDone<'_>,
 ) -> Result<Option<Vec<PatchedLogits>>> {
-    let common = Common {
-        model,
-        selected,
-        options,
-    };
-    let (sizes, budget) = (Sizes::of(model), options.memory_budget);
-    let plans: Vec<Plan> = batches
-        .iter()
-        .map(|batch| Plan::new(&sizes, batch, budget))
-        .collect();
-    let places = places(batches, &plans);
-    let groups = groups(&sizes, selected, batches, &places, budget);
-    let mut sweeps: Vec<BatchSweep<'_>> = batches
-        .iter()
-        .zip(plans)
-        .map(|(batch, plan)| BatchSweep::new(batch, plan))
-        .collect();
-    let mut state = state.map(|folder| {
-        let steps = places.iter().map(|place| {
-            let n = sweeps[place.batch].batch.n();
-            (n, place.sequences.len())
-        });
-        let identity = Identity {
-            settings: options.settings(common_seed(batches)),
-            heads: selected.iter().collect(),
-            steps: steps.collect(),
-        };
-        SweepState::new(folder, identity)
-    });
-    let saved = state.as_ref().map(SweepState::read).transpose()?.flatten();
-    if let Some(saved) = &saved {
-        for (sweep, (performance, parts)) in sweeps.iter_mut().zip(&saved.parts) {
-            (sweep.performance, sweep.parts) = (*performance, parts.clone());
+    let mut ascent = Ascent::new(
+        Common {
+            model,
+            selected,
+            options,
+        },
+        batches,
+        state,
+    )?;
+    ascent.find_means(means)?;
+    for group in 0..ascent.groups.len() {
+        if ascent.through_all_layers(group, layer_done)?.is_break() {
+            return Ok(None);
         }
     }
-    for (index, sweep) in sweeps.iter_mut().enumerate() {
-        let holds_it = |group: &&Range<usize>| {
-            let places = &places[(*group).clone()];
-            places.iter().any(|place| place.batch == index)
-        };
-        sweep.means = match options.ablation {
-            Ablation::BatchMean if means.is_some() => means.clone(),
-            // A mean over sequences that do not go up together has to be known beforehand.
-            Ablation::BatchMean if groups.iter().filter(holds_it).count() > 1 => {
-                Some(batch_means(model, sweep.batch, sweep.plan)?)
-            }
-            _ => None,
-        };
-    }
-    let num_layers = model.shape().num_layers;
-    for (number, group) in groups.into_iter().enumerate() {
-        let group = &places[group];
-        let sequences = |place: &Place| sweeps[place.batch].batch.slice(place.sequences.clone());
-        let finished = match &saved {
-            Some(saved) if number < saved.groups => num_layers,
-            Some(saved) if number == saved.groups => saved.layers.min(num_layers),
-            _ => 0,
-        };
-        for layer in 0..finished {
-            for place in group {
-                if layer_done(&sequences(place), layer).is_break() {
-                    return Ok(None);
-                }
-            }
-        }
-        if saved.as_ref().is_some_and(|saved| number < saved.groups) {
-            continue;
-        }
-        let step = |(index, place): (usize, &Place)| {
-            let (sequences, logit_rows) = (sequences(place), sweeps[place.batch].plan.logit_rows);
-            match (&state, &saved) {
-                (Some(state), Some(saved)) if finished > 0 => {
-                    let tensors = state.read_step(saved, index, &model.device())?;
-                    Step::restored(&common, sequences, logit_rows, finished, tensors)
-                }
-                _ => Ok(Step::new(model, sequences, logit_rows)),
-            }
-        };
-        let steps: Result<Vec<Step>> = group.iter().enumerate().map(step).collect();
-        let mut steps = steps?;
-        for layer in finished..num_layers {
-            let this = model.layer(layer)?;
-            let means = layer_means(&this, layer, &sweeps, group, &steps, options.ablation)?;
-            for (step, place) in steps.iter_mut().zip(group) {
-                step.through(&common, &this, layer, means[place.batch].as_ref())?;
-                if layer_done(step.batch(), layer).is_break() {
-                    return Ok(None);
-                }
-            }
-            if let Some(state) = state.as_mut().filter(|state| state.is_due()) {
-                let parts = sweeps.iter().map(BatchSweep::finished).collect();
-                state.save(number, layer + 1, parts, steps.iter().map(Step::tensors))?;
-            }
-        }
-        for (step, place) in steps.into_iter().zip(group) {
-            let sweep = &mut sweeps[place.batch];
-            let part = step.finish(&common, &mut sweep.performance);
-            sweep.parts.push(part);
-        }
-    }
+    let Ascent { common, sweeps, .. } = ascent;
     let collected: Result<Vec<_>> = sweeps
         .into_iter()
         .map(|sweep| sweep.collect(&common))
         .collect();
     collected.map(Some)
+}
+
+/// All batches on their way up.
+struct Ascent<'a, M> {
+    common: Common<'a, M>,
+    sweeps: Vec<BatchSweep<'a>>,
+    /// The steps of all batches.
+    places: Vec<Place>,
+    /// Ranges of steps that go up together.
+    groups: Vec<Range<usize>>,
+    state: Option<SweepState>,
+    /// Where an earlier run came to.
+    saved: Option<Saved>,
+}
+
+impl<'a, M: DecoderModel> Ascent<'a, M> {
+    fn new(
+        common: Common<'a, M>,
+        batches: &'a [ProxyBatch],
+        state: Option<&Path>,
+    ) -> Result<Self> {
+        let Common {
+            model,
+            selected,
+            options,
+        } = common;
+        let (sizes, budget) = (Sizes::of(model), options.memory_budget);
+        let plans: Vec<Plan> = batches
+            .iter()
+            .map(|batch| Plan::new(&sizes, batch, budget))
+            .collect();
+        let places = places(batches, &plans);
+        let groups = groups(&sizes, selected, batches, &places, budget);
+        let state = state.map(|folder| {
+            let steps = places
+                .iter()
+                .map(|place| (batches[place.batch].n(), place.sequences.len()));
+            let identity = Identity {
+                settings: options.settings(common_seed(batches)),
+                heads: selected.iter().collect(),
+                steps: steps.collect(),
+            };
+            SweepState::new(folder, identity)
+        });
+        let saved = state.as_ref().map(SweepState::read).transpose()?.flatten();
+        let mut sweeps: Vec<BatchSweep<'_>> = batches
+            .iter()
+            .zip(plans)
+            .map(|(batch, plan)| BatchSweep::new(batch, plan))
+            .collect();
+        if let Some(saved) = &saved {
+            for (sweep, (performance, parts)) in sweeps.iter_mut().zip(&saved.parts) {
+                (sweep.performance, sweep.parts) = (*performance, parts.clone());
+            }
+        }
+        Ok(Self {
+            common,
+            sweeps,
+            places,
+            groups,
+            state,
+            saved,
+        })
+    }
+
+    /// The means over batches whose sequences do not go up together, if they are not given: they have to be known beforehand.
+    fn find_means(&mut self, given: Option<LayerMeans>) -> Result<()> {
+        if self.common.options.ablation != Ablation::BatchMean {
+            return Ok(());
+        }
+        for (index, sweep) in self.sweeps.iter_mut().enumerate() {
+            let holds_it = |group: &&Range<usize>| {
+                let places = &self.places[(*group).clone()];
+                places.iter().any(|place| place.batch == index)
+            };
+            let is_divided = self.groups.iter().filter(holds_it).count() > 1;
+            sweep.means = match &given {
+                Some(given) => Some(given.clone()),
+                None if is_divided => {
+                    Some(batch_means(self.common.model, sweep.batch, sweep.plan)?)
+                }
+                None => None,
+            };
+        }
+        Ok(())
+    }
+
+    /// Takes a group through the layers that an earlier run has not taken it through, and reads it.
+    fn through_all_layers(
+        &mut self,
+        group: usize,
+        layer_done: &mut LayerDone<'_>,
+    ) -> Result<ControlFlow<()>> {
+        let num_layers = self.common.model.shape().num_layers;
+        let places = &self.places[self.groups[group].clone()];
+        let finished = self.layers_finished(group);
+        for layer in 0..finished {
+            for place in places {
+                if layer_done(&self.sequences(place), layer).is_break() {
+                    return Ok(ControlFlow::Break(()));
+                }
+            }
+        }
+        if self.saved.as_ref().is_some_and(|saved| group < saved.groups) {
+            return Ok(ControlFlow::Continue(()));
+        }
+        let steps = places.iter().enumerate();
+        let steps: Result<Vec<Step>> = steps
+            .map(|(index, place)| self.step(index, place, finished))
+            .collect();
+        let mut steps = steps?;
+        for layer in finished..num_layers {
+            let this = self.common.model.layer(layer)?;
+            let means = self.means(&this, layer, places, &steps)?;
+            for (step, place) in steps.iter_mut().zip(places) {
+                step.through(&self.common, &this, layer, means[place.batch].as_ref())?;
+                if layer_done(step.batch(), layer).is_break() {
+                    return Ok(ControlFlow::Break(()));
+                }
+            }
+            if let Some(state) = self.state.as_mut().filter(|state| state.is_due()) {
+                let parts = self.sweeps.iter().map(BatchSweep::finished).collect();
+                state.save(group, layer + 1, parts, steps.iter().map(Step::tensors))?;
+            }
+        }
+        for (step, place) in steps.into_iter().zip(places) {
+            let sweep = &mut self.sweeps[place.batch];
+            let part = step.finish(&self.common, &mut sweep.performance);
+            sweep.parts.push(part);
+        }
+        Ok(ControlFlow::Continue(()))
+    }
+
+    /// Layers that an earlier run took a group through.
+    fn layers_finished(&self, group: usize) -> usize {
+        let num_layers = self.common.model.shape().num_layers;
+        match &self.saved {
+            Some(saved) if group < saved.groups => num_layers,
+            Some(saved) if group == saved.groups => saved.layers.min(num_layers),
+            _ => 0,
+        }
+    }
+
+    fn sequences(&self, place: &Place) -> ProxyBatch {
+        self.sweeps[place.batch]
+            .batch
+            .slice(place.sequences.clone())
+    }
+
+    /// A step after so many layers, the `index`-th of its group.
+    fn step(&self, index: usize, place: &Place, layers: usize) -> Result<Step> {
+        let (common, sequences) = (&self.common, self.sequences(place));
+        let logit_rows = self.sweeps[place.batch].plan.logit_rows;
+        match (&self.state, &self.saved) {
+            (Some(state), Some(saved)) if layers > 0 => {
+                let tensors = state.read_step(saved, index, &common.model.device())?;
+                Step::restored(common, sequences, logit_rows, layers, tensors)
+            }
+            _ => Ok(Step::new(common.model, sequences, logit_rows)),
+        }
+    }
+
+    /// For each batch, the mean head outputs at the patched position of a layer, `[1, heads, head_dim]`, where they are not those of the
+    /// sequences of a step: known beforehand, or of all steps of the batch, which stand before the layer.
+    fn means<L: DecoderLayer>(
+        &self,
+        this: &L,
+        layer: usize,
+        places: &[Place],
+        steps: &[Step],
+    ) -> Result<Vec<Option<Tensor<3>>>> {
+        let of_batch = |(index, sweep): (usize, &BatchSweep<'_>)| {
+            if let Some(means) = &sweep.means {
+                return Ok(Some(means[layer].clone()));
+            }
+            let here = steps.iter().zip(places);
+            let here: Vec<&Step> = here
+                .filter(|(_, place)| place.batch == index)
+                .map(|(step, _)| step)
+                .collect();
+            if self.common.options.ablation != Ablation::BatchMean || here.len() < 2 {
+                return Ok(None);
+            }
+            let mut sum: Option<Tensor<3>> = None;
+            for step in here {
+                let clean = CleanLayer::run(this, step.residual())?;
+                let part = sum_at_patch(&clean.heads, step.batch());
+                sum = Some(match sum {
+                    Some(sum) => sum + part,
+                    None => part,
+                });
+            }
+            Ok(sum.map(|sum| sum / sweep.batch.len() as f64))
+        };
+        self.sweeps.iter().enumerate().map(of_batch).collect()
+    }
 }
 
 /// A batch on its way.
@@ -192,41 +304,4 @@ impl<'a> BatchSweep<'a> {
             self.performance,
         )
     }
-}
-
-/// For each batch, the mean head outputs at the patched position of a layer, `[1, heads, head_dim]`, where they are not those of the
-/// sequences of a step: known beforehand, or of all steps of the batch, which stand before the layer.
-fn layer_means<L: DecoderLayer>(
-    this: &L,
-    layer: usize,
-    sweeps: &[BatchSweep<'_>],
-    group: &[Place],
-    steps: &[Step],
-    ablation: Ablation,
-) -> Result<Vec<Option<Tensor<3>>>> {
-    let of_batch = |(index, sweep): (usize, &BatchSweep<'_>)| {
-        if let Some(means) = &sweep.means {
-            return Ok(Some(means[layer].clone()));
-        }
-        let here: Vec<&Step> = steps
-            .iter()
-            .zip(group)
-            .filter(|(_, place)| place.batch == index)
-            .map(|(step, _)| step)
-            .collect();
-        if ablation != Ablation::BatchMean || here.len() < 2 {
-            return Ok(None);
-        }
-        let mut sum: Option<Tensor<3>> = None;
-        for step in here {
-            let clean = CleanLayer::run(this, step.residual())?;
-            let part = sum_at_patch(&clean.heads, step.batch());
-            sum = Some(match sum {
-                Some(sum) => sum + part,
-                None => part,
-            });
-        }
-        Ok(sum.map(|sum| sum / sweep.batch.len() as f64))
-    };
-    sweeps.iter().enumerate().map(of_batch).collect()
 }
