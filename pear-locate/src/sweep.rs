@@ -87,11 +87,7 @@ struct Ascent<'a, M> {
 }
 
 impl<'a, M: DecoderModel> Ascent<'a, M> {
-    fn new(
-        common: Common<'a, M>,
-        batches: &'a [ProxyBatch],
-        state: Option<&Path>,
-    ) -> Result<Self> {
+    fn new(common: Common<'a, M>, batches: &'a [ProxyBatch], state: Option<&Path>) -> Result<Self> {
         let Common {
             model,
             selected,
@@ -174,7 +170,11 @@ impl<'a, M: DecoderModel> Ascent<'a, M> {
                 }
             }
         }
-        if self.saved.as_ref().is_some_and(|saved| group < saved.groups) {
+        if self
+            .saved
+            .as_ref()
+            .is_some_and(|saved| group < saved.groups)
+        {
             return Ok(ControlFlow::Continue(()));
         }
         let steps = places.iter().enumerate();
