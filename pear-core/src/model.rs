@@ -16,7 +16,7 @@
 //! A layer is the unit: it is asked for when it is visited and dropped before the next one, so that a model whose layers are
 //! built or loaded on demand is an implementation like any other.
 
-use std::ops::Range;
+use std::ops::{Deref, Range};
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -275,36 +275,34 @@ pub trait DecoderModel {
 }
 
 /// A pointer to a layer is a layer.
-macro_rules! layer_through_pointer {
-    ($($pointer:ty),*) => {$(
-        impl<L: DecoderLayer + ?Sized> DecoderLayer for $pointer {
-            type Attention = L::Attention;
+impl<P> DecoderLayer for P
+where
+    P: Deref,
+    P::Target: DecoderLayer,
+{
+    type Attention = <P::Target as DecoderLayer>::Attention;
 
-            fn attention(&self) -> &Self::Attention {
-                (**self).attention()
-            }
+    fn attention(&self) -> &Self::Attention {
+        (**self).attention()
+    }
 
-            fn attention_input(&self, residual: Tensor<3>) -> Tensor<3> {
-                (**self).attention_input(residual)
-            }
+    fn attention_input(&self, residual: Tensor<3>) -> Tensor<3> {
+        (**self).attention_input(residual)
+    }
 
-            fn output(&self, residual: Tensor<3>, attention_output: Tensor<3>) -> Tensor<3> {
-                (**self).output(residual, attention_output)
-            }
+    fn output(&self, residual: Tensor<3>, attention_output: Tensor<3>) -> Tensor<3> {
+        (**self).output(residual, attention_output)
+    }
 
-            fn output_dot(
-                &self,
-                residual: Tensor<3>,
-                attention_output: Tensor<3>,
-                gradient: Tensor<3>,
-            ) -> Tensor<1> {
-                (**self).output_dot(residual, attention_output, gradient)
-            }
-        }
-    )*};
+    fn output_dot(
+        &self,
+        residual: Tensor<3>,
+        attention_output: Tensor<3>,
+        gradient: Tensor<3>,
+    ) -> Tensor<1> {
+        (**self).output_dot(residual, attention_output, gradient)
+    }
 }
-
-layer_through_pointer!(&L, Box<L>, Rc<L>, Arc<L>);
 
 /// A pointer to a model is a model: what takes a model by value also takes a reference or an `Arc`.
 macro_rules! model_through_pointer {

@@ -74,25 +74,51 @@ pub(crate) struct Place {
     pub sequences: Range<usize>,
 }
 
-/// The steps of all batches, each of which has a plan.
-pub(crate) fn places(batches: &[ProxyBatch], plans: &[Plan]) -> Vec<Place> {
-    let of_batch = |(index, (batch, plan)): (usize, (&ProxyBatch, &Plan))| {
-        let steps = plan.steps(batch);
-        steps.map(move |sequences| Place {
-            batch: index,
-            sequences,
-        })
-    };
-    batches
-        .iter()
-        .zip(plans)
-        .enumerate()
-        .flat_map(of_batch)
-        .collect()
+/// How the sequences of all batches are divided.
+pub(crate) struct Division {
+    /// One for each batch.
+    pub plans: Vec<Plan>,
+    /// The steps of all batches.
+    pub places: Vec<Place>,
+    /// Ranges of steps that go up through the layers together.
+    pub groups: Vec<Range<usize>>,
+}
+
+impl Division {
+    pub(crate) fn new(
+        sizes: &Sizes,
+        selected: &Selection,
+        batches: &[ProxyBatch],
+        budget: usize,
+    ) -> Self {
+        let plans: Vec<Plan> = batches
+            .iter()
+            .map(|batch| Plan::new(sizes, batch, budget))
+            .collect();
+        let of_batch = |(index, (batch, plan)): (usize, (&ProxyBatch, &Plan))| {
+            let steps = plan.steps(batch);
+            steps.map(move |sequences| Place {
+                batch: index,
+                sequences,
+            })
+        };
+        let places: Vec<Place> = batches
+            .iter()
+            .zip(&plans)
+            .enumerate()
+            .flat_map(of_batch)
+            .collect();
+        let groups = groups(sizes, selected, batches, &places, budget);
+        Self {
+            plans,
+            places,
+            groups,
+        }
+    }
 }
 
 /// Which steps go up through the layers together: as many as the budget holds where layers are made on demand, one where they are in memory.
-pub(crate) fn groups(
+fn groups(
     sizes: &Sizes,
     selected: &Selection,
     batches: &[ProxyBatch],
@@ -153,11 +179,7 @@ pub fn readings_of_layers(
         vocab: 1,
         layers_on_demand: true,
     };
-    let plans: Vec<Plan> = batches
-        .iter()
-        .map(|batch| Plan::new(&sizes, batch, options.memory_budget))
-        .collect();
     let selected = Selection::all(shape, options);
-    let places = places(batches, &plans);
-    groups(&sizes, &selected, batches, &places, options.memory_budget).len()
+    let division = Division::new(&sizes, &selected, batches, options.memory_budget);
+    division.groups.len()
 }

@@ -23,7 +23,7 @@ use burn::prelude::*;
 use pear_core::proxy::ProxyBatch;
 use pear_core::{DecoderLayer, DecoderModel};
 
-use crate::budget::{Place, Plan, Sizes, groups, places};
+use crate::budget::{Division, Place, Plan, Sizes};
 use crate::clean::{CleanLayer, batch_means, sum_at_patch};
 use crate::locator::common_seed;
 use crate::patched::{Part, PatchedLogits};
@@ -93,13 +93,11 @@ impl<'a, M: DecoderModel> Ascent<'a, M> {
             selected,
             options,
         } = common;
-        let (sizes, budget) = (Sizes::of(model), options.memory_budget);
-        let plans: Vec<Plan> = batches
-            .iter()
-            .map(|batch| Plan::new(&sizes, batch, budget))
-            .collect();
-        let places = places(batches, &plans);
-        let groups = groups(&sizes, selected, batches, &places, budget);
+        let Division {
+            plans,
+            places,
+            groups,
+        } = Division::new(&Sizes::of(model), selected, batches, options.memory_budget);
         let state = state.map(|folder| {
             let steps = places
                 .iter()

@@ -71,6 +71,40 @@ impl Layer {
         }
     }
 
+    /// What the MLP's output is added to, and its input.
+    fn mlp_site(&self, residual: Tensor<3>, attention_output: Tensor<3>) -> (Tensor<3>, Tensor<3>) {
+        match self.residual {
+            Residual::Serial => {
+                let x = residual + self.scaled(attention_output);
+                (x.clone(), normed(&self.post_attention_layernorm, x))
+            }
+            Residual::SerialFromNorm => {
+                let normed_residual = normed(&self.input_layernorm, residual);
+                let x = normed_residual + self.scaled(attention_output);
+                let input = normed(&self.post_attention_layernorm, x);
+                (input.clone(), input)
+            }
+            Residual::Parallel => {
+                let input = normed(&self.post_attention_layernorm, residual.clone());
+                (residual + self.scaled(attention_output), input)
+            }
+            Residual::ParallelOneNorm => {
+                let input = normed(&self.input_layernorm, residual.clone());
+                (residual + self.scaled(attention_output), input)
+            }
+            Residual::PostNorm => {
+                let sum = residual + self.scaled(attention_output);
+                let x = normed(&self.input_layernorm, sum);
+                (x.clone(), x)
+            }
+            Residual::NormedBranches | Residual::Sandwich => {
+                let attention_output = normed(&self.post_attention_layernorm, attention_output);
+                let x = residual + self.scaled(attention_output);
+                (x.clone(), normed(&self.pre_feedforward_layernorm, x))
+            }
+        }
+    }
+
     /// The inner product of what the MLP gives and `gradient`, but for a constant.
     fn mlp_dot(&self, x: Tensor<3>, gradient: Tensor<3>) -> Tensor<1> {
         match &self.mlp {
@@ -104,42 +138,17 @@ impl DecoderLayer for Layer {
     }
 
     fn output(&self, residual: Tensor<3>, attention_output: Tensor<3>) -> Tensor<3> {
+        let (sum, input) = self.mlp_site(residual, attention_output);
+        let mlp_output = self.mlp(input);
         match self.residual {
-            Residual::Serial => {
-                let x = residual + self.scaled(attention_output);
-                let input = normed(&self.post_attention_layernorm, x.clone());
-                x + self.scaled(self.mlp(input))
-            }
-            Residual::SerialFromNorm => {
-                let normed_residual = normed(&self.input_layernorm, residual);
-                let x = normed_residual + self.scaled(attention_output);
-                let input = normed(&self.post_attention_layernorm, x);
-                input.clone() + self.scaled(self.mlp(input))
-            }
-            Residual::Parallel => {
-                let input = normed(&self.post_attention_layernorm, residual.clone());
-                let mlp_output = self.mlp(input);
-                residual + self.scaled(attention_output) + self.scaled(mlp_output)
-            }
-            Residual::ParallelOneNorm => {
-                let input = normed(&self.input_layernorm, residual.clone());
-                let mlp_output = self.mlp(input);
-                residual + self.scaled(attention_output) + self.scaled(mlp_output)
-            }
             Residual::PostNorm => {
-                let sum = residual + self.scaled(attention_output);
-                let x = normed(&self.input_layernorm, sum);
-                let sum = x.clone() + self.scaled(self.mlp(x));
+                let sum = sum + self.scaled(mlp_output);
                 normed(&self.post_attention_layernorm, sum)
             }
             Residual::NormedBranches | Residual::Sandwich => {
-                let attention_output = normed(&self.post_attention_layernorm, attention_output);
-                let x = residual + self.scaled(attention_output);
-                let input = normed(&self.pre_feedforward_layernorm, x.clone());
-                let mlp_output = self.mlp(input);
-                let mlp_output = normed(&self.post_feedforward_layernorm, mlp_output);
-                x + self.scaled(mlp_output)
+                sum + self.scaled(normed(&self.post_feedforward_layernorm, mlp_output))
             }
+            _ => sum + self.scaled(mlp_output),
         }
     }
 
@@ -149,30 +158,14 @@ impl DecoderLayer for Layer {
         attention_output: Tensor<3>,
         gradient: Tensor<3>,
     ) -> Tensor<1> {
-        // What the MLP is added to, and its input, where nothing comes after that sum.
-        let (sum, input) = match self.residual {
-            Residual::Serial => {
-                let x = residual + self.scaled(attention_output);
-                (x.clone(), normed(&self.post_attention_layernorm, x))
-            }
-            Residual::SerialFromNorm => {
-                let normed_residual = normed(&self.input_layernorm, residual);
-                let x = normed_residual + self.scaled(attention_output);
-                let input = normed(&self.post_attention_layernorm, x);
-                (input.clone(), input)
-            }
-            Residual::Parallel | Residual::ParallelOneNorm => {
-                let norm = match self.residual {
-                    Residual::Parallel => &self.post_attention_layernorm,
-                    _ => &self.input_layernorm,
-                };
-                let input = normed(norm, residual.clone());
-                (residual + self.scaled(attention_output), input)
-            }
-            Residual::PostNorm | Residual::NormedBranches | Residual::Sandwich => {
-                return inner_product(self.output(residual, attention_output), gradient);
-            }
-        };
+        // A norm stands between the MLP's last product and the output.
+        if matches!(
+            self.residual,
+            Residual::PostNorm | Residual::NormedBranches | Residual::Sandwich
+        ) {
+            return inner_product(self.output(residual, attention_output), gradient);
+        }
+        let (sum, input) = self.mlp_site(residual, attention_output);
         let of_mlp = self.mlp_dot(input, self.scaled(gradient.clone()));
         inner_product(sum, gradient) + of_mlp
     }
@@ -196,31 +189,6 @@ impl Deref for LayerRef<'_> {
             Self::Resident(layer) => layer,
             Self::Streamed(layer) => layer,
         }
-    }
-}
-
-impl DecoderLayer for LayerRef<'_> {
-    type Attention = Attention;
-
-    fn attention(&self) -> &Attention {
-        (**self).attention()
-    }
-
-    fn attention_input(&self, residual: Tensor<3>) -> Tensor<3> {
-        (**self).attention_input(residual)
-    }
-
-    fn output(&self, residual: Tensor<3>, attention_output: Tensor<3>) -> Tensor<3> {
-        (**self).output(residual, attention_output)
-    }
-
-    fn output_dot(
-        &self,
-        residual: Tensor<3>,
-        attention_output: Tensor<3>,
-        gradient: Tensor<3>,
-    ) -> Tensor<1> {
-        (**self).output_dot(residual, attention_output, gradient)
     }
 }
 
