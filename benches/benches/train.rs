@@ -250,10 +250,10 @@ fn in_a_process(case: Case) -> (f64, f64) {
 }
 
 fn measure(case: Case) {
-    let mut model = case.config().init(&Device::flex()).expect("a valid config");
-    if case.half {
-        model = in_dtype(model, DType::BF16);
-    }
+    let model = case.config().init(&Device::flex()).expect("a valid config");
+    // In memory before anything else, as those of a checkpoint are; burn draws them when they are first used.
+    let dtype = if case.half { DType::BF16 } else { DType::F32 };
+    let model = in_dtype(model, dtype);
     let task = ProxyTask::new(model.vocab_size(), &[], 0).expect("a vocabulary");
     let Case {
         n: length,

@@ -23,6 +23,9 @@ pub struct Flops {
 
 impl Flops {
     /// Of a model with this config, whose layers are taken to be like the first one.
+    ///
+    /// # Panics
+    /// If there are no layers.
     pub fn of(config: &DecoderConfig) -> Self {
         let layer = &config.layers[0];
         let attention = &layer.attention;
@@ -65,8 +68,7 @@ impl Flops {
         });
         let one = |batch: &ProxyBatch| {
             let (seq, n) = (batch.seq_len() as f64, batch.n() as f64);
-            let run = layers * seq * (self.block + self.attention * (seq + 1.0) / 2.0)
-                + (n - 1.0) * self.logits;
+            let run = self.layers_once(seq) + (n - 1.0) * self.logits;
             let through = match options.mode {
                 Mode::Activation => self.block + self.attention * seq,
                 Mode::Path => self.mlp,
@@ -92,8 +94,11 @@ impl Flops {
 
     /// All layers once, for sequences of `2 n` tokens.
     pub fn run(&self, sequences: usize, n: usize) -> f64 {
-        let seq = 2.0 * n as f64;
-        let attention = self.attention * (seq + 1.0) / 2.0;
-        sequences as f64 * seq * self.layers * (self.block + attention)
+        sequences as f64 * self.layers_once(2.0 * n as f64)
+    }
+
+    /// For one sequence of so many tokens.
+    fn layers_once(&self, seq: f64) -> f64 {
+        self.layers * seq * (self.block + self.attention * (seq + 1.0) / 2.0)
     }
 }

@@ -4,10 +4,7 @@ use std::fs;
 
 /// Peak memory of this process in bytes since [`reset_peak_memory`], or since its start; 0 where the system does not report it.
 pub fn peak_memory() -> u64 {
-    let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
-    line.and_then(|line| line.split_whitespace().next()?.parse::<u64>().ok())
-        .map_or(0, |kib| kib * 1024)
+    field_of("/proc/self/status", "VmHWM:").map_or(0, |kib| kib << 10)
 }
 
 /// Resets [`peak_memory`].

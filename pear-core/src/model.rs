@@ -21,11 +21,11 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use burn::prelude::*;
-use burn::tensor::DType;
 
 use crate::Result;
 use crate::coefficients::LayerCoefficients;
 use crate::head::ModelShape;
+use crate::kernels::inner_product;
 use crate::position::Positions;
 use crate::score_config::AttentionScoreConfig;
 
@@ -144,13 +144,12 @@ pub trait DecoderLayer {
     /// The residual stream after the layer, from the one before it and the attention's output, all `[batch, seq, hidden]`.
     fn output(&self, residual: Tensor<3>, attention_output: Tensor<3>) -> Tensor<3>;
 
-    /// What a backward pass through the layer alone starts from: the inner product of [`output`](Self::output) and its `gradient`,
-    /// `[batch, seq, hidden]`, to `[1]` in f32.
+    /// What a backward pass through the layer alone starts from, `gradient` being that of [`output`](Self::output), `[batch, seq, hidden]`: a
+    /// number, `[1]` in f32, whose own gradients are those that the inner product of both has.
     ///
-    /// Only its own gradient is of use, so that a layer may leave out what is constant and compute it in another order:
-    /// `(x W) · g = x · (g Wᵀ)` takes the last product from the way up, and the one on the way back is its first. The default computes the
-    /// output.
-    fn output_dot(
+    /// Its value has no meaning, so that a layer may leave out its last product ([`linear_start`](crate::kernels::linear_start)). The default
+    /// computes the output and the inner product.
+    fn backward_start(
         &self,
         residual: Tensor<3>,
         attention_output: Tensor<3>,
@@ -158,11 +157,6 @@ pub trait DecoderLayer {
     ) -> Tensor<1> {
         inner_product(self.output(residual, attention_output), gradient)
     }
-}
-
-/// The sum of all products of two tensors' numbers, `[1]` in f32.
-pub fn inner_product<const D: usize>(a: Tensor<D>, b: Tensor<D>) -> Tensor<1> {
-    (a.cast(DType::F32) * b.cast(DType::F32)).sum()
 }
 
 /// A decoder-only language model that hands out its layers (see the [module](self)).
@@ -239,6 +233,12 @@ pub trait DecoderModel {
         None
     }
 
+    /// Whether the keys and values of a token depend on how long the whole text is, as with rotary frequencies that do. What was read of one
+    /// text is of no use for another one then that begins with the same tokens.
+    fn positions_depend_on_length(&self) -> bool {
+        false
+    }
+
     /// Token ids `[batch, seq]` to the residual stream before the first layer, `[batch, seq, hidden]`.
     fn embed(&self, tokens: Tensor<2, Int>, positions: Positions) -> Tensor<3>;
 
@@ -294,13 +294,13 @@ where
         (**self).output(residual, attention_output)
     }
 
-    fn output_dot(
+    fn backward_start(
         &self,
         residual: Tensor<3>,
         attention_output: Tensor<3>,
         gradient: Tensor<3>,
     ) -> Tensor<1> {
-        (**self).output_dot(residual, attention_output, gradient)
+        (**self).backward_start(residual, attention_output, gradient)
     }
 }
 
@@ -328,6 +328,10 @@ macro_rules! model_through_pointer {
 
             fn max_positions(&self) -> Option<usize> {
                 (**self).max_positions()
+            }
+
+            fn positions_depend_on_length(&self) -> bool {
+                (**self).positions_depend_on_length()
             }
 
             fn embed(&self, tokens: Tensor<2, Int>, positions: Positions) -> Tensor<3> {

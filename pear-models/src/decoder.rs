@@ -226,6 +226,11 @@ impl DecoderModel for Decoder {
         self.config.max_positions()
     }
 
+    fn positions_depend_on_length(&self) -> bool {
+        let mut layers = self.config.layers.iter();
+        layers.any(|layer| layer.attention.position_embedding.depends_on_length())
+    }
+
     fn embed(&self, tokens: Tensor<2, Int>, positions: Positions) -> Tensor<3> {
         let mut x = embedding(self.embed_tokens.val(), tokens);
         if let Some(scale) = self.config.embedding_scale {

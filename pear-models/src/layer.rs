@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use burn::module::Module;
 use burn::prelude::*;
-use pear_core::model::inner_product;
+use pear_core::kernels::inner_product;
 use pear_core::position::PositionEmbedding;
 use pear_core::{Attention, DecoderLayer, Norm};
 
@@ -105,10 +105,10 @@ impl Layer {
         }
     }
 
-    /// The inner product of what the MLP gives and `gradient`, but for a constant.
-    fn mlp_dot(&self, x: Tensor<3>, gradient: Tensor<3>) -> Tensor<1> {
+    /// What a backward pass through the MLP starts from, `gradient` being that of what it gives.
+    fn mlp_start(&self, x: Tensor<3>, gradient: Tensor<3>) -> Tensor<1> {
         match &self.mlp {
-            Some(mlp) => mlp.dot(x, gradient),
+            Some(mlp) => mlp.start(x, gradient),
             None => inner_product(self.mlp(x), gradient),
         }
     }
@@ -152,7 +152,7 @@ impl DecoderLayer for Layer {
         }
     }
 
-    fn output_dot(
+    fn backward_start(
         &self,
         residual: Tensor<3>,
         attention_output: Tensor<3>,
@@ -166,7 +166,7 @@ impl DecoderLayer for Layer {
             return inner_product(self.output(residual, attention_output), gradient);
         }
         let (sum, input) = self.mlp_site(residual, attention_output);
-        let of_mlp = self.mlp_dot(input, self.scaled(gradient.clone()));
+        let of_mlp = self.mlp_start(input, self.scaled(gradient.clone()));
         inner_product(sum, gradient) + of_mlp
     }
 }

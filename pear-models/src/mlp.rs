@@ -3,8 +3,7 @@
 use burn::module::Module;
 use burn::nn::{Linear, LinearConfig};
 use burn::prelude::*;
-use pear_core::kernels::{Activation, activate, activate_gated, linear, linear_forward};
-use pear_core::model::inner_product;
+use pear_core::kernels::{Activation, activate, activate_gated, linear_forward, linear_start};
 
 use crate::dense_mlp_config::DenseMlpConfig;
 
@@ -40,14 +39,12 @@ impl Mlp {
         linear_forward(&self.down_proj, self.inner(x))
     }
 
-    /// The inner product of what `forward` gives and `gradient`, but for a constant: the last projection is that of the gradient.
+    /// What a backward pass through it starts from, `gradient` being that of what `forward` gives: the last projection is not computed.
     ///
     /// # Shapes
     /// `x` and `gradient`: `[batch, seq, hidden]`; the result: `[1]`.
-    pub fn dot(&self, x: Tensor<3>, gradient: Tensor<3>) -> Tensor<1> {
-        let inner = self.inner(x);
-        let down = self.down_proj.weight.val();
-        inner_product(inner, linear(gradient, down.transpose(), None))
+    pub fn start(&self, x: Tensor<3>, gradient: Tensor<3>) -> Tensor<1> {
+        linear_start(self.inner(x), self.down_proj.weight.val(), gradient)
     }
 
     /// `[batch, seq, intermediate_size]`.

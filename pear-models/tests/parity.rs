@@ -221,6 +221,65 @@ fn prompts_of_different_lengths_are_continued_as_each_is_alone() {
 }
 
 #[test]
+fn prompts_in_turn_are_continued_as_each_is_alone_whatever_they_have_in_common() {
+    for name in names() {
+        let (model, prompts) = (load(&name), expected(&name).prompts);
+        let of_length = |len: usize| prompts.iter().find(|p| p.len() == len).unwrap();
+        let (long, short) = (of_length(33), of_length(9));
+        let mut prompts = prompts.clone();
+        prompts.extend([
+            long.clone(),
+            [&long[..24], short].concat(),
+            long[..28].to_vec(),
+            [&long[..20], &short[2..]].concat(),
+            [&long[..24], &short[..3], &short[..3]].concat(),
+        ]);
+        let options = GenerateOptions {
+            max_new_tokens: 5,
+            ..GenerateOptions::default()
+        };
+        let alone: Vec<Vec<u32>> = prompts
+            .iter()
+            .map(|prompt| generate(&model, prompt, &options).unwrap())
+            .collect();
+        let generator = Generator::new(&model, options).unwrap();
+        // The longest of what stands together decides the frequencies of dynamic NTK and LongRoPE.
+        let all_sizes = [1, 80, 4096];
+        let sizes = match model.positions_depend_on_length() {
+            true => &all_sizes[..1],
+            false => &all_sizes[..],
+        };
+        for &batch_tokens in sizes {
+            let mut found = vec![None; prompts.len()];
+            let ends = |row: usize| 1 + row * 3 % 7;
+            let by_tokens: Vec<Vec<u32>> = (0..prompts.len())
+                .map(|row| alone[row][..ends(row).min(5)].to_vec())
+                .collect();
+            generator
+                .run_in_turn(
+                    &prompts,
+                    batch_tokens,
+                    |tokens| Ok::<_, Error>(by_tokens.iter().any(|all| all == tokens)),
+                    |row, tokens| {
+                        assert!(found[row].replace(tokens).is_none(), "ended twice");
+                        Ok(())
+                    },
+                )
+                .unwrap();
+            for (row, tokens) in found.into_iter().enumerate() {
+                let end = (1..=5)
+                    .find(|&end| end == 5 || by_tokens.contains(&alone[row][..end].to_vec()));
+                assert_eq!(
+                    tokens.unwrap(),
+                    alone[row][..end.unwrap()],
+                    "{name}, prompt {row}, {batch_tokens} at once"
+                );
+            }
+        }
+    }
+}
+
+#[test]
 fn head_outputs_are_those_before_the_output_projection() {
     for name in names() {
         let (model, expected) = (load(&name), expected(&name));

@@ -5,7 +5,8 @@ mod common;
 use burn::prelude::*;
 use burn::tensor::DType;
 use common::{distance, expected, load, names, open};
-use pear_core::model::{DecoderLayer, inner_product};
+use pear_core::kernels::inner_product;
+use pear_core::model::DecoderLayer;
 use pear_core::proxy::ProxyBatch;
 use pear_core::{DecoderModel, HeadCoefficients, HeadId};
 use pear_models::Decoder;
@@ -131,16 +132,16 @@ fn what_a_backward_pass_starts_from_has_the_gradients_of_the_layers_output() {
         };
         for index in 0..model.shape().num_layers {
             let layer = model.layer(index).unwrap();
-            let gradients = |dot: &dyn Fn(Tensor<3>, Tensor<3>) -> Tensor<1>| {
+            let gradients = |start: &dyn Fn(Tensor<3>, Tensor<3>) -> Tensor<1>| {
                 let [residual, output] = [1, 2].map(|seed| random(seed).autodiff().require_grad());
-                let gradients = dot(residual.clone(), output.clone()).backward();
+                let gradients = start(residual.clone(), output.clone()).backward();
                 [residual, output].map(|x| x.grad(&gradients).unwrap())
             };
             let expected = gradients(&|residual, output| {
                 inner_product(layer.output(residual, output), random(3))
             });
             let found =
-                gradients(&|residual, output| layer.output_dot(residual, output, random(3)));
+                gradients(&|residual, output| layer.backward_start(residual, output, random(3)));
             for (expected, found) in expected.into_iter().zip(found) {
                 let error: f32 = (expected.clone() - found).abs().max().into_scalar();
                 let largest: f32 = expected.abs().max().into_scalar();

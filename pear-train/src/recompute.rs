@@ -98,9 +98,9 @@ impl Graph {
                         _ if index == first => input,
                         _ => input.autodiff().require_grad(),
                     };
-                    let end = End::Dot(gradient);
-                    let dot = leaves.run(|edit| layer(index, input.clone(), edit, end))?;
-                    let gradients = dot.backward();
+                    let end = End::Start(gradient);
+                    let start = leaves.run(|edit| layer(index, input.clone(), edit, end))?;
+                    let gradients = start.backward();
                     leaves.add_gradients(&gradients, sum);
                     of_output = input.grad(&gradients);
                 }
@@ -126,7 +126,7 @@ pub(crate) enum End {
     /// The residual stream after it.
     Output,
     /// What its backward pass starts from, `[1, 1, 1]`, this being the gradient of its output.
-    Dot(Tensor<3>),
+    Start(Tensor<3>),
 }
 
 impl End {
@@ -139,9 +139,9 @@ impl End {
     ) -> Tensor<3> {
         match self {
             Self::Output => layer.output(residual, attention_output),
-            Self::Dot(gradient) => {
-                let dot = layer.output_dot(residual, attention_output, gradient);
-                dot.reshape([1, 1, 1])
+            Self::Start(gradient) => {
+                let start = layer.backward_start(residual, attention_output, gradient);
+                start.reshape([1, 1, 1])
             }
         }
     }

@@ -4,6 +4,7 @@ use std::ops::Range;
 
 use burn::prelude::*;
 use burn::tensor::DType;
+use pear_core::kernels::inner_product;
 
 /// Logits that may stand in memory at once.
 pub(crate) const LOGITS_IN_MEMORY: usize = 1 << 24;
@@ -56,7 +57,7 @@ fn differentiated_in_parts(
     let rows = rows as f64;
     let gradient = Tensor::cat(gradients, 0).cast(DType::F32) / rows;
     // Linear in the residual stream, with this gradient; its own value is taken off again.
-    let linear = (residual.cast(DType::F32) * gradient).sum();
+    let linear = inner_product(residual.cast(DType::F32), gradient);
     let value = linear.clone().inner();
     linear - value + total / rows
 }

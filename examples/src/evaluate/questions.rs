@@ -19,8 +19,8 @@ use crate::progress::Progress;
 /// The scores as they are called in tables, in the order of [`AnswerScores::NAMES`].
 const SHOWN_SCORES: [&str; 4] = ["best sub-span EM", "substring", "exact match", "F1"];
 
-/// Questions whose answers are written together: among them, those of similar length are answered together.
-const QUESTIONS_AT_ONCE: usize = 64;
+/// Questions whose answers are written together: among them, what prompts have in common is read once.
+const QUESTIONS_AT_ONCE: usize = 192;
 
 /// The answers of each model to the same questions, in the same order.
 #[derive(Clone, Debug)]
@@ -29,8 +29,8 @@ pub struct QuestionReport {
 }
 
 impl QuestionReport {
-    /// Lets each model answer each question, those of similar length together: at most `batch_tokens` tokens at once. Answers are written
-    /// to `outputs` in the order of the questions, some questions at a time.
+    /// Lets each model answer each question, as many together as `batch_tokens` tokens hold. Answers are written to `outputs` in the order of
+    /// the questions, some questions at a time.
     ///
     /// # Errors
     /// A question that a model cannot read, naming it; a file that cannot be written.

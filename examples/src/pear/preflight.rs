@@ -1,4 +1,4 @@
-//! What a run will take: memory, minutes, and what it will do.
+//! What a run will take: memory, time, and what it will do.
 
 use std::fmt::Write;
 use std::path::Path;
@@ -16,7 +16,7 @@ use super::locating;
 use super::questions::Fact;
 use super::recipe::Recipe;
 use super::source::Facts;
-use crate::cli::{ModelArgs, name_of};
+use crate::cli::{ModelArgs, duration, name_of};
 use crate::machine::{EFFICIENCY, speed};
 use crate::memory::available_memory;
 
@@ -51,8 +51,8 @@ pub struct Plan {
     pub questions: String,
     /// Identifiers of the candidates.
     pub candidates: Vec<String>,
-    /// Expected minutes of each stage.
-    pub minutes: Vec<(&'static str, f64)>,
+    /// Expected seconds of each stage.
+    pub seconds: Vec<(&'static str, f64)>,
 }
 
 impl Plan {
@@ -76,9 +76,9 @@ impl Plan {
             working: pear_locate::LocateOptions::default().memory_budget as u64,
             available: flags.device.is_cpu().then(available_memory).flatten(),
             questions: format!("{} ({})", facts.facts.len(), facts.source),
-            minutes: minutes(&recipes, heads, &facts.facts)
+            seconds: tokens(&recipes, heads, &facts.facts)
                 .into_iter()
-                .map(|(stage, tokens)| (stage, tokens * seconds_a_token / 60.0))
+                .map(|(stage, tokens)| (stage, tokens * seconds_a_token))
                 .collect(),
             candidates: recipes.into_iter().map(Recipe::id).collect(),
         })
@@ -96,11 +96,11 @@ impl Plan {
         let available = self.available.map_or(String::new(), |available| {
             format!(", {} MiB are free", available >> 20)
         });
-        let total: f64 = self.minutes.iter().map(|(_, minutes)| minutes).sum();
+        let total: f64 = self.seconds.iter().map(|(_, seconds)| seconds).sum();
         let stages: Vec<String> = self
-            .minutes
+            .seconds
             .iter()
-            .map(|(stage, minutes)| format!("{stage} {}", in_words(*minutes)))
+            .map(|(stage, seconds)| format!("{stage} {}", duration(*seconds)))
             .collect();
         let _ = write!(
             text,
@@ -112,7 +112,7 @@ impl Plan {
             self.working >> 20,
             self.questions,
             self.candidates.join(", "),
-            in_words(total),
+            duration(total),
             stages.join(", "),
             out.display(),
         );
@@ -120,16 +120,8 @@ impl Plan {
     }
 }
 
-fn in_words(minutes: f64) -> String {
-    if minutes < 1.0 {
-        format!("{:.0} s", (60.0 * minutes).max(1.0))
-    } else {
-        format!("{minutes:.0} min")
-    }
-}
-
 /// Work of each stage, in tokens that pass through the whole model.
-fn minutes(recipes: &[Recipe], heads: usize, facts: &[Fact]) -> Vec<(&'static str, f64)> {
+fn tokens(recipes: &[Recipe], heads: usize, facts: &[Fact]) -> Vec<(&'static str, f64)> {
     let lengths = [10, 25, 50];
     let clean: usize = lengths.iter().map(|&n| 2 * n * locating::samples(n)).sum();
     let rows: usize = lengths.iter().map(|&n| heads * locating::samples(n)).sum();

@@ -54,7 +54,7 @@ pub(super) fn sum<T: Copy>(x: &[T], f: impl Fn(T) -> f32) -> f32 {
 
 /// As [`sum`], over two rows of one length at once.
 #[inline(always)]
-pub(super) fn sum_of_pairs(a: &[f32], b: &[f32], f: impl Fn(f32, f32) -> f32) -> f32 {
+pub(super) fn sum_of_pairs<T: Copy>(a: &[T], b: &[T], f: impl Fn(T, T) -> f32) -> f32 {
     let mut lanes = [0f32; 32];
     let (a_blocks, b_blocks) = (a.chunks_exact(32), b.chunks_exact(32));
     let rest = a_blocks.remainder().iter().zip(b_blocks.remainder());

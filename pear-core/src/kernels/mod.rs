@@ -15,6 +15,7 @@ mod activation;
 mod cast;
 mod causal_attention;
 mod cross_entropy;
+mod inner_product;
 mod kl_divergence;
 mod linear;
 mod log_sum_exp;
@@ -48,8 +49,9 @@ pub(crate) use causal_attention::{
     causal_attention, check_arguments as check_attention, holds_no_scores,
 };
 pub use cross_entropy::cross_entropy;
+pub use inner_product::inner_product;
 pub use kl_divergence::kl_divergence;
-pub use linear::{linear, linear_forward};
+pub use linear::{linear, linear_forward, linear_start};
 pub use log_sum_exp::log_sum_exp;
 pub use rms_norm::{rms_norm, rms_norm_rounded_once};
 pub(crate) use rotation::rotate;

@@ -161,6 +161,14 @@ impl PositionEmbeddingConfig {
         }
     }
 
+    /// Whether what it gives a token depends on how long the whole text is (dynamic NTK, LongRoPE), and not on the tokens before it alone.
+    pub fn depends_on_length(&self) -> bool {
+        match self {
+            Self::Rotary(rotary) => rotary.depends_on_length(),
+            _ => false,
+        }
+    }
+
     /// # Errors
     /// [`Error::Config`] for invalid sizes: an odd rotary dimension, no positions, no heads.
     pub fn validate(&self) -> Result<()> {

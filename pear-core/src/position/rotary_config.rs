@@ -341,6 +341,14 @@ impl RotaryConfig {
     }
 
     /// Sequences up to this length share their frequencies.
+    /// Whether the frequencies depend on how long a sequence is: those of dynamic NTK and LongRoPE.
+    pub(super) fn depends_on_length(&self) -> bool {
+        matches!(
+            self.scaling,
+            RotaryScaling::DynamicNtk { .. } | RotaryScaling::LongRope { .. }
+        )
+    }
+
     pub(super) fn frequency_key(&self, total: usize) -> usize {
         match self.scaling {
             RotaryScaling::DynamicNtk {

@@ -23,7 +23,7 @@ pub struct AnswerRecord {
     pub cut: bool,
     /// Tokens generated.
     pub new_tokens: usize,
-    /// Time that generation took, the prompt included; an equal share for each of a batch.
+    /// Time since the answer before it, of questions that are answered together: what one more answer takes, the prompt included.
     pub seconds: f64,
     /// Scores of the answer.
     pub scores: AnswerScores,

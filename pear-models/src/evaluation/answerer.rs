@@ -1,13 +1,11 @@
 //! Greedy answers to questions.
 
 use std::collections::BTreeMap;
-use std::ops::ControlFlow;
 use std::time::Instant;
 
-use pear_core::{DecoderModel, NoEdit};
+use pear_core::DecoderModel;
 
 use super::{AnswerRecord, AnswerScores, Prompt, PromptBuilder, Question};
-use crate::length_batches::length_batches;
 use crate::{Error, GenerateOptions, Generator};
 
 /// Lets a model answer questions, always with the most likely token.
@@ -83,17 +81,20 @@ impl Answerer {
         let prompt = self
             .prompts
             .build(&question.prompt, question.max_new_tokens)?;
-        self.answer_together(run, model, &[(question, &prompt)])?
-            .pop()
-            .ok_or_else(|| Error::Input("no answer was generated".into()))
+        self.answer_batch(run, model, &[(question, &prompt)], 0, |_, _| {
+            Ok::<_, Error>(())
+        })?
+        .pop()
+        .ok_or_else(|| Error::Input("no answer was generated".into()))
     }
 
     /// The answers of `model` to questions whose [prompts](PromptBuilder::build) are at hand, in their order: those of
     /// [`answer`](Self::answer), up to rounding. `observe` is told of each answer as it comes, with the index of its question, and may end
     /// the work with an error.
     ///
-    /// Questions of similar length and with the same `max_new_tokens` are answered together, at most `batch_tokens` tokens of prompts and
-    /// answers at once, padding included (or one question, where that is longer). So many tokens are in the key/value cache at a time.
+    /// Questions with the same `max_new_tokens` are answered together, at most `batch_tokens` tokens of prompts and answers at once, padding
+    /// included (or one question, where that is longer): so many tokens are in the key/value cache at a time. What prompts begin with in common
+    /// is read once ([`Generator::run_in_turn`]).
     ///
     /// # Errors
     /// As [`Generator::run_with`]; what `observe` returns.
@@ -106,76 +107,57 @@ impl Answerer {
         mut observe: impl FnMut(usize, &AnswerRecord) -> Result<(), E>,
     ) -> Result<Vec<AnswerRecord>, E> {
         let mut records: Vec<Option<AnswerRecord>> = vec![None; questions.len()];
-        for batch in batches(questions, batch_tokens) {
-            let together: Vec<_> = batch.iter().map(|&index| questions[index]).collect();
-            let answered = self.answer_together(run, model, &together)?;
-            for (&index, record) in batch.iter().zip(answered) {
-                observe(index, &record)?;
-                records[index] = Some(record);
-            }
+        let mut since = Instant::now();
+        for (max_new_tokens, indices) in by_answer_length(questions) {
+            let options = GenerateOptions {
+                max_new_tokens,
+                eos_tokens: self.eos_tokens.clone(),
+                ..GenerateOptions::default()
+            };
+            let prompts: Vec<&[u32]> = indices
+                .iter()
+                .map(|&index| &questions[index].1.tokens[..])
+                .collect();
+            let is_complete = |tokens: &[u32]| Ok(self.is_complete(tokens)?);
+            Generator::new(model, options)?.run_in_turn(
+                &prompts,
+                batch_tokens,
+                is_complete,
+                |prompt, tokens| {
+                    let index = indices[prompt];
+                    let mut record = self.record(run, questions[index], &tokens)?;
+                    record.seconds = since.elapsed().as_secs_f64();
+                    since = Instant::now();
+                    observe(index, &record)?;
+                    records[index] = Some(record);
+                    Ok::<_, E>(())
+                },
+            )?;
         }
         Ok(records.into_iter().flatten().collect())
     }
 
-    /// Answers questions that have the same `max_new_tokens` in one batch.
-    fn answer_together<M: DecoderModel>(
+    fn record(
         &self,
         run: &str,
-        model: &M,
-        questions: &[(&Question, &Prompt)],
-    ) -> Result<Vec<AnswerRecord>, Error> {
-        let start = Instant::now();
-        let rows = self.generate(model, questions)?;
-        let seconds = start.elapsed().as_secs_f64() / questions.len() as f64;
-        let mut records = Vec::with_capacity(questions.len());
-        for ((question, prompt), tokens) in questions.iter().zip(rows) {
-            let mut output = self.prompts.decode(&tokens)?;
-            if self.stop_at_newline {
-                output = first_line(&output).to_owned();
-            }
-            records.push(AnswerRecord {
-                run: run.into(),
-                index: question.index,
-                group: question.group.clone(),
-                scores: AnswerScores::of(&output, &question.answers),
-                output,
-                answers: question.answers.clone(),
-                prompt_tokens: prompt.tokens.len(),
-                cut: prompt.cut,
-                new_tokens: tokens.len(),
-                seconds,
-            });
+        (question, prompt): (&Question, &Prompt),
+        tokens: &[u32],
+    ) -> Result<AnswerRecord, Error> {
+        let mut output = self.prompts.decode(tokens)?;
+        if self.stop_at_newline {
+            output = first_line(&output).to_owned();
         }
-        Ok(records)
-    }
-
-    fn generate<M: DecoderModel>(
-        &self,
-        model: &M,
-        questions: &[(&Question, &Prompt)],
-    ) -> Result<Vec<Vec<u32>>, Error> {
-        let max_new_tokens = questions
-            .iter()
-            .map(|(question, _)| question.max_new_tokens)
-            .max();
-        let options = GenerateOptions {
-            max_new_tokens: max_new_tokens.unwrap_or(0),
-            eos_tokens: self.eos_tokens.clone(),
-            ..GenerateOptions::default()
-        };
-        let prompts: Vec<&[u32]> = questions
-            .iter()
-            .map(|(_, prompt)| &prompt.tokens[..])
-            .collect();
-        let mut so_far = vec![Vec::new(); prompts.len()];
-        let generator = Generator::new(model, options)?;
-        generator.run_with(&prompts, &mut NoEdit, |row, token| {
-            so_far[row].push(token);
-            Ok::<_, Error>(if self.is_complete(&so_far[row])? {
-                ControlFlow::Break(())
-            } else {
-                ControlFlow::Continue(())
-            })
+        Ok(AnswerRecord {
+            run: run.into(),
+            index: question.index,
+            group: question.group.clone(),
+            scores: AnswerScores::of(&output, &question.answers),
+            output,
+            answers: question.answers.clone(),
+            prompt_tokens: prompt.tokens.len(),
+            cut: prompt.cut,
+            new_tokens: tokens.len(),
+            seconds: 0.0,
         })
     }
 
@@ -190,23 +172,12 @@ fn first_line(text: &str) -> &str {
     text.trim().lines().next().unwrap_or_default().trim()
 }
 
-/// Indices of questions to be answered together: those with the same `max_new_tokens`, the longest first.
-fn batches(questions: &[(&Question, &Prompt)], batch_tokens: usize) -> Vec<Vec<usize>> {
-    let mut by_answer: BTreeMap<usize, Vec<usize>> = BTreeMap::new();
+/// Indices of questions with the same `max_new_tokens`.
+fn by_answer_length(questions: &[(&Question, &Prompt)]) -> BTreeMap<usize, Vec<usize>> {
+    let mut by_length: BTreeMap<usize, Vec<usize>> = BTreeMap::new();
     for (index, (question, _)) in questions.iter().enumerate() {
-        let same = by_answer.entry(question.max_new_tokens).or_default();
+        let same = by_length.entry(question.max_new_tokens).or_default();
         same.push(index);
     }
-    let mut batches = Vec::new();
-    for (max_new_tokens, indices) in by_answer {
-        let length = |&index: &usize| questions[index].1.tokens.len() + max_new_tokens;
-        let lengths: Vec<usize> = indices.iter().map(length).collect();
-        let batch = |batch: Vec<usize>| batch.into_iter().map(|place| indices[place]).collect();
-        batches.extend(
-            length_batches(&lengths, batch_tokens)
-                .into_iter()
-                .map(batch),
-        );
-    }
-    batches
+    by_length
 }

@@ -20,6 +20,7 @@ use super::check;
 use super::dispatch::run_differentiable;
 #[cfg(feature = "cpu")]
 use super::flex::{is_flex_constant, is_flex_f32_or_bf16};
+use super::inner_product;
 
 /// `x · weight + bias` for `x` of `[batch, seq, in]`, `weight` of `[in, out]` (or a view of `[out,
 /// in]`) and `bias` of `[out]`, all of the same type.
@@ -49,6 +50,37 @@ pub fn linear(x: Tensor<3>, weight: Tensor<2>, bias: Option<Tensor<1>>) -> Tenso
 pub fn linear_forward(layer: &Linear, x: Tensor<3>) -> Tensor<3> {
     let bias = layer.bias.as_ref().map(|bias| bias.val());
     linear(x, layer.weight.val(), bias)
+}
+
+/// What a backward pass through `x · weight` alone starts from, `gradient` being that of the product: a number whose own gradient by `x` is
+/// `gradient · weightᵀ`, `[1]`, f32. Its value has no meaning, for the product is not computed.
+///
+/// `x` is `[batch, seq, in]`, `weight` `[in, out]` and `gradient` `[batch, seq, out]`; only `x` may be tracked.
+///
+/// # Panics
+/// If the shapes do not match or the types differ.
+pub fn linear_start(x: Tensor<3>, weight: Tensor<2>, gradient: Tensor<3>) -> Tensor<1> {
+    check_arguments(&x, &weight, None);
+    const NAME: &str = "linear_start";
+    let ([batch, seq, _], outputs) = (x.dims(), weight.dims()[1]);
+    let expected = [batch, seq, outputs];
+    check::shape(
+        NAME,
+        ("gradient", &gradient.dims()),
+        &expected,
+        ("x", &x.dims()),
+    );
+    check::same_dtype(NAME, &[("x", x.dtype()), ("gradient", gradient.dtype())]);
+    let back = weight.transpose();
+    #[cfg(feature = "cpu")]
+    if is_supported(&gradient, &back, None)
+        && is_flex_constant(&gradient)
+        && is_flex_f32_or_bf16(&x)
+    {
+        let (x, gradient) = (x.into_dispatch(), gradient.into_dispatch());
+        return run_differentiable(kernel::Start, [x, gradient, back.into_dispatch()]);
+    }
+    inner_product(x, linear(gradient, back, None))
 }
 
 fn check_arguments(x: &Tensor<3>, weight: &Tensor<2>, bias: Option<&Tensor<1>>) {
@@ -96,6 +128,7 @@ mod kernel {
     use crate::kernels::cast::kernel::convert;
     use crate::kernels::dispatch::{Differentiable, Kernel};
     use crate::kernels::flex::{FlexTensor, tensor, values};
+    use crate::kernels::inner_product::kernel::scaled;
     use crate::kernels::matrix::{Matrix, with_positive_strides};
     use crate::kernels::stored::with_stored;
     use crate::kernels::tiles::Instructions;
@@ -140,6 +173,38 @@ mod kernel {
         fn backward(&self, weight: FlexTensor, gradient: FlexTensor) -> [Option<FlexTensor>; 3] {
             let [gradient, _] = Differentiable::<2>::backward(self, weight, gradient);
             [gradient, None, None]
+        }
+    }
+
+    /// The number that a backward pass through `x · weight` starts from, of `x`, the gradient of the product and the transposed weight.
+    #[derive(Clone, Debug)]
+    pub(super) struct Start;
+
+    impl Kernel<3> for Start {
+        fn forward(&self, _: [FlexTensor; 3]) -> FlexTensor {
+            tensor(vec![0f32], Shape::new([1]))
+        }
+    }
+
+    impl Differentiable<3> for Start {
+        /// The gradient of the product and the transposed weight.
+        type Saved = [FlexTensor; 2];
+
+        fn forward_saving(
+            &self,
+            [x, gradient, back]: [FlexTensor; 3],
+        ) -> (FlexTensor, [FlexTensor; 2]) {
+            let saved = [gradient.clone(), back.clone()];
+            (self.forward([x, gradient, back]), saved)
+        }
+
+        fn backward(
+            &self,
+            [gradient, back]: [FlexTensor; 2],
+            factor: FlexTensor,
+        ) -> [Option<FlexTensor>; 3] {
+            let of_x = multiply(scaled(gradient, &factor), back, None);
+            [Some(of_x), None, None]
         }
     }
 

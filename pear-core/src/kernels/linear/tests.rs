@@ -88,6 +88,34 @@ fn few_rows_times_a_weight_that_is_read_in_parts_are_those_of_the_backend() {
     }
 }
 
+#[test]
+fn a_backward_pass_starts_from_the_gradient_of_the_product() {
+    seed(13);
+    for (dtype, tolerance) in [(DType::F32, 5e-6), (DType::BF16, 1e-2)] {
+        for rows in [1, 3, 300] {
+            let [x, gradient] = [random([1, rows, 40]), random([1, rows, 70])];
+            let weight = random([40, 70]).cast(dtype);
+            let (x, gradient) = (
+                x.cast(dtype).autodiff().require_grad(),
+                gradient.cast(dtype),
+            );
+            let found = |start: Tensor<1>| x.grad(&start.backward()).unwrap().cast(DType::F32);
+            let start = || linear_start(x.clone(), weight.clone(), gradient.clone());
+            let product = product_in_f32(x.clone(), weight.clone());
+            let expected = found((product * gradient.clone().cast(DType::F32)).sum());
+            assert_eq!(start().dims(), [1]);
+            assert!(
+                distance(found(start()), expected.clone()) < tolerance,
+                "{rows} rows"
+            );
+            assert!(
+                distance(found(start() * -3.0), expected * -3.0) < tolerance,
+                "{rows} rows"
+            );
+        }
+    }
+}
+
 fn product_in_f32(x: Tensor<3>, weight: Tensor<2>) -> Tensor<3> {
     x.cast(DType::F32)
         .matmul(weight.cast(DType::F32).unsqueeze::<3>())
