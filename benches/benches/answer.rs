@@ -1,12 +1,11 @@
 //! Answers to multi-document questions: ours and transformers', many prompts at once, side by side in one run.
 //!
 //! ```sh
-//! PEAR_MODEL=model-directory PEAR_DATA=nq-open-oracle.jsonl.gz cargo bench --bench answer      # ours
+//! PEAR_MODEL=SmolLM2-135M-Instruct.Q4_1.gguf PEAR_DATA=nq-open-oracle.jsonl.gz cargo bench --bench answer      # ours
 //! PEAR_PYTHON=path/to/python …                                                                # and theirs: needs torch and transformers
 //! ```
 //!
-//! `PEAR_MODEL` is a chat model as a Hugging Face checkpoint (`export` makes one of a GGUF file), `PEAR_DATA` questions in the format of *Lost
-//! in the Middle*. The first twenty (or `PEAR_QUESTIONS`), each with its gold document first, fifth and last of ten, in f32; up to 48 new
+//! `PEAR_MODEL` is a chat model, `PEAR_DATA` questions in the format of *Lost in the Middle*. The first twenty (or `PEAR_QUESTIONS`), each with its gold document first, fifth and last of ten, in f32; up to 48 new
 //! tokens. Ours are run in turn, sharing what prompts begin with, and in padded batches of similar length.
 
 use std::env;

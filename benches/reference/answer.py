@@ -1,13 +1,14 @@
 """Answers to many prompts over PyTorch and transformers, in batches of similar length.
 
     pip install -r requirements.txt
-    python benches/reference/answer.py --model DIR --prompts FILE --out FILE [--dtype float32] [--batch-tokens 16384] [--threads 2]
+    python benches/reference/answer.py --model DIR|FILE.gguf --prompts FILE --out FILE [--dtype float32] [--batch-tokens 16384] [--threads 2]
 
 The prompts are a JSON object: `prompts` (token ids), `eos_tokens`, `max_new_tokens`. The new tokens are written to `--out`.
 """
 
 import argparse
 import json
+import pathlib
 import time
 
 import torch
@@ -27,7 +28,10 @@ def main():
     request = json.load(open(arguments.prompts))
     prompts, eos, new = request["prompts"], request["eos_tokens"], request["max_new_tokens"]
     dtype = getattr(torch, arguments.dtype)
-    model = transformers.AutoModelForCausalLM.from_pretrained(arguments.model, dtype=dtype).eval()
+    path = pathlib.Path(arguments.model)
+    place = {"gguf_file": path.name} if path.suffix == ".gguf" else {}
+    folder = path.parent if place else path
+    model = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, **place).eval()
     answers = [None] * len(prompts)
     order = sorted(range(len(prompts)), key=lambda index: -len(prompts[index]))
     started = time.perf_counter()

@@ -8,11 +8,16 @@
 //! ```
 #![cfg(feature = "tiny")]
 
+use std::fs;
+use std::path::PathBuf;
+
 use burn::prelude::*;
 use burn::tensor::DType;
 use pear_core::proxy::ProxyBatch;
 use pear_core::{DecoderModel, HeadId, ProxyTask};
-use pear_locate::{Budget, LocateOptions, Locator, Overlap, RankBy, Scores, locate, proxy_batches};
+use pear_locate::{
+    Budget, LocateOptions, Locator, Overlap, RankBy, Scores, locate, patched_logits, proxy_batches,
+};
 use pear_models::tiny::Tiny;
 use pear_models::{Decoder, ModelDirectory};
 
@@ -174,6 +179,18 @@ fn how_well_small_runs_rank_the_embedded_models() {
         for times in [0.1, 0.25, 1.0] {
             rankings(&subject, &truth, times);
         }
+    }
+}
+
+#[test]
+#[ignore = "takes long: writes the logits that `benches/reference/anytime.py` resamples"]
+fn logits_of_many_sequences_of_a_model() {
+    let path = |name: &str| PathBuf::from(std::env::var_os(name).expect(name));
+    let subject = Subject::open(&ModelDirectory::open(path("PEAR_MODEL")).unwrap());
+    for batch in subject.batches(TRUTH, 12.0) {
+        let logits = patched_logits(&subject.model, &batch, &LocateOptions::default()).unwrap();
+        let file = path("PEAR_LOGITS").join(format!("{}.json", batch.n()));
+        fs::write(file, serde_json::to_vec(&logits).unwrap()).unwrap();
     }
 }
 

@@ -63,7 +63,7 @@ pub struct Arguments {
     #[arg(long, value_name = "TOKENS")]
     pub max_prompt_tokens: Option<usize>,
 
-    /// Largest number of tokens that the model reads together, in questions of similar length [default: 4096]
+    /// Largest number of tokens of the questions that the model answers together, padding and answers included [default: 4096]
     #[arg(long, value_name = "TOKENS")]
     batch_tokens: Option<usize>,
 

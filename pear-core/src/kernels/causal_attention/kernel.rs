@@ -1,4 +1,5 @@
-//! Attention without a gradient as one kernel, which holds no scores: for a few queries, and for many in bf16 where the processor multiplies it.
+//! Attention without a gradient as one kernel, which holds the scores of some queries at a time: for a few of them, for many, and for many in bf16
+//! where the processor multiplies it.
 
 use std::ops::Range;
 
@@ -8,7 +9,7 @@ use burn::tensor::DType;
 
 use super::AttentionScoreConfig;
 use super::few_queries::{self, FEW_QUERIES};
-use super::many_queries;
+use super::{in_single, many_queries};
 use crate::kernels::dispatch::{self, Kernel};
 use crate::kernels::flex::{FlexTensor, is_flex_f32, is_flex_f32_or_bf16, values};
 use crate::kernels::softmax::kernel::softmax_row;
@@ -26,10 +27,7 @@ pub(super) fn is_supported(
     let has_bias_for_each_key = |bias: &Tensor<4>| {
         is_flex_f32(bias) && !bias.is_autodiff() && bias.dims()[3] == key.dims()[2]
     };
-    let is_fast =
-        queries <= FEW_QUERIES || query.dtype() == DType::BF16 && Instructions::best().is_some();
-    is_fast
-        && batch * heads * queries * head_dim > 0
+    batch * heads * queries * head_dim > 0
         && [query, key, value].into_iter().all(is_plain)
         && bias.is_none_or(has_bias_for_each_key)
 }
@@ -108,11 +106,14 @@ fn attend(
 ) -> FlexTensor {
     let bias = bias.as_ref().map(Bias::new);
     let query = query.to_contiguous();
+    if query.shape()[2] <= FEW_QUERIES {
+        return few_queries::attend(query, key, value, bias, scoring);
+    }
     match Instructions::best() {
-        Some(instructions) if query.shape()[2] > FEW_QUERIES => {
+        Some(instructions) if query.dtype() == DType::BF16 => {
             many_queries::attend(instructions, query, key, value, bias, scoring)
         }
-        _ => few_queries::attend(query, key, value, bias, scoring),
+        _ => in_single::attend(query, key, value, bias, scoring),
     }
 }
 

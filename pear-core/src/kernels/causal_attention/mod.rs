@@ -3,6 +3,8 @@
 #[cfg(feature = "cpu")]
 mod few_queries;
 #[cfg(feature = "cpu")]
+mod in_single;
+#[cfg(feature = "cpu")]
 mod kernel;
 #[cfg(feature = "cpu")]
 mod many_queries;
