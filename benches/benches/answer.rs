@@ -5,8 +5,8 @@
 //! PEAR_PYTHON=path/to/python …                                                                # and theirs: needs torch and transformers
 //! ```
 //!
-//! `PEAR_MODEL` is a chat model, `PEAR_DATA` questions in the format of *Lost in the Middle*. The first twenty (or `PEAR_QUESTIONS`), each with its gold document first, fifth and last of ten, in f32; up to 48 new
-//! tokens. Ours are run in turn, sharing what prompts begin with, and in padded batches of similar length.
+//! `PEAR_MODEL` is a chat model, `PEAR_DATA` questions in the format of *Lost in the Middle*. The first twenty (or `PEAR_QUESTIONS`), each with
+//! its gold document first, fifth and last of ten, in f32; up to 48 new tokens. Ours are run in turn, sharing what prompts begin with, and in padded batches of similar length.
 
 use std::env;
 use std::path::Path;
@@ -44,12 +44,9 @@ fn main() {
         config.hidden_size,
         dense(&config.layers[0]).intermediate_size,
     );
-    let layers = config.layers.len() as f64;
     // Reading every prompt alone: the floor without sharing.
-    let read = |&len: &usize| {
-        len as f64 * layers * (flops.block + flops.attention * (len + 1) as f64 / 2.0)
-    };
-    let floor = lengths.iter().map(read).sum::<f64>() / rate;
+    let read = lengths.iter().map(|&len| flops.layers_once(len as f64));
+    let floor = read.sum::<f64>() / rate;
     println!(
         "{} prompts, {tokens} tokens; {:.0} GFLOP/s in products: {floor:.0} s to read each of them alone\n",
         prompts.len(),

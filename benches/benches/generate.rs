@@ -89,9 +89,7 @@ fn compare(name: &str, config: &Value, directory: &Path, compute: f64, bandwidth
     let decoder = DecoderConfig::from_json(config).expect("a valid config");
     let flops = Flops::of(&decoder);
     let layers = decoder.layers.len() as f64;
-    let prefill =
-        PROMPT as f64 * layers * (flops.block + flops.attention * (PROMPT + 1) as f64 / 2.0)
-            + flops.logits;
+    let prefill = flops.layers_once(PROMPT as f64) + flops.logits;
     // What a token reads: every weight but the embedding's other rows, which count where they are the unembedding.
     let weights = (layers * flops.block + flops.logits) / 2.0;
     let attention = &decoder.layers[0].attention;

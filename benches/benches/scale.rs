@@ -160,9 +160,7 @@ fn measure(model: &Decoder, dtype: DType, rates: &Rates) {
             (start.elapsed().as_secs_f64() - read) / (NEW - 1) as f64,
         );
     });
-    let prefill =
-        PROMPT as f64 * layers * (flops.block + flops.attention * (PROMPT + 1) as f64 / 2.0)
-            + flops.logits;
+    let prefill = flops.layers_once(PROMPT as f64) + flops.logits;
     row(&format!("reading {PROMPT} tokens"), first, prefill, weights);
     let token = layers * (flops.block + flops.attention * PROMPT as f64) + flops.logits;
     row("a token", each, token, weights);

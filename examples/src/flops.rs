@@ -97,8 +97,8 @@ impl Flops {
         sequences as f64 * self.layers_once(2.0 * n as f64)
     }
 
-    /// For one sequence of so many tokens.
-    fn layers_once(&self, seq: f64) -> f64 {
+    /// All layers once, for one sequence of so many tokens.
+    pub fn layers_once(&self, seq: f64) -> f64 {
         self.layers * seq * (self.block + self.attention * (seq + 1.0) / 2.0)
     }
 }

@@ -280,6 +280,29 @@ fn prompts_in_turn_are_continued_as_each_is_alone_whatever_they_have_in_common()
 }
 
 #[test]
+fn prompts_that_the_model_cannot_read_are_refused_even_where_nothing_is_to_follow() {
+    let model = load("llama-2");
+    let unknown = vec![model.vocab_size() as u32];
+    for max_new_tokens in [0, 1] {
+        let options = GenerateOptions {
+            max_new_tokens,
+            ..GenerateOptions::default()
+        };
+        let generator = Generator::new(&model, options.clone()).unwrap();
+        for prompt in [&unknown, &Vec::new()] {
+            assert!(generate(&model, prompt, &options).is_err());
+            let in_turn = generator.run_in_turn(
+                &[prompt],
+                100,
+                |_| Ok::<_, Error>(false),
+                |_, _| panic!("nothing can end"),
+            );
+            assert!(in_turn.is_err());
+        }
+    }
+}
+
+#[test]
 fn head_outputs_are_those_before_the_output_projection() {
     for name in names() {
         let (model, expected) = (load(&name), expected(&name));

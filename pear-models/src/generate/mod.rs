@@ -102,11 +102,8 @@ impl<M: DecoderModel> Generator<M> {
         mut observe: impl FnMut(usize, u32) -> Result<ControlFlow<()>, E>,
     ) -> Result<Vec<Vec<u32>>, E> {
         let mut new_tokens = vec![Vec::new(); prompts.len()];
-        if self.options.max_new_tokens == 0 {
-            return Ok(new_tokens);
-        }
         let mut batch = Batch::padded(&self.model, &self.options, prompts)?;
-        while !batch.is_empty() {
+        while self.options.max_new_tokens > 0 && !batch.is_empty() {
             let logits = batch.read(&self.model, edit)?;
             batch.choose(&logits, &self.options, |row| {
                 observe(row.prompt, row.last_token()).map(|flow| flow.is_break())
@@ -142,10 +139,10 @@ impl<M: DecoderModel> Generator<M> {
         mut ended: impl FnMut(usize, Vec<u32>) -> Result<(), E>,
     ) -> Result<(), E> {
         let (model, options) = (&self.model, &self.options);
+        let mut queue = Queue::new(model, options, prompts, batch_tokens)?;
         if options.max_new_tokens == 0 {
             return (0..prompts.len()).try_for_each(|prompt| ended(prompt, Vec::new()));
         }
-        let mut queue = Queue::new(model, options, prompts, batch_tokens)?;
         let mut batch = Batch::default();
         let mut finish = |rows: Vec<Row>| -> Result<(), E> {
             let mut rows = rows.into_iter();
