@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Builds llama.cpp's command-line tools, for the CPU and with nothing else, from the source package of llama-cpp-python on PyPI.
+# Builds llama.cpp's command-line tools and its server, for the CPU and with nothing else, from the source package of llama-cpp-python on PyPI.
 # The programs end up in FOLDER/bin, the vocabularies that llama.cpp tests its tokenizers with in FOLDER/models.
 #
 #   benches/llama_cpp.sh FOLDER [JOBS]
@@ -30,8 +30,8 @@ source=$folder/llama_cpp_python-$version/vendor/llama.cpp
 "$tools/cmake" -S "$source" -B "$folder/build" -G Ninja -DCMAKE_MAKE_PROGRAM="$tools/ninja" \
     -DCMAKE_BUILD_TYPE=Release -DBUILD_SHARED_LIBS=OFF -DGGML_NATIVE=ON -DGGML_OPENMP=OFF -DGGML_BLAS=OFF \
     -DGGML_LLAMAFILE=OFF -DLLAMA_BUILD_NUMBER=0 -DLLAMA_BUILD_COMMIT="$version" -DLLAMA_OPENSSL=OFF \
-    -DLLAMA_BUILD_TESTS=OFF -DLLAMA_BUILD_SERVER=OFF -DLLAMA_BUILD_APP=OFF -DLLAMA_USE_PREBUILT_UI=OFF >"$folder/cmake.log"
-programs=(llama-tokenize llama-simple llama-completion llama-perplexity llama-quantize)
+    -DLLAMA_BUILD_TESTS=OFF -DLLAMA_BUILD_SERVER=ON -DLLAMA_BUILD_APP=OFF -DLLAMA_USE_PREBUILT_UI=OFF >"$folder/cmake.log"
+programs=(llama-tokenize llama-simple llama-completion llama-perplexity llama-quantize llama-server)
 "$tools/cmake" --build "$folder/build" --parallel "$jobs" --target "${programs[@]}"
 
 mkdir -p "$folder/bin"

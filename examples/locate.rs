@@ -306,8 +306,7 @@ fn run(arguments: Arguments) -> Result<()> {
     if let Some(statistics) = model.stream_statistics() {
         // One layer has been read, to see how long that takes.
         let reading = statistics.reading.as_secs_f64() * model.shape().num_layers as f64;
-        let (config, batches) = (directory.config(), &job.batches);
-        let seconds = streamed_seconds(&arguments.model, config, batches, &job.options, reading)?;
+        let seconds = streamed_seconds(&model, &job.batches, &job.options, reading);
         cli::print(&format!("takes   about {}\n", cli::duration(seconds)))?;
     }
     let report = match &job.budget {
@@ -560,7 +559,7 @@ impl<'a> Job<'a> {
     fn compare_dtypes(&self, scores: &Scores, stability: &mut Stability) -> Result<()> {
         let flags = &self.arguments.model;
         let device = flags.device.open()?;
-        let dtype = flags.dtype()?;
+        let dtype = flags.dtype(Some(self.directory))?;
         let other = if dtype == DType::F32 {
             half_of(&device)
         } else {

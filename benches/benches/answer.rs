@@ -1,12 +1,14 @@
-//! Answers to multi-document questions: ours and transformers', many prompts at once, side by side in one run.
+//! Answers to multi-document questions: ours, transformers' and llama.cpp's, many prompts at once, side by side in one run.
 //!
 //! ```sh
 //! PEAR_MODEL=SmolLM2-135M-Instruct.Q4_1.gguf PEAR_DATA=nq-open-oracle.jsonl.gz cargo bench --bench answer      # ours
-//! PEAR_PYTHON=path/to/python …                                                                # and theirs: needs torch and transformers
+//! PEAR_PYTHON=path/to/python …                                                                # and transformers': needs torch
+//! PEAR_PYTHON=path/to/python PEAR_LLAMA_CPP=folder …                                          # and that of benches/llama_cpp.sh
 //! ```
 //!
 //! `PEAR_MODEL` is a chat model, `PEAR_DATA` questions in the format of *Lost in the Middle*. The first twenty (or `PEAR_QUESTIONS`), each with
-//! its gold document first, fifth and last of ten, in f32; up to 48 new tokens. Ours are run in turn, sharing what prompts begin with, and in padded batches of similar length.
+//! its gold document first, fifth and last of ten, in f32; up to 48 new tokens. Ours are run in turn, sharing what prompts begin with, and in
+//! padded batches of similar length.
 
 use std::env;
 use std::path::Path;
@@ -87,17 +89,25 @@ fn main() {
     std::fs::write(&input, request.to_string()).expect("a file");
     let paths = [&input, &output].map(|path| path.to_str().expect("a path"));
     let flags = ["--model", &model, "--prompts", paths[0], "--out", paths[1]];
-    if let Some(printed) = python("answer.py", &flags) {
+    let theirs = |name: &str, script: &str, flags: &[&str]| {
+        let Some(printed) = python(script, flags) else {
+            return;
+        };
         let theirs = number_in(&printed, "seconds");
-        show("transformers, in padded batches", theirs);
+        show(name, theirs);
         let answers = std::fs::read(&output).expect("their answers");
         let answers: Vec<Vec<u32>> = serde_json::from_slice(&answers).expect("their answers");
         println!(
-            "  same answers: {} of {}",
+            "  same answers: {} of {}; we are {:.2} times as fast",
             same(&in_turn, &answers),
-            prompts.len()
+            prompts.len(),
+            theirs / ours
         );
-        println!("we are {:.2} times as fast", theirs / ours);
+    };
+    theirs("transformers, in padded batches", "answer.py", &flags);
+    if let Ok(folder) = env::var("PEAR_LLAMA_CPP") {
+        let flags = [&["--llama-cpp", &folder][..], &flags].concat();
+        theirs("llama.cpp's server", "answer_llama_cpp.py", &flags);
     }
     std::fs::remove_dir_all(&folder).expect("the folder of this bench");
 }

@@ -3,9 +3,10 @@
 use std::fmt::Write;
 
 use anyhow::Result;
+use pear_core::DecoderModel;
 use pear_core::proxy::ProxyBatch;
 use pear_locate::{LocateOptions, readings_of_layers};
-use pear_models::{DecoderConfig, MlpConfig};
+use pear_models::{Decoder, DecoderConfig, MlpConfig};
 use pear_train::TrainOptions;
 
 use crate::cli::{ModelArgs, duration, name_of};
@@ -39,7 +40,8 @@ pub fn plan(
     options: &LocateOptions,
     training: &TrainOptions,
 ) -> Result<String> {
-    let dtype = flags.dtype()?;
+    // A config has no weights that are stored in some type.
+    let dtype = flags.dtype(None)?;
     let size = dtype.size() as u64;
     let shape = config.shape();
     let layers: Vec<u64> = (0..shape.num_layers)
@@ -142,20 +144,17 @@ pub fn plan(
 }
 
 /// Seconds that locating takes with streamed layers, all of which take `reading` seconds to be read once.
-///
-/// # Errors
-/// A device that is not there.
 pub fn streamed_seconds(
-    flags: &ModelArgs,
-    config: &DecoderConfig,
+    model: &Decoder,
     batches: &[ProxyBatch],
     options: &LocateOptions,
     reading: f64,
-) -> Result<f64> {
+) -> f64 {
+    let config = model.config();
     let passes = readings_of_layers(&config.shape(), config.hidden_size, batches, options);
-    let speed = speed(&flags.device.open()?, flags.dtype()?);
+    let speed = speed(&model.device(), model.dtype());
     let computing = Flops::of(config).sweep(options, batches) / (EFFICIENCY * speed);
-    Ok(computing.max(passes as f64 * reading))
+    computing.max(passes as f64 * reading)
 }
 
 /// Memory of a step of training beside the weights, estimated.

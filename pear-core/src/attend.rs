@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use burn::prelude::*;
 
-use crate::kernels::{causal_attention, check_attention, holds_no_scores};
+use crate::kernels::{causal_attention, check_attention, holds_few_scores};
 use crate::model::HeadAttention;
 use crate::score_config::AttentionScoreConfig;
 
@@ -65,7 +65,7 @@ pub fn attend_padded<A: HeadAttention>(
     // An autodiff graph keeps every tile: tiling saves no memory then, but still work.
     let tile = QUERY_TILE.min(fits);
     let is_one_kernel =
-        || holds_no_scores(&query, &key, &value) && attention.score_bias(0..1, 0..1).is_none();
+        || holds_few_scores(&query, &key, &value) && attention.score_bias(0..1, 0..1).is_none();
     if queries <= tile || is_one_kernel() {
         return attend_span(attention, config, query, key, value, 0..keys, padding);
     }

@@ -77,7 +77,7 @@ impl KvCache {
     pub fn prefixes(&self, row: usize, lengths: &[usize], capacity: usize) -> Self {
         let len = lengths.iter().copied().max().unwrap_or(0);
         let padding: Vec<usize> = lengths.iter().map(|length| len - length).collect();
-        let first = self.padding.get(row).copied().unwrap_or(0);
+        let first = self.padding_of(row);
         assert!(
             first + len <= self.len,
             "prefixes: {len} of {} positions",
@@ -110,7 +110,6 @@ impl KvCache {
     /// # Panics
     /// If there is no cache, or they are of different models.
     pub fn stacked(mut caches: Vec<Self>, capacity: usize) -> Self {
-        let padding = |cache: &Self, row: usize| cache.padding.get(row).copied().unwrap_or(0);
         // Columns that are padding in all rows of a cache.
         let empty: Vec<usize> = caches
             .iter()
@@ -145,7 +144,7 @@ impl KvCache {
                 keys = write(keys, part_keys, row, at);
                 values = write(values, part_values, row, at);
                 if layer == 0 {
-                    let padding = |row| padding(cache, row) + at - empty;
+                    let padding = |row| cache.padding_of(row) + at - empty;
                     all_padding.extend((0..rows).map(padding));
                 }
                 row += rows;
@@ -200,6 +199,11 @@ impl KvCache {
         self.len += positions;
     }
 
+    /// Positions before those of a row.
+    fn padding_of(&self, row: usize) -> usize {
+        self.padding.get(row).copied().unwrap_or(0)
+    }
+
     fn buffer(&self, like: &Tensor<4>) -> Tensor<4> {
         self.zeros(like.dims()[0], like)
     }
@@ -252,7 +256,7 @@ mod tests {
     fn held(cache: &KvCache, layer: usize) -> Vec<[Vec<f32>; 2]> {
         let (keys, values) = cache.layers[layer].clone().unwrap();
         let row = |row: usize| {
-            let empty = cache.padding.get(row).copied().unwrap_or(0);
+            let empty = cache.padding_of(row);
             [&keys, &values].map(|held| {
                 if empty == cache.len {
                     return Vec::new();

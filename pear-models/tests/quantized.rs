@@ -196,6 +196,17 @@ fn the_tensors_that_hold_a_weight_are_not_presented_but_count_as_its_bytes() {
 }
 
 #[test]
+fn weights_that_are_codes_are_stored_in_none_of_the_types_that_are_computed_in() {
+    assert_eq!(open("gptq").stored_dtype(), None);
+    let of = |name: &str| common::open(name).stored_dtype();
+    assert_eq!(of("llama-2"), Some(DType::F32));
+    assert_eq!(of("llama-3.1"), Some(DType::BF16));
+    assert_eq!(of("opt"), Some(DType::F16));
+    // Norms in f32 among weights in bf16.
+    assert_eq!(of("gpt-neox"), Some(DType::BF16));
+}
+
+#[test]
 fn a_config_alone_does_not_say_how_to_read_quantised_weights() {
     for key in ["quantization_config", "compression_config"] {
         let text = std::fs::read(folder().join("nf4/config.json")).unwrap();

@@ -8,6 +8,7 @@ use burn::prelude::*;
 use burn::tensor::DType;
 use clap::{Args, ValueEnum};
 use pear_core::files::{Provenance, SequenceRecord};
+use pear_core::kernels::multiplies_bf16;
 use pear_core::{DecoderModel, Profile};
 use pear_models::{Decoder, ModelDirectory};
 
@@ -31,7 +32,8 @@ pub struct ModelArgs {
     #[arg(long, value_name = "NAME", default_value = "flex")]
     pub device: DeviceName,
 
-    /// Dtype of the weights [default: f32 on the CPU; elsewhere bf16, or f16 or f32 if the device has no bf16]
+    /// Dtype of the weights [default: on the CPU f32, or bf16 for 50 M parameters and more that are stored in it, if the processor multiplies it;
+    /// elsewhere bf16, or f16 or f32 if the device has no bf16]
     #[arg(long, value_name = "TYPE")]
     pub dtype: Option<Dtype>,
 
@@ -124,7 +126,14 @@ impl ModelArgs {
     /// # Errors
     /// As `load`.
     pub fn load_on(&self, directory: &Arc<ModelDirectory>, device: &DeviceName) -> Result<Decoder> {
-        self.load_in(directory, device, self.dtype()?)
+        let dtype = self.dtype(Some(directory))?;
+        if self.dtype.is_none() && device.is_cpu() && dtype != DType::F32 {
+            print_above(&format!(
+                "dtype   {}, in which the weights are stored and this processor multiplies; f32 with --dtype f32",
+                name_of(dtype)
+            ));
+        }
+        self.load_in(directory, device, dtype)
     }
 
     /// Same as [`load_on`](Self::load_on), in another dtype.
@@ -169,11 +178,13 @@ impl ModelArgs {
         ))
     }
 
-    /// Dtype of the weights in memory: the one asked for, or else f32 on the CPU and [`half_of`] elsewhere.
+    /// Dtype of the weights in memory: the one asked for, or else f32 on the CPU and [`half_of`] elsewhere. Weights that are stored in bf16
+    /// stay so on a CPU that multiplies it, where that makes a difference: it is twice as fast, and nothing that is loaded is rounded. A config
+    /// without weights is taken for one of f32.
     ///
     /// # Errors
     /// A device that is not there, or a dtype that it does not support.
-    pub fn dtype(&self) -> Result<DType> {
+    pub fn dtype(&self, directory: Option<&ModelDirectory>) -> Result<DType> {
         let device = self.device.open()?;
         match self.dtype {
             Some(dtype) if !device.supports_dtype(DType::from(dtype)) => {
@@ -184,7 +195,11 @@ impl ModelArgs {
                 )
             }
             Some(dtype) => Ok(dtype.into()),
-            None if self.device.is_cpu() => Ok(DType::F32),
+            None if self.device.is_cpu() => {
+                let stored = directory.and_then(ModelDirectory::stored_dtype);
+                let parameters = directory.map_or(0, |model| model.config().num_parameters());
+                Ok(default_on_cpu(stored, parameters, multiplies_bf16()))
+            }
             None => Ok(half_of(&device).unwrap_or(DType::F32)),
         }
     }
@@ -198,7 +213,7 @@ impl ModelArgs {
         directory: &ModelDirectory,
         sequences: SequenceRecord,
     ) -> Result<Provenance> {
-        let mut provenance = directory.provenance(self.dtype()?)?;
+        let mut provenance = directory.provenance(self.dtype(Some(directory))?)?;
         provenance.sequences = Some(sequences);
         Ok(provenance)
     }
@@ -265,6 +280,16 @@ pub fn duration(seconds: f64) -> String {
     }
 }
 
+/// Parameters of a model from which on its products take most of the time.
+const LARGE: u64 = 50_000_000;
+
+fn default_on_cpu(stored: Option<DType>, parameters: u64, multiplies_bf16: bool) -> DType {
+    match stored {
+        Some(DType::BF16) if multiplies_bf16 && parameters >= LARGE => DType::BF16,
+        _ => DType::F32,
+    }
+}
+
 /// The half-precision dtype of a device: bf16 if it supports it, else f16, if that.
 pub fn half_of(device: &Device) -> Option<DType> {
     [DType::BF16, DType::F16]
@@ -319,6 +344,24 @@ impl From<Dtype> for DType {
             Dtype::F32 => Self::F32,
             Dtype::Bf16 => Self::BF16,
             Dtype::F16 => Self::F16,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_cpu_computes_in_bf16_what_is_large_and_stored_so_where_it_multiplies_it() {
+        let default = |stored, parameters| {
+            [true, false].map(|multiplies| default_on_cpu(stored, parameters, multiplies))
+        };
+        let in_bf16 = Some(DType::BF16);
+        assert_eq!(default(in_bf16, LARGE), [DType::BF16, DType::F32]);
+        assert_eq!(default(in_bf16, LARGE - 1), [DType::F32; 2]);
+        for stored in [Some(DType::F32), Some(DType::F16), None] {
+            assert_eq!(default(stored, LARGE), [DType::F32; 2], "{stored:?}");
         }
     }
 }

@@ -28,7 +28,8 @@ pub struct Arguments {
     #[arg(long, value_name = "NAME", default_value = "flex")]
     pub device: DeviceName,
 
-    /// Dtype of the weights in memory [default: f32 on the CPU; elsewhere bf16, or f16 or f32 if the device has no bf16]
+    /// Dtype of the weights [default: on the CPU f32, or bf16 for 50 M parameters and more that are stored in it, if the processor multiplies it;
+    /// elsewhere bf16, or f16 or f32 if the device has no bf16]
     #[arg(long, value_name = "TYPE")]
     pub dtype: Option<Dtype>,
 

@@ -94,7 +94,7 @@ pub fn run(arguments: Arguments) -> Result<ExitCode> {
 }
 
 fn identity(arguments: &Arguments, directory: &ModelDirectory) -> Result<Identity> {
-    let dtype = arguments.model_args().dtype()?;
+    let dtype = arguments.model_args().dtype(Some(directory))?;
     let hash_of = |path: &Option<std::path::PathBuf>| path.as_deref().map(hash).transpose();
     Ok(Identity {
         pear_version: env!("CARGO_PKG_VERSION").into(),

@@ -61,7 +61,7 @@ impl Plan {
     /// # Errors
     /// A device that is not there.
     pub fn of(flags: &ModelArgs, directory: &ModelDirectory, facts: &Facts) -> Result<Self> {
-        let dtype = flags.dtype()?;
+        let dtype = flags.dtype(Some(directory))?;
         let shape = directory.shape();
         let parameters = directory.config().num_parameters();
         let recipes = Recipe::grid(shape.num_layers * shape.num_heads);

@@ -1,5 +1,6 @@
-//! New buffers that are written once, in blocks on all cores, without being cleared first.
+//! Buffers that all cores write to: new ones, in blocks, without being cleared first, and rows of which each core has some places.
 
+use std::marker::PhantomData;
 use std::mem::MaybeUninit;
 use std::ops::Range;
 
@@ -89,6 +90,59 @@ pub(super) fn filled<T: Copy + Send>(
     // they have just initialised.
     unsafe { buffer.set_len(len) };
     buffer
+}
+
+/// Rows of numbers that several threads write to, each other places.
+pub(super) struct SharedRows<'a, T> {
+    start: *mut T,
+    len: usize,
+    width: usize,
+    numbers: PhantomData<&'a mut [T]>,
+}
+
+// SAFETY: whoever asks for places says that nobody else has them.
+unsafe impl<T: Send> Sync for SharedRows<'_, T> {}
+
+impl<'a, T> SharedRows<'a, T> {
+    pub(super) fn new(numbers: &'a mut [T], width: usize) -> Self {
+        Self {
+            start: numbers.as_mut_ptr(),
+            len: numbers.len(),
+            width,
+            numbers: PhantomData,
+        }
+    }
+
+    /// Numbers in a row.
+    pub(super) fn width(&self) -> usize {
+        self.width
+    }
+
+    /// The first number of a block of rows and columns, in which rows are [`width`](Self::width) apart.
+    ///
+    /// # Panics
+    /// If the block is not within the rows, or is empty.
+    pub(super) fn block(&self, rows: Range<usize>, columns: Range<usize>) -> *mut T {
+        assert!(!rows.is_empty() && rows.end * self.width <= self.len);
+        assert!(!columns.is_empty() && columns.end <= self.width);
+        // SAFETY: within the rows, as was checked.
+        unsafe { self.start.add(rows.start * self.width + columns.start) }
+    }
+
+    /// Some columns of a row.
+    ///
+    /// # Panics
+    /// As [`block`](Self::block).
+    ///
+    /// # Safety
+    /// Nobody else may have these places.
+    #[expect(clippy::mut_from_ref, reason = "the places are the caller's alone")]
+    pub(super) unsafe fn row(&self, row: usize, columns: Range<usize>) -> &mut [T] {
+        let len = columns.len();
+        let start = self.block(row..row + 1, columns);
+        // SAFETY: within the rows, as was checked; the caller's alone.
+        unsafe { std::slice::from_raw_parts_mut(start, len) }
+    }
 }
 
 #[cfg(test)]

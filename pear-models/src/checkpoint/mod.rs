@@ -15,9 +15,11 @@ mod tensor_source;
 #[cfg(any(feature = "chat", feature = "tokenizer"))]
 mod text;
 
+use std::collections::HashMap;
 use std::path::Path;
 use std::sync::OnceLock;
 
+use burn::tensor::DType;
 use pear_core::ModelShape;
 
 use crate::config::DecoderConfig;
@@ -135,6 +137,23 @@ impl ModelDirectory {
     /// The grid of heads.
     pub fn shape(&self) -> ModelShape {
         self.config.shape()
+    }
+
+    /// The type that most of the weights are stored in; `None` where these are codes with shared scales.
+    pub fn stored_dtype(&self) -> Option<DType> {
+        let mut elements: HashMap<&StoredDtype, usize> = HashMap::new();
+        for name in self.used_tensors() {
+            if let Some(info) = self.tensors.info(&name) {
+                let count = elements.entry(&info.dtype).or_default();
+                *count = count.saturating_add(info.num_elements());
+            }
+        }
+        match elements.into_iter().max_by_key(|&(_, count)| count)?.0 {
+            StoredDtype::F32 => Some(DType::F32),
+            StoredDtype::F16 => Some(DType::F16),
+            StoredDtype::BF16 => Some(DType::BF16),
+            StoredDtype::Quantized(_) | StoredDtype::Opaque(_) => None,
+        }
     }
 
     /// The ids that proxy sequences are not drawn from: BOS, EOS and padding of the configs, those that `tokenizer.json` calls special, and

@@ -1,157 +1,172 @@
 //! The kernel for many queries in f32: scores and outputs are matrix products, a block of queries at a time, whose scores stay near a core.
 
+use std::ops::Range;
+
 use burn::backend::TensorMetadata;
 use burn::tensor::DType;
 use rayon::prelude::*;
 
-use super::kernel::{Bias, Rows, Scoring};
+use super::kernel::{Attention, Rows};
+use crate::kernels::buffer::SharedRows;
 use crate::kernels::cast::kernel::convert;
-use crate::kernels::flex::{FlexTensor, tensor, values, with_contiguous_rows};
+use crate::kernels::flex::{FlexTensor, tensor, values};
 use crate::kernels::loops::vectorised;
 
-/// Queries of a block. Fewer see fewer keys in vain, more are multiplied faster.
-const BLOCK: usize = 64;
+/// Rows of the products of a block, about: for each block the keys and values that it sees are packed anew.
+const ROWS: usize = 96;
+/// Query heads of a block, at most, which share a key/value head.
+const HEADS: usize = 8;
+/// Queries of a block, at most: the first of them see the last one's keys in vain.
+const QUERIES: usize = 60;
 
-/// Of contiguous queries. Half precision is widened, and its outputs rounded once.
+/// Of contiguous queries, and keys and values with contiguous rows. Half precision is widened, and its outputs rounded once.
 pub(super) fn attend(
+    attention: &Attention<'_>,
     query: FlexTensor,
     key: FlexTensor,
     value: FlexTensor,
-    bias: Option<Bias>,
-    scoring: Scoring,
 ) -> FlexTensor {
     let (dtype, shape) = (query.dtype(), query.shape());
     let [query, key, value] = [query, key, value].map(|x| convert(x, DType::F32));
-    let (key, value) = (with_contiguous_rows(key), with_contiguous_rows(value));
-    let attention = Attention {
-        heads: shape[1],
-        queries: shape[2],
-        head_dim: shape[3],
-        key_value_heads: key.shape()[1],
-        keys: key.shape()[2],
+    let query = values::<f32>(&query);
+    let mut output = vec![0.0; query.len()];
+    let blocks = Blocks {
+        attention,
+        query,
         key: Rows::new(&key),
         value: Rows::new(&value),
-        bias,
-        scoring,
+        output: SharedRows::new(&mut output, attention.head_dim),
     };
-    convert(tensor(attention.output(values(&query)), shape), dtype)
+    let heads = shape[0] * attention.heads;
+    blocks.of_heads(heads).into_par_iter().for_each_init(
+        Memory::default,
+        |memory, (heads, queries)| {
+            // SAFETY: blocks do not overlap.
+            unsafe { blocks.compute(heads, queries, memory) }
+        },
+    );
+    convert(tensor(output, shape), dtype)
 }
 
-struct Attention<'a> {
-    heads: usize,
-    queries: usize,
-    head_dim: usize,
-    key_value_heads: usize,
-    keys: usize,
+struct Blocks<'a> {
+    attention: &'a Attention<'a>,
+    query: &'a [f32],
     key: Rows<'a, f32>,
     value: Rows<'a, f32>,
-    bias: Option<Bias<'a>>,
-    scoring: Scoring,
+    output: SharedRows<'a, f32>,
 }
 
-impl Attention<'_> {
-    fn output(&self, query: &[f32]) -> Vec<f32> {
-        let mut output = vec![0.0; query.len()];
-        let (of_head, of_block) = (self.queries * self.head_dim, BLOCK * self.head_dim);
-        output
-            .par_chunks_mut(of_head)
-            .zip(query.par_chunks(of_head))
-            .enumerate()
-            .flat_map(|(head, (output, query))| {
-                output
-                    .par_chunks_mut(of_block)
-                    .zip(query.par_chunks(of_block))
-                    .enumerate()
-                    .map(move |(block, rows)| (head, block * BLOCK, rows))
-            })
-            .for_each_init(Vec::new, |scores, (head, first, (output, query))| {
-                self.block(head, first, query, scores, output);
-            });
-        output
+/// What a thread computes with.
+#[derive(Default)]
+struct Memory {
+    query: Vec<f32>,
+    scores: Vec<f32>,
+    output: Vec<f32>,
+}
+
+impl Blocks<'_> {
+    /// The blocks of so many heads: some heads that share a key/value head, and some of their queries.
+    fn of_heads(&self, heads: usize) -> Vec<(Range<usize>, Range<usize>)> {
+        let Attention { queries, .. } = *self.attention;
+        let group = self.attention.group();
+        let height = group.min(HEADS);
+        let width = (ROWS / height).min(QUERIES);
+        let mut blocks = Vec::new();
+        for shared in (0..heads).step_by(group) {
+            for head in (0..group).step_by(height) {
+                let heads = shared + head..shared + group.min(head + height);
+                let queries = (0..queries)
+                    .step_by(width)
+                    .map(|first| first..queries.min(first + width));
+                blocks.extend(queries.map(|queries| (heads.clone(), queries)));
+            }
+        }
+        blocks
     }
 
-    /// The outputs of some queries, from `first` on, of one head of one sample. `scores` is memory for them.
-    fn block(
-        &self,
-        head: usize,
-        first: usize,
-        query: &[f32],
-        scores: &mut Vec<f32>,
-        output: &mut [f32],
-    ) {
-        let (sample, head) = (head / self.heads, head % self.heads);
-        // The query heads that share a key/value head are adjacent.
-        let shared = head / (self.heads / self.key_value_heads);
-        let rows = query.len() / self.head_dim;
-        let visible = |query| self.scoring.visible(query, self.queries, self.keys);
-        let span = visible(first).start..visible(first + rows - 1).end;
-        let width = span.len();
-        if scores.len() < rows * width {
-            scores.resize(rows * width, 0.0);
+    /// The outputs of some queries of some heads that share a key/value head.
+    ///
+    /// # Safety
+    /// Nobody else may have these outputs.
+    unsafe fn compute(&self, heads: Range<usize>, queries: Range<usize>, memory: &mut Memory) {
+        let (attention, head_dim) = (self.attention, self.attention.head_dim);
+        let first_row = |head: usize| head * attention.queries + queries.start;
+        memory.query.clear();
+        for head in heads.clone() {
+            let rows = &self.query[first_row(head) * head_dim..][..queries.len() * head_dim];
+            memory.query.extend_from_slice(rows);
         }
-        let scores = &mut scores[..rows * width];
-
+        let (rows, shared) = (heads.len() * queries.len(), heads.start / attention.group());
+        let span = attention.visible(queries.start).start..attention.visible(queries.end - 1).end;
+        let width = span.len();
+        if memory.scores.len() < rows * width {
+            memory.scores.resize(rows * width, 0.0);
+        }
+        memory.output.resize(rows * head_dim, 0.0);
+        let scores = &mut memory.scores[..rows * width];
         let seen = |rows: &Rows<'_, f32>| {
-            let (numbers, stride) = rows.of_head(sample, shared);
+            let (numbers, stride) = rows.of_head(shared);
             let numbers = &numbers[span.start * stride..];
             assert!(
-                (width - 1) * stride + self.head_dim <= numbers.len(),
+                (width - 1) * stride + head_dim <= numbers.len(),
                 "rows of a head"
             );
             (numbers.as_ptr(), stride as isize)
         };
         let (keys, values) = (seen(&self.key), seen(&self.value));
-        let head_dim = self.head_dim as isize;
-        assert!(query.len() == rows * self.head_dim && output.len() == query.len());
-        // SAFETY: `query` has `rows` rows of `head_dim` numbers, `scores` as many of `width`, and `width` rows of `head_dim` numbers from
-        // `keys` on are within their buffer, as was checked. Scores are written, not read.
+        assert_eq!(memory.query.len(), rows * head_dim, "queries of a block");
+        // SAFETY: there are `rows` queries of `head_dim` numbers, `scores` has as many rows of `width`, and `width` rows of `head_dim`
+        // numbers from `keys` on are within their buffer, as was checked. Scores are written, not read.
         unsafe {
-            let to = (scores.as_mut_ptr(), width as isize);
             product(
-                [rows, width, self.head_dim],
-                to,
-                (query.as_ptr(), head_dim),
+                [rows, width, head_dim],
+                scores.as_mut_ptr(),
+                memory.query.as_ptr(),
                 (keys.0, [1, keys.1]),
-                self.scoring.scale,
+                attention.scale(),
             );
         }
         vectorised(
             #[inline(always)]
             || {
-                for (query, scores) in (first..).zip(scores.chunks_exact_mut(width)) {
-                    let visible = visible(query);
+                for (row, scores) in scores.chunks_exact_mut(width).enumerate() {
+                    let head = heads.start + row / queries.len();
+                    let query = queries.start + row % queries.len();
+                    let visible = attention.visible(query);
                     let near = visible.start - span.start..visible.end - span.start;
-                    let bias = self.bias.as_ref();
-                    let bias = bias.map(|bias| &bias.row(sample, head, query)[visible.clone()]);
                     scores[..near.start].fill(0.0);
                     scores[near.end..].fill(0.0);
-                    self.scoring.weigh(&mut scores[near], bias);
+                    attention.weigh(head, query, &mut scores[near]);
                 }
             },
         );
-        // SAFETY: as above; `output` has as many rows as `query`.
+        // SAFETY: as above; there are as many rows of outputs as of queries.
         unsafe {
-            let to = (output.as_mut_ptr(), head_dim);
             product(
-                [rows, self.head_dim, width],
-                to,
-                (scores.as_ptr(), width as isize),
+                [rows, head_dim, width],
+                memory.output.as_mut_ptr(),
+                scores.as_ptr(),
                 (values.0, [values.1, 1]),
                 1.0,
             );
         }
+        for (row, output) in memory.output.chunks_exact(head_dim).enumerate() {
+            let place = first_row(heads.start + row / queries.len()) + row % queries.len();
+            // SAFETY: the caller's.
+            unsafe { self.output.row(place, 0..head_dim) }.copy_from_slice(output);
+        }
     }
 }
 
-/// `output = scale · left · right` of `[rows, columns, depth]`, on this core. `output` and `left` are rows, so far from each other, of
-/// contiguous numbers; the strides of `right` are those of its rows and of its columns.
+/// `output = scale · left · right` of `[rows, columns, depth]`, on this core. `output` and `left` are contiguous; the strides of `right` are
+/// those of its rows and of its columns.
 ///
 /// # Safety
 /// `left` and `right` must be readable and `output` writable, by no other thread, throughout these shapes.
 unsafe fn product(
     [rows, columns, depth]: [usize; 3],
-    (output, output_stride): (*mut f32, isize),
-    (left, left_stride): (*const f32, isize),
+    output: *mut f32,
+    left: *const f32,
     (right, [right_row, right_column]): (*const f32, [isize; 2]),
     scale: f32,
 ) {
@@ -163,11 +178,11 @@ unsafe fn product(
             depth,
             output,
             1,
-            output_stride,
+            columns as isize,
             false,
             left,
             1,
-            left_stride,
+            depth as isize,
             right,
             right_column,
             right_row,

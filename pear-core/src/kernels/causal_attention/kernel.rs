@@ -11,7 +11,9 @@ use super::AttentionScoreConfig;
 use super::few_queries::{self, FEW_QUERIES};
 use super::{in_single, many_queries};
 use crate::kernels::dispatch::{self, Kernel};
-use crate::kernels::flex::{FlexTensor, is_flex_f32, is_flex_f32_or_bf16, values};
+use crate::kernels::flex::{
+    FlexTensor, is_flex_f32, is_flex_f32_or_bf16, values, with_contiguous_rows,
+};
 use crate::kernels::softmax::kernel::softmax_row;
 use crate::kernels::stored::Stored;
 use crate::kernels::tiles::Instructions;
@@ -53,36 +55,10 @@ pub(super) fn run(
 
 /// How queries and keys become weights.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Scoring {
-    pub scale: f32,
-    pub soft_cap: Option<f32>,
-    pub window: Option<usize>,
-}
-
-impl Scoring {
-    /// The positions that a query sees: the `queries` are the last of the positions that have `keys`.
-    #[inline(always)]
-    pub fn visible(&self, query: usize, queries: usize, keys: usize) -> Range<usize> {
-        let end = keys - queries + query + 1;
-        end.saturating_sub(self.window.unwrap_or(usize::MAX))..end
-    }
-
-    /// Turns scaled scores into weights.
-    #[inline(always)]
-    pub fn weigh(&self, scores: &mut [f32], bias: Option<&[f32]>) {
-        if let Some(cap) = self.soft_cap {
-            scores
-                .iter_mut()
-                .for_each(|score| *score = (*score / cap).tanh() * cap);
-        }
-        if let Some(bias) = bias {
-            scores
-                .iter_mut()
-                .zip(bias)
-                .for_each(|(score, bias)| *score += bias);
-        }
-        softmax_row(scores);
-    }
+struct Scoring {
+    scale: f32,
+    soft_cap: Option<f32>,
+    window: Option<usize>,
 }
 
 impl Kernel<3> for Scoring {
@@ -104,22 +80,83 @@ fn attend(
     bias: Option<FlexTensor>,
     scoring: Scoring,
 ) -> FlexTensor {
-    let bias = bias.as_ref().map(Bias::new);
+    let (dtype, shape) = (query.dtype(), query.shape());
+    let attention = Attention {
+        heads: shape[1],
+        queries: shape[2],
+        head_dim: shape[3],
+        key_value_heads: key.shape()[1],
+        keys: key.shape()[2],
+        scoring,
+        bias: bias.as_ref().map(Bias::new),
+    };
     let query = query.to_contiguous();
-    if query.shape()[2] <= FEW_QUERIES {
-        return few_queries::attend(query, key, value, bias, scoring);
+    let [key, value] = [key, value].map(with_contiguous_rows);
+    if attention.queries <= FEW_QUERIES {
+        return few_queries::attend(&attention, query, &key, &value);
     }
     match Instructions::best() {
-        Some(instructions) if query.dtype() == DType::BF16 => {
-            many_queries::attend(instructions, query, key, value, bias, scoring)
+        Some(instructions) if dtype == DType::BF16 => {
+            many_queries::attend(&attention, instructions, &query, &key, &value)
         }
-        _ => in_single::attend(query, key, value, bias, scoring),
+        _ => in_single::attend(&attention, query, key, value),
     }
 }
 
-/// Rows of `head_dim` contiguous numbers, one for each sample, head and position.
+/// What is computed of queries, keys and values. Heads are counted through all samples.
+pub(super) struct Attention<'a> {
+    pub heads: usize,
+    pub queries: usize,
+    pub head_dim: usize,
+    pub key_value_heads: usize,
+    pub keys: usize,
+    scoring: Scoring,
+    bias: Option<Bias<'a>>,
+}
+
+impl Attention<'_> {
+    /// Query heads, adjacent to each other, that share a key/value head.
+    #[inline(always)]
+    pub fn group(&self) -> usize {
+        self.heads / self.key_value_heads
+    }
+
+    /// What products of queries and keys are multiplied by.
+    #[inline(always)]
+    pub fn scale(&self) -> f32 {
+        self.scoring.scale
+    }
+
+    /// The positions that a query sees: the queries are the last of the positions that have keys.
+    #[inline(always)]
+    pub fn visible(&self, query: usize) -> Range<usize> {
+        let end = self.keys - self.queries + query + 1;
+        end.saturating_sub(self.scoring.window.unwrap_or(usize::MAX))..end
+    }
+
+    /// Turns the scaled scores of what a query of a head sees into weights.
+    #[inline(always)]
+    pub fn weigh(&self, head: usize, query: usize, scores: &mut [f32]) {
+        if let Some(cap) = self.scoring.soft_cap {
+            scores
+                .iter_mut()
+                .for_each(|score| *score = (*score / cap).tanh() * cap);
+        }
+        if let Some(bias) = &self.bias {
+            let row = bias.row(head / self.heads, head % self.heads, query);
+            scores
+                .iter_mut()
+                .zip(&row[self.visible(query)])
+                .for_each(|(score, bias)| *score += bias);
+        }
+        softmax_row(scores);
+    }
+}
+
+/// Rows of `head_dim` contiguous numbers, one for each head and position.
 pub(super) struct Rows<'a, T> {
     numbers: &'a [T],
+    heads: usize,
     strides: [usize; 3],
 }
 
@@ -129,29 +166,22 @@ impl<'a, T: Stored> Rows<'a, T> {
         let (layout, strides) = (x.layout(), x.layout().strides());
         Self {
             numbers: &x.storage()[layout.start_offset()..],
+            heads: x.shape()[1],
             strides: [0, 1, 2].map(|axis| strides[axis] as usize),
         }
     }
 
+    /// The rows of a head, counted through all samples, and how far they are from each other.
     #[inline(always)]
-    pub fn row(&self, sample: usize, head: usize, position: usize, width: usize) -> &'a [T] {
-        let (numbers, stride) = self.of_head(sample, head);
-        &numbers[position * stride..][..width]
-    }
-
-    /// The rows of a head, and how far they are from each other.
-    #[inline(always)]
-    pub fn of_head(&self, sample: usize, head: usize) -> (&'a [T], usize) {
+    pub fn of_head(&self, head: usize) -> (&'a [T], usize) {
         let [of_sample, of_head, of_position] = self.strides;
-        (
-            &self.numbers[sample * of_sample + head * of_head..],
-            of_position,
-        )
+        let start = head / self.heads * of_sample + head % self.heads * of_head;
+        (&self.numbers[start..], of_position)
     }
 }
 
 /// A row of numbers for each query; those of one sample, head or query may stand for all.
-pub(super) struct Bias<'a> {
+struct Bias<'a> {
     numbers: &'a [f32],
     shape: [usize; 4],
 }
@@ -165,7 +195,7 @@ impl<'a> Bias<'a> {
     }
 
     #[inline(always)]
-    pub fn row(&self, sample: usize, head: usize, query: usize) -> &'a [f32] {
+    fn row(&self, sample: usize, head: usize, query: usize) -> &'a [f32] {
         let [samples, heads, queries, keys] = self.shape;
         let row = (sample % samples * heads + head % heads) * queries + query % queries;
         &self.numbers[row * keys..][..keys]

@@ -1,13 +1,11 @@
 //! The kernel for many queries in bf16: scores and outputs are products of tiles, a block of queries at a time, whose scores stay near a core.
 
-use std::ops::Range;
-
 use burn::backend::TensorMetadata;
 use burn::tensor::bf16;
 use rayon::prelude::*;
 
-use super::kernel::{Bias, Rows, Scoring};
-use crate::kernels::flex::{FlexTensor, tensor, values, with_contiguous_rows};
+use super::kernel::{Attention, Rows};
+use crate::kernels::flex::{FlexTensor, tensor, values};
 use crate::kernels::loops::vectorised;
 use crate::kernels::matrix::Matrix;
 use crate::kernels::stored::Stored;
@@ -15,42 +13,27 @@ use crate::kernels::tiles::{
     BLOCK, DEPTH, Factors, Instructions, SIDE, Sums, Tile, of_columns, of_rows, pair,
 };
 
-/// Of contiguous queries in bf16. Weights are rounded to bf16, the sums over them to bf16 once.
+/// Of contiguous queries, and keys and values with contiguous rows, in bf16. Weights are rounded to bf16, the sums over them to bf16 once.
 pub(super) fn attend(
+    attention: &Attention<'_>,
     instructions: Instructions,
-    query: FlexTensor,
-    key: FlexTensor,
-    value: FlexTensor,
-    bias: Option<Bias>,
-    scoring: Scoring,
+    query: &FlexTensor,
+    key: &FlexTensor,
+    value: &FlexTensor,
 ) -> FlexTensor {
     let shape = query.shape();
-    let (key, value) = (with_contiguous_rows(key), with_contiguous_rows(value));
-    let (key_value_heads, keys) = (key.shape()[1], key.shape()[2]);
-    let attention = Attention {
-        instructions,
-        heads: shape[1],
-        queries: shape[2],
-        head_dim: shape[3],
-        key_value_heads,
-        keys,
-        bias,
-        scoring,
-    };
-    let (key, value) = (Rows::<bf16>::new(&key), Rows::<bf16>::new(&value));
-    let seen: Vec<Seen> = (0..shape[0] * key_value_heads)
+    let (key, value) = (Rows::<bf16>::new(key), Rows::<bf16>::new(value));
+    let (keys, head_dim) = (attention.keys, attention.head_dim);
+    let seen: Vec<Seen> = (0..shape[0] * attention.key_value_heads)
         .into_par_iter()
-        .map(|index| {
-            let (sample, head) = (index / key_value_heads, index % key_value_heads);
-            Seen::new(
-                key.of_head(sample, head),
-                value.of_head(sample, head),
-                keys,
-                shape[3],
-            )
-        })
+        .map(|head| Seen::new(key.of_head(head), value.of_head(head), keys, head_dim))
         .collect();
-    tensor(attention.output(values(&query), &seen), shape)
+    let queries = Queries {
+        attention,
+        instructions,
+        seen: &seen,
+    };
+    tensor(queries.output(values(query)), shape)
 }
 
 /// What the queries of some heads see, in tiles: a column for each key, and the values as columns of one number of each position.
@@ -85,45 +68,41 @@ impl Seen {
     }
 }
 
-struct Attention<'a> {
+struct Queries<'a> {
+    attention: &'a Attention<'a>,
     instructions: Instructions,
-    heads: usize,
-    queries: usize,
-    head_dim: usize,
-    key_value_heads: usize,
-    keys: usize,
-    bias: Option<Bias<'a>>,
-    scoring: Scoring,
+    seen: &'a [Seen],
 }
 
-impl Attention<'_> {
-    fn output(&self, query: &[bf16], seen: &[Seen]) -> Vec<bf16> {
+impl Queries<'_> {
+    fn output(&self, query: &[bf16]) -> Vec<bf16> {
+        let Attention {
+            queries, head_dim, ..
+        } = *self.attention;
         let mut output = vec![bf16::ZERO; query.len()];
-        // The query heads that share a key/value head are adjacent.
-        let group = self.heads / self.key_value_heads;
         output
-            .par_chunks_mut(self.queries * self.head_dim)
-            .zip(query.par_chunks(self.queries * self.head_dim))
+            .par_chunks_mut(queries * head_dim)
+            .zip(query.par_chunks(queries * head_dim))
             .enumerate()
             .flat_map(|(head, (output, query))| {
                 output
-                    .par_chunks_mut(BLOCK * self.head_dim)
-                    .zip(query.par_chunks(BLOCK * self.head_dim))
+                    .par_chunks_mut(BLOCK * head_dim)
+                    .zip(query.par_chunks(BLOCK * head_dim))
                     .enumerate()
-                    .map(move |(block, rows)| (head, block, rows))
+                    .map(move |(block, rows)| (head, block * BLOCK, rows))
             })
-            .for_each(|(head, block, (output, query))| {
-                self.block(head, block * BLOCK, query, &seen[head / group], output);
-            });
+            .for_each(|(head, first, (output, query))| self.block(head, first, query, output));
         output
     }
 
-    /// The outputs of some queries, from `first` on, of one head of one sample.
-    fn block(&self, head: usize, first: usize, query: &[bf16], seen: &Seen, output: &mut [bf16]) {
-        let rows = query.len() / self.head_dim;
-        let span = self.visible(first).start / DEPTH * DEPTH..self.visible(first + rows - 1).end;
+    /// The outputs of some queries, from `first` on, of one head.
+    fn block(&self, head: usize, first: usize, query: &[bf16], output: &mut [bf16]) {
+        let (attention, seen) = (self.attention, &self.seen[head / self.attention.group()]);
+        let rows = query.len() / attention.head_dim;
+        let last = first + rows - 1;
+        let span = attention.visible(first).start / DEPTH * DEPTH..attention.visible(last).end;
         let width = span.len().next_multiple_of(BLOCK);
-        let query = of_rows(query, self.head_dim);
+        let query = of_rows(query, attention.head_dim);
         let mut scores = vec![0.0; BLOCK * width];
         let mut weights = vec![bf16::ZERO; rows * width];
         // SAFETY: the instructions are available, or nobody had them; no other task runs within.
@@ -145,11 +124,6 @@ impl Attention<'_> {
         }
     }
 
-    /// The positions that a query sees.
-    fn visible(&self, query: usize) -> Range<usize> {
-        self.scoring.visible(query, self.queries, self.keys)
-    }
-
     /// The scores of a block of queries against the keys from `start` on, row by row.
     fn score(
         &self,
@@ -159,7 +133,7 @@ impl Attention<'_> {
         start: usize,
         scores: &mut [f32],
     ) {
-        let depth = self.head_dim.div_ceil(DEPTH);
+        let depth = self.attention.head_dim.div_ceil(DEPTH);
         let width = scores.len() / BLOCK;
         let mut sums = [[0.0; BLOCK]; BLOCK];
         for column in (0..width).step_by(BLOCK) {
@@ -189,17 +163,13 @@ impl Attention<'_> {
             .chunks_exact_mut(width)
             .zip(weights.chunks_exact_mut(width));
         for (query, (scores, weights)) in (first..).zip(rows) {
-            let visible = self.visible(query);
+            let visible = self.attention.visible(query);
             let near = visible.start - start..visible.end - start;
             let (scores, weights) = (&mut scores[near.clone()], &mut weights[near]);
             scores
                 .iter_mut()
-                .for_each(|score| *score *= self.scoring.scale);
-            let bias = self.bias.as_ref().map(|bias| {
-                let (sample, head) = (head / self.heads, head % self.heads);
-                &bias.row(sample, head, query)[visible]
-            });
-            self.scoring.weigh(scores, bias);
+                .for_each(|score| *score *= self.attention.scale());
+            self.attention.weigh(head, query, scores);
             weights
                 .iter_mut()
                 .zip(scores)
@@ -216,17 +186,17 @@ impl Attention<'_> {
         start: usize,
         output: &mut [bf16],
     ) {
-        let (before, depth) = (start / DEPTH, self.keys.div_ceil(DEPTH));
+        let (before, depth) = (start / DEPTH, self.attention.keys.div_ceil(DEPTH));
         let near = weights.len() * SIDE / BLOCK;
         let mut sums = [[0.0; BLOCK]; BLOCK];
-        for column in (0..self.head_dim).step_by(BLOCK) {
+        for column in (0..self.attention.head_dim).step_by(BLOCK) {
             let factors = Factors {
                 rows: pair(weights, 0, near, 0..near),
                 columns: pair(&seen.values, column, depth, before..before + near),
             };
             multiply(factors, &mut sums);
-            let width = BLOCK.min(self.head_dim - column);
-            for (output, sums) in output.chunks_exact_mut(self.head_dim).zip(&sums) {
+            let width = BLOCK.min(self.attention.head_dim - column);
+            for (output, sums) in output.chunks_exact_mut(self.attention.head_dim).zip(&sums) {
                 for (output, &sum) in output[column..][..width].iter_mut().zip(sums) {
                     *output = bf16::narrow(sum);
                 }

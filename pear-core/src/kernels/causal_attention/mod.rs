@@ -44,16 +44,16 @@ pub(crate) fn causal_attention(
     causal_attention_composed(query, key, value, bias, config)
 }
 
-/// Whether [`causal_attention`] of these arguments, without a bias, holds no scores: then there is no
-/// need to cut the queries.
+/// Whether [`causal_attention`] of these arguments, without a bias, holds the scores of no more than some
+/// queries of each core: then there is no need to cut the queries.
 #[cfg(feature = "cpu")]
-pub(crate) fn holds_no_scores(query: &Tensor<4>, key: &Tensor<4>, value: &Tensor<4>) -> bool {
+pub(crate) fn holds_few_scores(query: &Tensor<4>, key: &Tensor<4>, value: &Tensor<4>) -> bool {
     kernel::is_supported(query, key, value, None)
 }
 
-/// Composed operations hold them.
+/// Composed operations hold those of all queries.
 #[cfg(not(feature = "cpu"))]
-pub(crate) fn holds_no_scores(_: &Tensor<4>, _: &Tensor<4>, _: &Tensor<4>) -> bool {
+pub(crate) fn holds_few_scores(_: &Tensor<4>, _: &Tensor<4>, _: &Tensor<4>) -> bool {
     false
 }
 

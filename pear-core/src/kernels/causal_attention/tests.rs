@@ -47,22 +47,29 @@ fn attention_of_many_queries_is_that_of_the_composed_operations() {
     seed(9);
     // Half precision by the processor's own instructions, where there are some, or widened.
     for (dtype, tolerance) in [(DType::F32, 3e-6), (DType::BF16, 0.01)] {
-        let mut shapes = vec![(9, 9, 16), (40, 100, 48), (100, 100, 64), (65, 70, 5)];
+        // Two key/value heads: of 1, 3 and 11 query heads each.
+        let mut shapes = vec![
+            (9, 9, 16, 6),
+            (40, 100, 48, 6),
+            (100, 100, 64, 6),
+            (65, 70, 5, 22),
+            (130, 130, 8, 2),
+        ];
         if dtype == DType::BF16 && Instructions::best().is_some() {
             // So many keys that threads divide their tiles.
-            shapes.push((150, 2300, 16));
+            shapes.push((150, 2300, 16, 6));
         }
-        for (queries, keys, head_dim) in shapes {
+        for (queries, keys, head_dim, heads) in shapes {
             let [query, key, value] = [
-                random([2, queries, 6, head_dim]).swap_dims(1, 2),
+                random([2, queries, heads, head_dim]).swap_dims(1, 2),
                 random([2, 2, keys + 3, head_dim]).narrow(2, 0, keys),
                 random([2, keys, 2, head_dim]).swap_dims(1, 2),
             ]
             .map(|x| x.cast(dtype));
             for (bias, soft_cap, window, scale) in [
                 (None, None, None, None),
-                (Some([1, 6, queries, keys]), None, Some(7), None),
-                (Some([1, 6, 1, keys]), Some(3.0), None, Some(0.4)),
+                (Some([1, heads, queries, keys]), None, Some(7), None),
+                (Some([1, heads, 1, keys]), Some(3.0), None, Some(0.4)),
                 (Some([2, 1, 1, keys]), None, Some(40), None),
             ] {
                 let config = AttentionScoreConfig {
@@ -77,7 +84,7 @@ fn attention_of_many_queries_is_that_of_the_composed_operations() {
                 let error = distance(fast.cast(DType::F32), composed.cast(DType::F32));
                 assert!(
                     error < tolerance,
-                    "{dtype:?} {queries} {keys} {head_dim} {config:?}: {error}"
+                    "{dtype:?} {queries} {keys} {head_dim} {heads} {config:?}: {error}"
                 );
             }
         }

@@ -1,5 +1,5 @@
-//! Products with weights: of many rows by matrix multiplication in pieces, of few by reading the
-//! weight once.
+//! Products with weights: of several rows by matrix multiplication in pieces, of one, or a few in half
+//! precision, by reading the weight once.
 
 #[cfg(feature = "cpu")]
 mod few_rows;
@@ -12,8 +12,6 @@ mod tests;
 
 use burn::nn::Linear;
 use burn::prelude::*;
-#[cfg(feature = "cpu")]
-use burn::tensor::DType;
 
 use super::check;
 #[cfg(feature = "cpu")]
@@ -25,7 +23,7 @@ use super::inner_product;
 /// `x · weight + bias` for `x` of `[batch, seq, in]`, `weight` of `[in, out]` (or a view of `[out,
 /// in]`) and `bias` of `[out]`, all of the same type.
 ///
-/// Products of many rows are cut in pieces that cores take as they become free: no core waits for a
+/// Products of several rows are cut in pieces that cores take as they become free: no core waits for a
 /// slower or busier one.
 ///
 /// # Panics
@@ -104,13 +102,7 @@ fn check_arguments(x: &Tensor<3>, weight: &Tensor<2>, bias: Option<&Tensor<1>>) 
 #[cfg(feature = "cpu")]
 fn is_supported(x: &Tensor<3>, weight: &Tensor<2>, bias: Option<&Tensor<1>>) -> bool {
     let [batch, seq, inputs] = x.dims();
-    let (rows, outputs) = (batch * seq, weight.dims()[1]);
-    // Several rows are summed in the same order however many they are: parts of a sweep give what
-    // the whole gives, bit for bit. In half precision the backend would widen all of the weight
-    // each time.
-    let is_faster = rows == 1 || rows >= many_rows::MANY_ROWS || x.dtype() != DType::F32;
-    is_faster
-        && rows * inputs * outputs > 0
+    batch * seq * inputs * weight.dims()[1] > 0
         && is_flex_f32_or_bf16(x)
         && is_flex_constant(weight)
         && bias.is_none_or(is_flex_constant)
@@ -235,7 +227,7 @@ mod kernel {
 
     fn multiply_rows<T: InPanels>(x: &[f32], weight: Matrix<T>, bias: Option<&[f32]>) -> Vec<f32> {
         let rows = x.len() / weight.inputs;
-        if rows <= FEW_ROWS && weight.strides.contains(&1) {
+        if rows <= T::FEW_ROWS && weight.strides.contains(&1) {
             few_rows::multiply(x, weight, bias)
         } else {
             many_rows::multiply(x, weight, bias)

@@ -1,4 +1,5 @@
 use burn::nn::LinearConfig;
+use burn::tensor::DType;
 
 use super::super::testing::{assert_rejected, check, distance, random, seed};
 use super::*;
@@ -85,6 +86,29 @@ fn few_rows_times_a_weight_that_is_read_in_parts_are_those_of_the_backend() {
         let expected = product_in_f32(x.clone(), weight.clone());
         let ours = linear(x, weight, None).cast(DType::F32);
         assert!(distance(ours, expected) < 4e-3, "{shape:?}");
+    }
+}
+
+#[test]
+fn several_rows_in_single_precision_are_summed_in_one_order_however_many_they_are() {
+    seed(16);
+    let numbers = |x: Tensor<3>| x.into_data().to_vec::<f32>().unwrap();
+    // Two pieces of columns, more of them, and one.
+    for (inputs, outputs) in [(700, 600), (40, 9000), (1100, 200)] {
+        let x = random([1, 600, inputs]);
+        for weight in [
+            random([inputs, outputs]),
+            random([outputs, inputs]).transpose(),
+        ] {
+            let all = numbers(linear(x.clone(), weight.clone(), None));
+            for rows in [2, 3, 16, 65, 255, 256, 300] {
+                let some = linear(x.clone().narrow(1, 0, rows), weight.clone(), None);
+                assert!(
+                    numbers(some) == all[..rows * outputs],
+                    "{rows} rows of {inputs} × {outputs}"
+                );
+            }
+        }
     }
 }
 

@@ -5,6 +5,7 @@ use std::ops::Range;
 use burn::tensor::bf16;
 use rayon::prelude::*;
 
+use crate::kernels::buffer::SharedRows;
 use crate::kernels::loops::vectorised;
 use crate::kernels::matrix::Matrix;
 use crate::kernels::stored::Stored;
@@ -73,7 +74,7 @@ impl Panel<'_> {
                 .step_by(breadth)
                 .map(move |column| (row, column))
         });
-        let output = Output::new(output, width);
+        let output = SharedRows::new(output, width);
         pieces
             .collect::<Vec<_>>()
             .into_par_iter()
@@ -87,7 +88,12 @@ impl Panel<'_> {
 
     /// # Safety
     /// Nobody else may have this piece of the output, and the instructions must be available.
-    unsafe fn multiply_piece(&self, rows: Range<usize>, columns: Range<usize>, output: &Output) {
+    unsafe fn multiply_piece(
+        &self,
+        rows: Range<usize>,
+        columns: Range<usize>,
+        output: &SharedRows<'_, bf16>,
+    ) {
         let block = |tiles, start| pair(tiles, start, self.depth, 0..self.depth);
         // SAFETY: as this function's.
         unsafe {
@@ -107,7 +113,7 @@ impl Panel<'_> {
                             || {
                                 for (row, sums) in (row..rows.end.min(row + BLOCK)).zip(&sums) {
                                     let start = self.columns.start + across.start;
-                                    let output = output.row(row, start, across.len());
+                                    let output = output.row(row, start..start + across.len());
                                     let bias = self.bias.map(|bias| &bias[start..]);
                                     write_row(&sums[..across.len()], bias, output);
                                 }
@@ -128,38 +134,6 @@ fn write_row(sums: &[f32], bias: Option<&[f32]>, output: &mut [bf16]) {
         None => {
             (output.iter_mut().zip(sums)).for_each(|(output, &sum)| *output = bf16::narrow(sum))
         }
-    }
-}
-
-/// An output that several threads write to, each other places.
-struct Output {
-    start: *mut bf16,
-    len: usize,
-    width: usize,
-}
-
-// SAFETY: whoever asks for a row says that nobody else has these places.
-unsafe impl Sync for Output {}
-
-impl Output {
-    fn new(output: &mut [bf16], width: usize) -> Self {
-        Self {
-            start: output.as_mut_ptr(),
-            len: output.len(),
-            width,
-        }
-    }
-
-    /// Part of a row.
-    ///
-    /// # Safety
-    /// The output must live, and nobody else may have these places.
-    #[expect(clippy::mut_from_ref, reason = "the places are the caller's alone")]
-    unsafe fn row(&self, row: usize, column: usize, len: usize) -> &mut [bf16] {
-        let start = row * self.width + column;
-        assert!(column + len <= self.width && start + len <= self.len);
-        // SAFETY: within the output, as was checked; the caller's alone.
-        unsafe { std::slice::from_raw_parts_mut(self.start.add(start), len) }
     }
 }
 
