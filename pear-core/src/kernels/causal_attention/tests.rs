@@ -1,6 +1,6 @@
 use super::super::testing::{assert_rejected, distance, panic_message, random, seed};
 use super::*;
-use crate::kernels::tiles::Instructions;
+use crate::kernels::tiles::{Instructions, with_portable};
 
 #[test]
 fn attention_over_a_cache_is_that_of_the_composed_operations() {
@@ -45,8 +45,12 @@ fn attention_over_a_cache_is_that_of_the_composed_operations() {
 #[test]
 fn attention_of_many_queries_is_that_of_the_composed_operations() {
     seed(9);
-    // Half precision by the processor's own instructions, where there are some, or widened.
-    for (dtype, tolerance) in [(DType::F32, 3e-6), (DType::BF16, 0.01)] {
+    // Half precision by the processor's own instructions, where there are some, or widened; and in tiles on every processor.
+    for (dtype, tolerance, in_tiles) in [
+        (DType::F32, 3e-6, false),
+        (DType::BF16, 0.01, false),
+        (DType::BF16, 0.01, true),
+    ] {
         // Two key/value heads: of 1, 3 and 11 query heads each.
         let mut shapes = vec![
             (9, 9, 16, 6),
@@ -55,7 +59,7 @@ fn attention_of_many_queries_is_that_of_the_composed_operations() {
             (65, 70, 5, 22),
             (130, 130, 8, 2),
         ];
-        if dtype == DType::BF16 && Instructions::best().is_some() {
+        if in_tiles || dtype == DType::BF16 && Instructions::best().is_some() {
             // So many keys that threads divide their tiles.
             shapes.push((150, 2300, 16, 6));
         }
@@ -78,8 +82,13 @@ fn attention_of_many_queries_is_that_of_the_composed_operations() {
                     window,
                 };
                 let bias = bias.map(random::<4>);
-                let (fast, composed) =
-                    fast_and_composed(query.clone(), key.clone(), value.clone(), bias, config);
+                let (query, key, value) = (query.clone(), key.clone(), value.clone());
+                let both = || fast_and_composed(query, key, value, bias, config);
+                let (fast, composed) = if in_tiles {
+                    with_portable(both)
+                } else {
+                    both()
+                };
                 assert_eq!(fast.dtype(), dtype);
                 let error = distance(fast.cast(DType::F32), composed.cast(DType::F32));
                 assert!(

@@ -92,7 +92,7 @@ fn few_rows_times_a_weight_that_is_read_in_parts_are_those_of_the_backend() {
 #[test]
 fn several_rows_in_single_precision_are_summed_in_one_order_however_many_they_are() {
     seed(16);
-    let numbers = |x: Tensor<3>| x.into_data().to_vec::<f32>().unwrap();
+    let numbers = |x: Tensor<3>| x.into_data().try_to_vec::<f32>().unwrap();
     // Two pieces of columns, more of them, and one.
     for (inputs, outputs) in [(700, 600), (40, 9000), (1100, 200)] {
         let x = random([1, 600, inputs]);

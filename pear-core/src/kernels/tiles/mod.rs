@@ -5,10 +5,14 @@
 
 mod amx;
 mod avx512;
+#[cfg(test)]
+mod portable;
 mod tile;
 
 use std::sync::LazyLock;
 
+#[cfg(test)]
+pub(super) use self::portable::with_portable;
 pub(super) use self::tile::{DEPTH, SIDE, Tile, of_columns, of_rows};
 
 /// Rows and columns of a product that are computed together: two tiles of each.
@@ -22,11 +26,18 @@ pub(super) type Sums = [[f32; BLOCK]; BLOCK];
 pub(super) enum Instructions {
     Amx,
     Avx512,
+    /// None at all.
+    #[cfg(test)]
+    Portable,
 }
 
 impl Instructions {
     /// The fastest that this processor and its operating system offer.
     pub fn best() -> Option<Self> {
+        #[cfg(test)]
+        if let Some(chosen) = portable::chosen() {
+            return Some(chosen);
+        }
         static BEST: LazyLock<Option<Instructions>> =
             LazyLock::new(|| Instructions::available().next());
         *BEST
@@ -57,6 +68,8 @@ impl Instructions {
             Self::Amx => unsafe { amx::with_blocks(f) },
             // SAFETY: as this function's.
             Self::Avx512 => f(&mut |factors, sums| unsafe { avx512::multiply(factors, sums) }),
+            #[cfg(test)]
+            Self::Portable => f(&mut portable::multiply),
         }
     }
 }

@@ -13,9 +13,14 @@ fn numbers(len: usize, seed: u32) -> Vec<bf16> {
     (0..len).map(|_| bf16::from_f32(next())).collect()
 }
 
+/// What this processor offers, and what every one does.
+fn all() -> impl Iterator<Item = Instructions> {
+    Instructions::available().chain([Instructions::Portable])
+}
+
 #[test]
 fn products_by_each_kind_of_instruction_are_sums_in_single_precision_rounded_once() {
-    for instructions in Instructions::available() {
+    for instructions in all() {
         for [rows, inputs, outputs] in [
             [1, 1, 1],
             [9, 33, 5],
@@ -65,7 +70,7 @@ fn products_by_each_kind_of_instruction_are_sums_in_single_precision_rounded_onc
 
 #[test]
 fn a_row_is_the_same_however_many_there_are() {
-    for instructions in Instructions::available() {
+    for instructions in all() {
         let (inputs, outputs) = (70, 90);
         let (x, stored) = (numbers(500 * inputs, 3), numbers(inputs * outputs, 4));
         let weight = Matrix {
