@@ -179,7 +179,7 @@ impl ModelArgs {
     }
 
     /// Dtype of the weights in memory: the one asked for, or else f32 on the CPU and [`half_of`] elsewhere. Weights that are stored in bf16
-    /// stay so on a CPU that multiplies it, where that makes a difference: it is twice as fast, and nothing that is loaded is rounded. A config
+    /// stay so on a CPU that multiplies it, where that makes a difference: it is faster, and nothing that is loaded is rounded. A config
     /// without weights is taken for one of f32.
     ///
     /// # Errors

@@ -56,9 +56,8 @@ pub use log_sum_exp::log_sum_exp;
 pub use rms_norm::{rms_norm, rms_norm_rounded_once};
 pub(crate) use rotation::rotate;
 
-/// Whether the CPU kernels multiply bf16 by instructions of this processor (AMX, or AVX-512's `vdpbf16ps`). Products, and what consists of
-/// them, are then at least twice as fast in bf16 as in f32; otherwise no faster, except where the memory that weights are read from limits
-/// them. False without the feature `cpu`.
+/// Whether the CPU kernels multiply bf16 by instructions of this processor (AMX, or AVX-512's `vdpbf16ps`). Products are then faster in bf16
+/// than in f32; otherwise they are no faster, except where the memory that weights are read from limits them. False without the feature `cpu`.
 pub fn multiplies_bf16() -> bool {
     #[cfg(feature = "cpu")]
     return tiles::Instructions::best().is_some();
